@@ -1,0 +1,21 @@
+"""Latentia: train, use and measure latent diffusion models."""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["LatentModel", "LatentiaError", "__version__", "load", "load_pictures", "load_recipe", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the Python API on first use, so that `import latentia` and `latentia --help` stay quick."""
+    if name in ("LatentModel", "load"):
+        from latentia import model as room
+    elif name == "LatentiaError":
+        from latentia import errors as room  # type: ignore[no-redef]
+    elif name == "load_pictures":
+        from latentia import data as room  # type: ignore[no-redef]
+    elif name in ("load_recipe", "train"):
+        from latentia import training as room  # type: ignore[no-redef]
+    else:
+        raise AttributeError(f"module 'latentia' has no attribute {name!r}")
+    return getattr(room, name)

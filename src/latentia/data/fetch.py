@@ -1,0 +1,101 @@
+"""Fetches the public data sets into the cache; nothing else in this package but `hf:` uses the network."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+
+from tqdm import tqdm
+
+from latentia.data.cifar import CIFAR10_FILE, CIFAR10_MD5, check_md5
+from latentia.data.idx import find_idx
+from latentia.errors import LatentiaError
+from latentia.files import atomic_path, cache_dir
+
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+MAX_CIFAR10_BYTES = 256 * 2**20
+DEBIAN_PACKAGE = "dataset-fashion-mnist"
+NETWORK_TIMEOUT = 60.0  # seconds without a byte
+COMMAND_TIMEOUT = 600.0  # seconds for one apt-get or dpkg-deb
+
+
+def fetch_fashion_mnist(cache: Path | None = None) -> Path:
+    """Puts the four Fashion-MNIST files into the folder `cache` (default `cache_dir()/fashion-mnist`) and returns it.
+
+    They come from the Debian package `dataset-fashion-mnist`, which apt verifies; no rights of root are needed.
+    Raises LatentiaError where apt is missing or cannot reach an archive that has the package.
+    """
+    folder = cache or cache_dir() / "fashion-mnist"
+    if find_idx(folder, "train") and find_idx(folder, "test"):
+        return folder
+    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+        raise LatentiaError(
+            "Fashion-MNIST is fetched with apt-get and dpkg-deb, which are not here; pass root=... instead"
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            _run(["apt-get", "download", DEBIAN_PACKAGE], temporary)
+        except LatentiaError:
+            if os.geteuid() != 0:
+                raise
+            _run(["apt-get", "update"], temporary)  # a fresh container has no package lists
+            _run(["apt-get", "download", DEBIAN_PACKAGE], temporary)
+        package = next(Path(temporary).glob("*.deb"), None)
+        if package is None:
+            raise LatentiaError(
+                f"apt-get downloaded no {DEBIAN_PACKAGE}; install it with: sudo apt-get install {DEBIAN_PACKAGE}"
+            )
+        _run(["dpkg-deb", "-x", str(package), "unpacked"], temporary)
+        for file in sorted(Path(temporary, "unpacked").rglob("*-ubyte.gz")):
+            with atomic_path(folder / file.name) as target:
+                shutil.copyfile(file, target)
+    if not find_idx(folder, "train") or not find_idx(folder, "test"):
+        raise LatentiaError(
+            f"the package {DEBIAN_PACKAGE} lacks some of the four Fashion-MNIST files; pass root=... instead"
+        )
+    return folder
+
+
+def _run(command: list[str], folder: str) -> None:
+    advice = f"install it with: sudo apt-get update && sudo apt-get install {DEBIAN_PACKAGE}, or pass root=..."
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=COMMAND_TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LatentiaError(f"{' '.join(command)} failed ({error}); {advice}") from None
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise LatentiaError(f"{' '.join(command)} failed ({reason}); {advice}")
+
+
+def fetch_cifar10(cache: Path | None = None, url: str = CIFAR10_URL, checksum: str = CIFAR10_MD5) -> Path:
+    """Downloads `cifar-10-python.tar.gz` (170 MB) into the folder `cache` (default `cache_dir()/cifar10`).
+
+    Returns the file's path; it appears only when whole and with the MD5 `checksum`.
+    Raises LatentiaError where the network fails or the checksum differs.
+    """
+    target = (cache or cache_dir() / "cifar10") / CIFAR10_FILE
+    if target.is_file():
+        check_md5(target, checksum)
+        return target
+    try:
+        with atomic_path(target) as temporary:
+            _download(url, temporary)
+            check_md5(temporary, checksum)
+    except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
+        raise LatentiaError(f"{url} cannot be fetched ({error}); pass root=... with a copy of {CIFAR10_FILE}") from None
+    return target
+
+
+def _download(url: str, target: Path) -> None:
+    with urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT) as response, target.open("wb") as file:
+        total = int(response.headers.get("Content-Length") or 0) or None
+        with tqdm(total=total, unit="B", unit_scale=True, desc=CIFAR10_FILE, disable=None) as bar:
+            while piece := response.read(2**20):
+                file.write(piece)
+                bar.update(len(piece))
+                if file.tell() > MAX_CIFAR10_BYTES:
+                    raise LatentiaError(f"{url} is larger than {MAX_CIFAR10_BYTES} bytes, so it is not CIFAR-10")

@@ -1,0 +1,108 @@
+"""A folder of pictures: `class/name.png`, or pictures without classes; with or without `train/` and `test/` above."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from latentia.data.pictures import OnCorrupt, PictureSet, Split
+from latentia.data.store import record_file, store_key, stored_pictures
+from latentia.errors import LatentiaError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+TEST_NAMES = ("test", "val", "valid", "validation")
+HELD_OUT_ONE_IN = 10
+
+
+def read_folder(path: Path, split: Split, size: int | None, on_corrupt: OnCorrupt) -> PictureSet:
+    """Reads a folder of pictures; the first folder below it names the class.
+
+    The test split is the folder `test` (`val`, `valid`, `validation`) beside `train` where there is one; else every
+    picture whose path's hash is a multiple of ten, so that adding pictures moves none from one split to the other.
+    Hidden files are ignored; symbolic links that lead out of the folder are not followed, and listed in `skipped`.
+    Raises LatentiaError where the split is empty, the layout is mixed, sizes differ, or pictures are corrupt.
+    """
+    path = path.resolve()
+    train, test = split_folders(path)
+    base = test if split == "test" and test is not None else train
+    files, ignored = list_pictures(base, path)
+    classes = class_names(list(files if base == train else list_pictures(train, path)[0]), train)
+    if test is None:
+        files = {name: status for name, status in files.items() if held_out(name) == (split == "test")}
+    if not files:
+        hint = f"; {len(ignored)} were ignored, such as {ignored[0]}" if ignored else ""
+        raise LatentiaError(f"the {split} split of {path} holds no pictures ({', '.join(SUFFIXES)}){hint}")
+    names = list(files)
+    unknown = {name.split("/")[0] for name in names if "/" in name} - set(classes)
+    if unknown or (classes and any("/" not in name for name in names)):
+        raise LatentiaError(
+            f"{base} and {train} hold different classes ({', '.join(sorted(unknown)) or 'none'} in {base.name})"
+        )
+    key = store_key([str(base), *(record_file(name, status) for name, status in files.items())], size)
+    stored = stored_pictures(key, names, lambda i: base / names[i], size, on_corrupt, str(base))
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([numbers[names[i].split("/")[0]] for i in stored.kept], np.int64) if classes else None
+    rule = (
+        "one in ten pictures held out by the hash of its path" if test is None else f"as the folder {base.name} has it"
+    )
+    source = f"The {split} split of the pictures in {path}, {rule}."
+    return PictureSet(stored.images, labels, classes, path.name, source, (*ignored, *stored.skipped))
+
+
+def split_folders(path: Path) -> tuple[Path, Path | None]:
+    """Where the training pictures lie, and the test pictures where they lie apart."""
+    try:
+        folders = {entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")}
+    except OSError as error:
+        raise LatentiaError(f"{path} cannot be read: {error}") from None
+    test = next((path / name for name in TEST_NAMES if name in folders), None)
+    if "train" in folders and (test is not None or len(folders) == 1):  # else "train" is a class, as in COCO
+        return path / "train", test
+    return path, None
+
+
+def list_pictures(base: Path, root: Path) -> tuple[dict[str, os.stat_result], list[str]]:
+    """The pictures below `base` by relative path, sorted, and "path: reason" for each link not followed.
+
+    Links to files are followed inside `root` alone, links to folders nowhere.
+    """
+    files: dict[str, os.stat_result] = {}
+    ignored: list[str] = []
+
+    def fail(error: OSError) -> None:
+        raise LatentiaError(f"{error.filename} cannot be read: {error.strerror}")
+
+    for folder, folders, names in os.walk(base, onerror=fail):
+        ignored += [
+            f"{name}: a link to a folder is not followed" for name in folders if os.path.islink(f"{folder}/{name}")
+        ]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            full = os.path.join(folder, name)
+            if name.startswith(".") or not name.lower().endswith(SUFFIXES):
+                continue
+            relative = os.path.relpath(full, base).replace(os.sep, "/")
+            if os.path.islink(full) and not Path(full).resolve().is_relative_to(root):
+                ignored.append(f"{relative}: a link that leads out of the folder is not followed")
+            elif not os.path.isfile(full):
+                ignored.append(f"{relative}: not a file")
+            else:
+                files[relative] = os.stat(full)
+    return dict(sorted(files.items())), sorted(ignored)
+
+
+def class_names(names: list[str], base: Path) -> tuple[str, ...]:
+    """The sorted first folders of relative paths, () where none has one; LatentiaError where only some have one."""
+    loose = [name for name in names if "/" not in name]
+    if loose and len(loose) < len(names):
+        raise LatentiaError(
+            f"{base} holds pictures both in class folders and beside them ({loose[0]}); move these into a class"
+        )
+    return tuple(sorted({name.split("/")[0] for name in names if "/" in name}))
+
+
+def held_out(identity: str) -> bool:
+    """Whether a picture belongs to the test split of a set that has none: a tenth, by hash of what identifies it."""
+    digest = hashlib.sha256(os.fsencode(identity)).digest()
+    return int.from_bytes(digest[:8], "big") % HELD_OUT_ONE_IN == 0

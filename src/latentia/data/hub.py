@@ -1,0 +1,136 @@
+"""Hugging Face data sets and parquet files, read with the library `datasets` (the extra `hub`)."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentia.data.folder import TEST_NAMES, held_out
+from latentia.data.pictures import OnCorrupt, PictureSet, Split
+from latentia.data.store import Source, record_file, store_key, stored_pictures
+from latentia.errors import LatentiaError
+
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
+
+
+def read_hub(name: str, split: Split, size: int | None, on_corrupt: OnCorrupt) -> PictureSet:
+    """Reads the data set `name` of the Hugging Face hub, downloading it where it is not cached.
+
+    Raises LatentiaError where it cannot be loaded or has no column of pictures.
+    """
+    return _read(_load(name, {}), name, f"hf:{name}", None, split, size, on_corrupt)
+
+
+def read_parquet(path: Path, split: Split, size: int | None, on_corrupt: OnCorrupt) -> PictureSet:
+    """Reads a parquet file, or a folder of them (in it or in its `data/`) whose names may start with the split's name.
+
+    Raises LatentiaError where they cannot be read or have no column of pictures.
+    """
+    files = parquet_files(path)
+    groups: dict[str, list[str]] = {}
+    for file in files:
+        part = next((known for known in ("train", *TEST_NAMES) if file.name.lower().startswith(known)), "train")
+        groups.setdefault(part if path.is_dir() else "train", []).append(str(file))
+    identity = "\n".join(record_file(str(file.resolve()), file.stat()) for file in files)
+    return _read(_load("parquet", {"data_files": groups}), path.stem, str(path), identity, split, size, on_corrupt)
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """The file itself, or the parquet files of a folder and of its sub-folder `data`."""
+    if path.is_file():
+        return [path]
+    return sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")])
+
+
+def _load(name: str, options: dict[str, Any]) -> Any:
+    try:
+        import datasets  # here, because it is an extra and slow to import
+    except ImportError:
+        raise LatentiaError("Hugging Face data sets need the library datasets: pip install 'latentia[hub]'") from None
+    try:
+        return datasets.load_dataset(name, **options)
+    except Exception as error:  # the library documents no common class for what it raises
+        where = ", ".join(file for files in options.get("data_files", {}).values() for file in files) or f"hf:{name}"
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LatentiaError(f"{where} cannot be loaded as a data set: {reason}") from None
+
+
+def _read(
+    parts: Any, name: str, origin: str, identity: str | None, split: Split, size: int | None, on_corrupt: OnCorrupt
+) -> PictureSet:
+    train = parts["train"] if "train" in parts else parts[next(iter(parts))]
+    test_name = next((known for known in TEST_NAMES if known in parts and parts[known] is not train), None)
+    rows = parts[test_name] if split == "test" and test_name else train
+    indices = np.arange(len(rows))
+    if test_name is None:
+        indices = indices[[held_out(str(i)) == (split == "test") for i in indices]]
+    if len(indices) == 0:
+        raise LatentiaError(f"the {split} split of {origin} holds no pictures")
+    column = _picture_column(rows.features, origin)
+    pictures = _undecoded(rows, column)
+
+    def source(i: int) -> Source:
+        value = pictures[int(indices[i])][column]
+        data = value["bytes"] if isinstance(value, dict) else value
+        if data is not None:
+            return BytesIO(data)
+        if identity is None and value is not None:  # the hub's library names files that it downloaded itself
+            return Path(value["path"])
+        raise ValueError("the row holds no picture")
+
+    key = store_key([identity or rows._fingerprint, split, column, str(test_name)], size)
+    names = [f"{origin} row {i}" for i in indices]
+    stored = stored_pictures(key, names, source, size, on_corrupt, origin)
+    labels, classes = _labels(rows, train, origin)
+    kept = None if labels is None else labels[indices[stored.kept]]
+    rule = "one in ten rows held out by the hash of its number" if test_name is None else "as the data set has it"
+    text = f"The {split} split of {origin}, {rule}."
+    return PictureSet(stored.images, kept, classes, name, text, stored.skipped)
+
+
+def _undecoded(rows: Any, column: str) -> Any:
+    """Rows with the picture column alone, as bytes: decoding is left to our own reader and its limits."""
+    import datasets
+
+    only = rows.select_columns([column])
+    return only.cast_column(column, datasets.Image(decode=False)) if _is_image(rows.features[column]) else only
+
+
+def _is_image(feature: Any) -> bool:
+    return type(feature).__name__ == "Image"
+
+
+def _picture_column(features: Any, origin: str) -> str:
+    """The first column of pictures, else of bytes (bare, or in a struct as Hugging Face writes them)."""
+    bare = [
+        column for column, feature in features.items() if getattr(feature, "dtype", None) in ("binary", "large_binary")
+    ]
+    structs = [column for column, feature in features.items() if isinstance(feature, dict) and "bytes" in feature]
+    images = [column for column, feature in features.items() if _is_image(feature)]
+    columns: list[str] = [*images, *structs, *bare]
+    if not columns:
+        raise LatentiaError(f"{origin} has no column of pictures; its columns are {', '.join(features)}")
+    return columns[0]
+
+
+def _labels(rows: Any, train: Any, origin: str) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+    """Labels of all rows and the class names, which both splits take from the training rows."""
+    features = train.features
+    named = [column for column, feature in features.items() if type(feature).__name__ == "ClassLabel"]
+    column = next((known for known in (*LABEL_COLUMNS, *named) if known in named), None)
+    classified = column is not None
+    column = column or next((known for known in LABEL_COLUMNS if known in features), None)
+    if column is None:
+        return None, ()
+    try:
+        values = rows[column][:]
+        if classified:
+            return np.asarray(values, np.int64), tuple(features[column].names)
+        numbers = {value: number for number, value in enumerate(sorted(set(train[column][:])))}
+        return np.array([numbers[value] for value in values], np.int64), tuple(map(str, numbers))
+    except TypeError:  # None, or lists
+        raise LatentiaError(f"{origin} has rows without exactly one class in its column {column}") from None
+    except KeyError as error:
+        raise LatentiaError(f"{origin} has a row of class {error}, which no training row has") from None

@@ -1,0 +1,178 @@
+"""A set of pictures, and the way between `uint8` pictures and the floats that networks see."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from latentia.errors import LatentiaError
+
+Split = Literal["train", "test"]
+OnCorrupt = Literal["refuse", "skip"]
+
+HASHED_AT_ONCE = 1024  # pictures; a memory map larger than RAM is hashed piece by piece
+
+
+@dataclass(frozen=True, eq=False)
+class PictureSet:
+    """Square pictures with, where known, one class each.
+
+    images: uint8 (N, S, S, C) in [0, 255], C 1 (grey) or 3 (RGB); a numpy array or a read-only memory map.
+    labels: int64 (N,) in [0, num_classes), or None where there are no classes.
+    class_names: one name per class; () where labels is None.
+    source: one sentence that says where the pictures came from.
+    skipped: "path: reason" for each file that was left out.
+
+    Raises LatentiaError where shapes, types or label values do not agree.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    class_names: tuple[str, ...]
+    name: str
+    source: str
+    skipped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        shape = self.images.shape
+        if self.images.dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
+            raise LatentiaError(
+                f"{self.name}: pictures are {self.images.dtype} {shape}, expected uint8 (N, H, W, 1 or 3)"
+            )
+        if 0 in shape:
+            raise LatentiaError(f"{self.name} holds no pictures")
+        if shape[1] != shape[2]:
+            raise LatentiaError(
+                f"{self.name}: pictures are {shape[2]}×{shape[1]}; pass size=... to crop them to squares"
+            )
+        if self.labels is None:
+            if self.class_names:
+                raise LatentiaError(f"{self.name} names {len(self.class_names)} classes but has no labels")
+            return
+        if self.labels.dtype != np.int64 or self.labels.shape != shape[:1]:
+            raise LatentiaError(
+                f"{self.name}: labels are {self.labels.dtype} {self.labels.shape}, expected int64 ({shape[0]},)"
+            )
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= len(self.class_names):
+            raise LatentiaError(
+                f"{self.name}: labels run from {low} to {high}, but there are {len(self.class_names)} classes"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 where the set has none."""
+        return len(self.class_names)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels."""
+        return int(self.images.shape[1])
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return int(self.images.shape[3])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of a SHA-256 over shape, pixels, labels and class names: what is held, not where it lies."""
+        digest = hashlib.sha256(json.dumps([self.images.shape, self.class_names, self.labels is not None]).encode())
+        for start in range(0, len(self), HASHED_AT_ONCE):
+            digest.update(np.ascontiguousarray(self.images[start : start + HASHED_AT_ONCE]).data)
+        if self.labels is not None:
+            digest.update(np.ascontiguousarray(self.labels).data)
+        return digest.hexdigest()[:16]
+
+    def subset(self, indices: Sequence[int] | NDArray[Any] | slice) -> "PictureSet":
+        """The pictures at `indices` (integers, a boolean mask or a slice), with all class names.
+
+        Raises LatentiaError where an index is out of range or nothing is left.
+        """
+        index = indices if isinstance(indices, slice) else np.asarray(indices)
+        if not isinstance(index, slice) and index.size == 0:
+            raise LatentiaError(f"a subset of {self.name} holds no pictures")
+        try:
+            labels = None if self.labels is None else self.labels[index]
+            return replace(self, images=self.images[index], labels=labels)
+        except IndexError as error:
+            raise LatentiaError(f"{self.name} has {len(self)} pictures: {error}") from None
+
+    def class_index(self, name_or_number: str | int) -> int:
+        """The label of a class, as the function of this name gives it."""
+        return class_index(self.class_names, name_or_number, self.name)
+
+
+def class_index(class_names: Sequence[str], name_or_number: str | int, owner: str) -> int:
+    """The label of a class given by name (in any case) or by number; a name goes before a number.
+
+    Raises LatentiaError that lists the names which `owner` has where there is no such class.
+    """
+    if not class_names:
+        raise LatentiaError(f"{owner} has no classes, so {name_or_number!r} names none")
+    wanted = str(name_or_number).strip()
+    if not isinstance(name_or_number, int):
+        folded = [name.casefold() for name in class_names]
+        if wanted in class_names:
+            return list(class_names).index(wanted)
+        if wanted.casefold() in folded:
+            return folded.index(wanted.casefold())
+    if wanted.isascii() and wanted.isdigit() and len(wanted) < 10 and int(wanted) < len(class_names):
+        return int(wanted)
+    known = ", ".join(f"{number} {name}" for number, name in enumerate(class_names[:100]))
+    more = ", …" if len(class_names) > 100 else ""
+    raise LatentiaError(f"{owner} has no class {name_or_number!r}; its classes are {known}{more}")
+
+
+def to_float(images: NDArray[np.uint8] | Tensor) -> Tensor:
+    """uint8 (B, H, W, C) in [0, 255] → float32 (B, C, H, W) in [-1, 1], on the device where the pictures are.
+
+    Raises LatentiaError for another type or shape.
+    """
+    if images.dtype not in (np.uint8, torch.uint8) or images.ndim != 4:
+        raise LatentiaError(f"pictures are {images.dtype} {tuple(images.shape)}, expected uint8 (B, H, W, C)")
+    # The copy is of bytes, and keeps torch from warning about read-only memory maps.
+    bytes_ = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    floats = bytes_.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    return floats.div_(127.5).sub_(1.0)
+
+
+def to_uint8(x: Tensor) -> NDArray[np.uint8]:
+    """Float (B, C, H, W) in [-1, 1] → uint8 (B, H, W, C) in [0, 255], clamped: the inverse of `to_float`.
+
+    Raises LatentiaError for NaN, or where x is not a floating-point tensor of four dimensions.
+    """
+    if x.ndim != 4 or not x.is_floating_point():
+        raise LatentiaError(f"pictures are {x.dtype} {tuple(x.shape)}, expected floats (B, C, H, W)")
+    if bool(torch.isnan(x).any()):
+        raise LatentiaError("pictures hold NaN: the model that made them has diverged")
+    levels = x.detach().float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    array: NDArray[np.uint8] = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return array
+
+
+def fit_picture(picture: Image.Image, size: int) -> Image.Image:
+    """Resizes the shorter side to `size` (bicubic, antialiased) and crops the centre square."""
+    return ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+
+
+def resize_pictures(images: NDArray[np.uint8], size: int | None) -> NDArray[np.uint8]:
+    """`fit_picture` for uint8 (N, H, W, C); None keeps the size."""
+    if size is None or images.shape[1:3] == (size, size):
+        return images
+    flat = images[..., 0] if images.shape[3] == 1 else images  # Pillow takes grey pictures without a channel axis
+    resized = np.empty((len(images), size, size, images.shape[3]), np.uint8)
+    for i, picture in enumerate(flat):
+        resized[i] = np.asarray(fit_picture(Image.fromarray(picture), size)).reshape(resized.shape[1:])
+    return resized

@@ -1,0 +1,194 @@
+"""Decodes many pictures once into a memory-mapped array in the cache: big sets need no RAM, second starts no time."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from latentia.data.pictures import OnCorrupt, fit_picture
+from latentia.errors import LatentiaError
+from latentia.files import atomic_path, cache_dir, read_json, write_json
+
+# Formats that Pillow decodes itself; EPS, which starts Ghostscript, is not among them.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+LAYOUT = "1"  # changes when the same files would decode to other pixels
+DECODED_AT_ONCE = 64  # pictures waiting in RAM
+NAMED = 5  # corrupt files that an error names; it counts the rest
+
+Source = Path | BytesIO
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What was decoded.
+
+    images: uint8 (K, H, W, C); kept: int64 (K,), their places among the sources; skipped: "name: reason" of the others.
+    """
+
+    images: NDArray[np.uint8]
+    kept: NDArray[np.int64]
+    skipped: tuple[str, ...]
+
+
+def store_key(parts: Iterable[str], size: int | None) -> str:
+    """Names the cache entry of pictures that `parts` identify, decoded at `size`."""
+    digest = hashlib.sha256(f"{LAYOUT} {size}".encode())
+    for part in parts:
+        digest.update(b"\0" + os.fsencode(part))
+    return digest.hexdigest()[:32]
+
+
+def stored_pictures(
+    key: str,
+    names: Sequence[str],
+    source: Callable[[int], Source],
+    size: int | None,
+    on_corrupt: OnCorrupt,
+    origin: str,
+) -> Stored:
+    """The pictures `source(i)`, called `names[i]`, decoded into `cache_dir()/pictures/KEY.npy` or found there.
+
+    All become grey where every one is grey, else RGB; EXIF orientation is applied and alpha laid on white.
+    size: side of the square that each is fitted to; None keeps the size, which must then be the same for all.
+    Raises LatentiaError where sizes differ, where all are corrupt, or where some are and `on_corrupt` is "refuse".
+    """
+    path = cache_dir() / "pictures" / f"{key}.npy"
+    found = _load(path, len(names))
+    if found is None:
+        _decode(path, names, source, size, on_corrupt, origin)
+        found = _load(path, len(names))
+    if found is None:
+        raise LatentiaError(f"{path} cannot be read back after it was written; is the disk full?")
+    images, reasons = found
+    skipped = tuple(f"{names[i]}: {reason}" for i, reason in reasons.items())
+    if skipped and on_corrupt == "refuse":
+        raise _refusal(skipped, len(names), origin)
+    kept = np.array([i for i in range(len(names)) if i not in reasons], np.int64)
+    return Stored(images, kept, skipped)
+
+
+def _load(path: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str]] | None:
+    """The memory map and the reasons for what it lacks, or None where the entry is missing or damaged."""
+    try:
+        reasons = {int(i): str(reason) for i, reason in read_json(path.with_suffix(".json"))["skipped"].items()}
+        images: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, KeyError, AttributeError, LatentiaError):
+        return None
+    whole = images.dtype == np.uint8 and images.ndim == 4 and len(images) + len(reasons) == count
+    return (images, reasons) if whole else None
+
+
+def _decode(
+    path: Path,
+    names: Sequence[str],
+    source: Callable[[int], Source],
+    size: int | None,
+    on_corrupt: OnCorrupt,
+    origin: str,
+) -> None:
+    grey = dict(_each(lambda i: _is_grey(source(i)), range(len(names)), f"{origin}: looking"))
+    reasons = {i: value for i, value in grey.items() if isinstance(value, str)}
+    mode = "L" if all(value is True for value in grey.values() if not isinstance(value, str)) else "RGB"
+    readable = [i for i in grey if i not in reasons]
+    first = -1
+    shape: tuple[int, ...] = ()
+    with atomic_path(path) as temporary:
+        with temporary.open("wb") as file:
+            for i, picture in _each(lambda i: read_picture(source(i), mode, size), readable, f"{origin}: decoding"):
+                if isinstance(picture, str):
+                    reasons[i] = picture
+                    continue
+                if first < 0:
+                    first, shape = i, picture.shape
+                    _write_header(file, (len(names), *shape))
+                if picture.shape != shape:
+                    sizes = " and ".join(f"{names[j]} {w}×{h}" for j, (h, w, _) in ((first, shape), (i, picture.shape)))
+                    raise LatentiaError(f"{origin} holds different sizes ({sizes}); pass size=... to fit all to one")
+                file.write(picture.tobytes())  # not through a memory map, where a full disk would kill the process
+            skipped = [f"{names[i]}: {reasons[i]}" for i in sorted(reasons)]
+            if skipped and (on_corrupt == "refuse" or first < 0):
+                raise _refusal(skipped, len(names), origin)
+            file.seek(0)
+            _write_header(file, (len(names) - len(reasons), *shape))
+        write_json(path.with_suffix(".json"), {"skipped": {str(i): reasons[i] for i in sorted(reasons)}})
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    # numpy pads the header so that its length does not depend on the first axis: it can be written again.
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def _refusal(skipped: Sequence[str], count: int, origin: str) -> LatentiaError:
+    more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
+    advice = "repair them" if len(skipped) == count else "remove them, or pass on_corrupt='skip'"
+    listed = "; ".join(skipped[:NAMED])
+    return LatentiaError(f"{len(skipped)} of {count} pictures of {origin} cannot be read ({listed}{more}); {advice}")
+
+
+def _each(function: Callable[[int], Value], indices: Sequence[int], label: str) -> Iterator[tuple[int, Value | str]]:
+    """`function` of each index on all cores, in order; a string instead of the value says why it failed."""
+
+    def attempt(i: int) -> Value | str:
+        try:
+            return function(i)
+        except Exception as error:  # decoders raise almost anything on hostile bytes
+            return _reason(error)
+
+    waiting = iter(indices)
+    with (
+        warnings.catch_warnings(),
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(indices), desc=label, unit="picture", disable=None) as bar,
+    ):
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        while some := list(islice(waiting, DECODED_AT_ONCE)):  # map() alone would decode all before the first is taken
+            yield from zip(some, pool.map(attempt, some), strict=True)
+            bar.update(len(some))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"not a picture in a known format ({', '.join(FORMATS)})"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"a decompression bomb, or more than {Image.MAX_IMAGE_PIXELS} pixels"
+    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+
+
+def _is_grey(source: Source) -> bool:
+    with Image.open(source, formats=FORMATS) as picture:
+        return picture.mode in ("1", "L", "LA", "La") or picture.mode.startswith("I")
+
+
+def read_picture(source: Source, mode: str, size: int | None) -> NDArray[np.uint8]:
+    """Decodes one picture to uint8 (H, W, C), upright, on white, in `mode` "L" or "RGB". Raises what Pillow raises."""
+    with Image.open(source, formats=FORMATS) as opened:
+        picture = ImageOps.exif_transpose(opened)
+        if picture.mode == "F":
+            raise ValueError("floating-point pictures have no fixed range; save it with 8 bits per channel")
+        if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow's own conversion would clip
+            picture = Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
+        if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        picture = picture.convert(mode)
+        if size is not None:
+            picture = fit_picture(picture, size)
+        return np.asarray(picture).reshape(picture.height, picture.width, -1)
+
+
+def record_file(path: str, status: os.stat_result) -> str:
+    """Identifies a file's content without reading it."""
+    return json.dumps([path, status.st_size, status.st_mtime_ns])

@@ -1,0 +1,59 @@
+"""The mathematics of diffusion over a callable: processes, spacings, samplers and guidance."""
+
+from latentia.diffusion.denoise import (
+    Denoise,
+    denoise_with,
+    eps_from_denoised,
+    initial_noise,
+    score,
+    training_loss,
+)
+from latentia.diffusion.guidance import ConditionalDenoise, batched_guidance, classifier_free_guidance
+from latentia.diffusion.processes import EDM, PROCESSES, RectifiedFlow, process_config, process_from_config
+from latentia.diffusion.protocol import Process, expand
+from latentia.diffusion.samplers import (
+    EVALUATIONS_PER_STEP,
+    SAMPLERS,
+    Sampler,
+    ddim,
+    ddpm,
+    dpm_solver_2m,
+    euler,
+    heun,
+    unipc_2,
+)
+from latentia.diffusion.times import SPACINGS, karras, trailing, uniform
+from latentia.diffusion.vp import VP
+
+__all__ = [
+    "EDM",
+    "EVALUATIONS_PER_STEP",
+    "PROCESSES",
+    "SAMPLERS",
+    "SPACINGS",
+    "VP",
+    "ConditionalDenoise",
+    "Denoise",
+    "Process",
+    "RectifiedFlow",
+    "Sampler",
+    "batched_guidance",
+    "classifier_free_guidance",
+    "ddim",
+    "ddpm",
+    "denoise_with",
+    "dpm_solver_2m",
+    "eps_from_denoised",
+    "euler",
+    "expand",
+    "heun",
+    "initial_noise",
+    "karras",
+    "process_config",
+    "process_from_config",
+    "score",
+    "trailing",
+    "training_loss",
+    "uniform",
+    "unipc_2",
+]

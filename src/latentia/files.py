@@ -1,0 +1,119 @@
+"""Files that are either whole or absent, and parts (network + config) kept as JSON and safetensors."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from latentia.errors import LatentiaError
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"  # the file name diffusers looks for
+
+Part = TypeVar("Part", bound=nn.Module)
+
+
+def cache_dir() -> Path:
+    """Where prepared data and latents are kept: `$LATENTIA_CACHE`, else `~/.cache/latentia`."""
+    return Path(os.environ.get("LATENTIA_CACHE") or Path.home() / ".cache" / "latentia")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary sibling of `path`; on success it is flushed to disk and renamed to `path`, on failure removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object. Raises LatentiaError where the file is missing, is no JSON or holds no object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LatentiaError(f"{path} does not exist") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise LatentiaError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise LatentiaError(f"{path} holds {type(value).__name__}, expected an object")
+    return value
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes named tensors as safetensors, atomically. Tensors are copied to the CPU and made contiguous."""
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(whole, temporary, metadata=dict(metadata) if metadata else None)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads a safetensors file. Raises LatentiaError where it is missing or is not one (a pickle is never opened)."""
+    if not path.is_file():
+        raise LatentiaError(f"{path} does not exist")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise LatentiaError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def save_part(folder: Path, part: nn.Module, config: Mapping[str, Any], dtype: torch.dtype | None = None) -> None:
+    """Writes `config.json` (class name and constructor arguments) and the weights of one part of a model."""
+    write_json(folder / CONFIG_NAME, {"_class_name": type(part).__name__, **config})
+    state = part.state_dict()
+    if dtype is not None:
+        state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+    write_tensors(folder / WEIGHTS_NAME, state, {"format": "pt"})
+
+
+def load_part(folder: Path, classes: Mapping[str, Callable[..., Part]]) -> Part:
+    """Builds the part named by `folder/config.json` and loads its weights in float32.
+
+    Raises LatentiaError where the class is unknown, an argument is wrong, or weights are missing, extra or misshapen.
+    """
+    config = read_json(folder / CONFIG_NAME)
+    name = config.pop("_class_name", None)
+    if name not in classes:
+        raise LatentiaError(f"{folder / CONFIG_NAME} names class {name!r}, expected one of {', '.join(classes)}")
+    try:
+        part = classes[name](**config)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise LatentiaError(f"{folder / CONFIG_NAME} does not describe a {name}: {error}") from None
+    load_weights(part, read_tensors(folder / WEIGHTS_NAME), folder / WEIGHTS_NAME)
+    return part
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], origin: Path) -> None:
+    """`load_state_dict` with a one-line error that names the file."""
+    try:
+        module.load_state_dict(dict(state))
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise LatentiaError(f"{origin} does not fit {type(module).__name__}: {first}") from None
+
+
+def module_hash(module: nn.Module) -> str:
+    """A 16-hex-digit hash of a module's class, names, shapes and weights."""
+    digest = hashlib.sha256(type(module).__name__.encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,38 @@
+"""First stages: autoencoders between pictures and latents."""
+
+from collections.abc import Callable
+
+from latentia.first_stage.autoencoder import Reconstruction
+from latentia.first_stage.cache import LatentCache, build_latent_cache
+from latentia.first_stage.kl import AutoencoderKL, kl_divergence
+from latentia.first_stage.losses import (
+    PatchDiscriminator,
+    adaptive_weight,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    perceptual_loss,
+    reconstruction_loss,
+)
+from latentia.first_stage.statistics import FirstStage, measure_latent_statistics, set_latent_statistics
+from latentia.first_stage.vq import AutoencoderVQ
+
+FIRST_STAGES: dict[str, Callable[..., FirstStage]] = {"AutoencoderKL": AutoencoderKL, "AutoencoderVQ": AutoencoderVQ}
+
+__all__ = [
+    "FIRST_STAGES",
+    "AutoencoderKL",
+    "AutoencoderVQ",
+    "FirstStage",
+    "LatentCache",
+    "PatchDiscriminator",
+    "Reconstruction",
+    "adaptive_weight",
+    "build_latent_cache",
+    "hinge_discriminator_loss",
+    "hinge_generator_loss",
+    "kl_divergence",
+    "measure_latent_statistics",
+    "perceptual_loss",
+    "reconstruction_loss",
+    "set_latent_statistics",
+]

@@ -1,0 +1,194 @@
+"""The convolutional encoder and decoder that both first stages share (after Rombach et al. 2022, App. E)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from latentia.errors import LatentiaError
+
+MAX_PARAMETERS = 2**30  # twelve times LDM's largest autoencoder: a bound on what a config file may allocate
+
+
+class Reconstruction(NamedTuple):
+    """What a first stage gives for training: `x` (B, C, H, W) unclamped, a scalar `regulariser`, scalar `stats`."""
+
+    x: Tensor
+    regulariser: Tensor
+    stats: dict[str, Tensor]
+
+
+def check_integer(name: str, value: Any, low: int, high: int) -> int:
+    """Returns `value`. Raises LatentiaError where it is not an integer from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise LatentiaError(f"{name} is {value!r:.60}, expected an integer from {low} to {high}")
+    return value
+
+
+def common_config(
+    in_channels: int, latent_channels: int, channels: Sequence[int], blocks: int, patch: int, attention: bool
+) -> dict[str, Any]:
+    """The shared constructor arguments as JSON values.
+
+    Raises LatentiaError where one is wrong, before anything is allocated.
+    """
+    if not isinstance(channels, list | tuple) or not 1 <= len(channels) <= 10:
+        raise LatentiaError(f"channels is {channels!r:.60}, expected a list of 1 to 10 widths, such as [32, 64, 64]")
+    if not isinstance(attention, bool):
+        raise LatentiaError(f"attention is {attention!r:.60}, expected true or false")
+    config = {
+        "in_channels": check_integer("in_channels", in_channels, 1, 1024),
+        "latent_channels": check_integer("latent_channels", latent_channels, 1, 1024),
+        "channels": [check_integer("each width in channels", width, 1, 8192) for width in channels],
+        "blocks": check_integer("blocks", blocks, 1, 64),
+        "patch": check_integer("patch", patch, 1, 64),
+        "attention": attention,
+    }
+    # Two 3×3 convolutions a block, in the encoder and again in the decoder, and those between levels and at the ends.
+    widths = sum(width * width for width in channels)
+    parameters = 36 * (blocks + 1) * widths + 36 * in_channels * patch**2 * channels[0]
+    if parameters > MAX_PARAMETERS:
+        raise LatentiaError(
+            f"channels {list(channels)} with blocks={blocks}, patch={patch} make about {parameters:.1e} parameters, "
+            f"more than {MAX_PARAMETERS:.1e}; choose smaller widths"
+        )
+    return config
+
+
+def reduction(config: dict[str, Any]) -> int:
+    """The factor f by which the latent's grid is smaller than the picture's."""
+    factor: int = config["patch"] * 2 ** (len(config["channels"]) - 1)
+    return factor
+
+
+def latent_size(image_size: int, factor: int) -> int:
+    """`image_size / factor`. Raises LatentiaError where it is not a whole positive number."""
+    if image_size <= 0 or image_size % factor:
+        lower, upper = image_size // factor * factor, -(-image_size // factor) * factor
+        sizes = f"{lower} or {upper}" if lower > 0 else f"{max(upper, factor)}"
+        raise LatentiaError(
+            f"the first stage shrinks pictures by {factor}, and picture size {image_size} is no multiple of that; "
+            f"resize to {sizes}, or choose fewer levels in channels or a smaller patch"
+        )
+    return image_size // factor
+
+
+def check_pictures(x: Tensor, config: dict[str, Any]) -> None:
+    """Raises LatentiaError where `x` is not (B, in_channels, H, W) with H and W multiples of the reduction."""
+    if x.ndim != 4 or x.shape[1] != config["in_channels"]:
+        raise LatentiaError(
+            f"the first stage reads pictures of shape (batch, {config['in_channels']}, height, width), "
+            f"got {tuple(x.shape)}"
+        )
+    for size in x.shape[2:]:
+        latent_size(size, reduction(config))
+
+
+def check_latents(z: Tensor, config: dict[str, Any]) -> None:
+    """Raises LatentiaError where `z` is not (B, latent_channels, h, w)."""
+    if z.ndim != 4 or z.shape[1] != config["latent_channels"]:
+        raise LatentiaError(
+            f"the first stage decodes latents of shape (batch, {config['latent_channels']}, height, width), "
+            f"got {tuple(z.shape)}"
+        )
+
+
+def group_norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(8, width), width, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), at one width: the convolutions between levels change it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = group_norm(width), group_norm(width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        out: Tensor = x + self.conv2(F.silu(self.norm2(h)))
+        return out
+
+
+class AttentionBlock(nn.Module):
+    """x + proj(attention(norm(x))): one head over all positions of the grid."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = group_norm(width)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.proj = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)  # (B, 1, hw, width)
+        mixed = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2).reshape(x.shape)
+        out: Tensor = x + self.proj(mixed)
+        return out
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, then a convolution (Odena et al. 2016: no checkerboard)."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width_in, width_out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
+
+
+class Encoder(nn.Module):
+    """Pictures (B, in_channels, H, W) to maps (B, out_channels, H/f, W/f)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, channels: Sequence[int], blocks: int, patch: int, attention: bool
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.PixelUnshuffle(patch), nn.Conv2d(in_channels * patch**2, channels[0], 3, padding=1)
+        )
+        body: list[nn.Module] = []
+        for level, width in enumerate(channels):
+            if level > 0:
+                body.append(nn.Conv2d(channels[level - 1], width, 3, stride=2, padding=1))
+            body.extend(ResidualBlock(width) for _ in range(blocks))
+        if attention:
+            body.append(AttentionBlock(channels[-1]))
+        self.body = nn.Sequential(*body)
+        self.norm = group_norm(channels[-1])
+        self.head = nn.Conv2d(channels[-1], out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(F.silu(self.norm(self.body(self.stem(x)))))
+        return out
+
+
+class Decoder(nn.Module):
+    """The encoder's mirror: latents (B, latent_channels, h, w) to pictures (B, out_channels, f·h, f·w).
+
+    `head` is the last layer, which `losses.adaptive_weight` asks for.
+    """
+
+    def __init__(
+        self, latent_channels: int, out_channels: int, channels: Sequence[int], blocks: int, patch: int, attention: bool
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(latent_channels, channels[-1], 3, padding=1)
+        body: list[nn.Module] = [AttentionBlock(channels[-1])] if attention else []
+        for level in reversed(range(len(channels))):
+            body.extend(ResidualBlock(channels[level]) for _ in range(blocks))
+            if level > 0:
+                body.append(Upsample(channels[level], channels[level - 1]))
+        self.body = nn.Sequential(*body)
+        self.norm = group_norm(channels[0])
+        self.head = nn.Conv2d(channels[0], out_channels * patch**2, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(patch)
+
+    def forward(self, z: Tensor) -> Tensor:
+        out: Tensor = self.shuffle(self.head(F.silu(self.norm(self.body(self.stem(z))))))
+        return out

@@ -1,0 +1,213 @@
+"""The latent cache: each picture is encoded once, and training reads latents from a memory map."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from latentia.data import PictureSet, to_float
+from latentia.errors import LatentiaError
+from latentia.files import atomic_path, module_hash, read_json, write_json
+from latentia.first_stage.statistics import FirstStage
+
+LATENTS_NAME, LABELS_NAME, META_NAME, LOCK_NAME = "latents.npy", "labels.npy", "meta.json", ".lock"
+FORMAT = 1  # raise it when the layout changes: older caches then count as stale
+SECONDS = 2.0  # between two records of progress, which each wait for the disk
+
+
+class LatentCache:
+    """Latents (N, V, C, h, w) on disk, V = 2 with flips: 0 the picture's, 1 its mirror image's."""
+
+    def __init__(self, latents: NDArray[Any], labels: NDArray[np.int64] | None) -> None:
+        self.latents = latents
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(C, h, w)."""
+        return tuple(self.latents.shape[2:])
+
+    @property
+    def has_flips(self) -> bool:
+        return bool(self.latents.shape[1] == 2)
+
+    def batch(self, indices: Tensor, flips: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Latents (B, C, h, w) float32 and labels (B,) int64 of the rows `indices` (B,).
+
+        Labels are None where the pictures have none. `flips` (B,), bool, picks the mirror images' latents.
+        Raises LatentiaError where an index is out of range, or flips are asked of a cache built without.
+        """
+        rows = indices.cpu().numpy()
+        if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
+            raise LatentiaError(f"rows {rows.min()} to {rows.max()} were asked of a latent cache of {len(self)}")
+        if flips is None:
+            z = self.latents[rows, 0]
+        elif not self.has_flips:
+            raise LatentiaError("mirror images were asked of a latent cache without them; build it with flips=True")
+        else:
+            z = self.latents[rows, flips.cpu().bool().numpy().astype(np.int64)]
+        labels = None if self.labels is None else torch.from_numpy(self.labels[rows])
+        return torch.from_numpy(np.asarray(z, dtype=np.float32)), labels
+
+
+def build_latent_cache(
+    first_stage: FirstStage,
+    pictures: PictureSet,
+    folder: Path,
+    *,
+    flips: bool = False,
+    dtype: Literal["float16", "float32"] = "float32",
+    batch_size: int = 256,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> LatentCache:
+    """Opens the cache of these pictures under this first stage in `folder`, encoding what it lacks.
+
+    A finished cache is only opened. An interrupted one goes on where progress was last recorded, and ends with the same
+    bytes as an uninterrupted one. One of other weights, pictures or layout, or a damaged one, is never used but built
+    anew. A second process waits for the first.
+
+    Raises LatentiaError where the pictures' size or channels do not fit, a latent is not finite, or the disk is too
+    small or not writable.
+    """
+    if dtype not in ("float16", "float32"):
+        raise LatentiaError(f"latent dtype {dtype!r} is unknown, expected float16 or float32")
+    wanted = {
+        "format": FORMAT,
+        "first_stage": module_hash(first_stage),
+        "pictures": pictures.fingerprint,
+        "dtype": dtype,
+        "shape": [len(pictures), 1 + flips, *first_stage.latent_shape(pictures.image_size)],
+        "labels": pictures.labels is not None,
+    }
+    path = folder / f"{wanted['first_stage']}-{wanted['pictures']}-{dtype}{'-flips' if flips else ''}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with locked(path / LOCK_NAME):
+            done = rows_done(path, wanted)
+            if done is None:
+                create(path, wanted, pictures.labels)
+                done = 0
+            if done < len(pictures):
+                encode_rows(first_stage, pictures, path, wanted, done, batch_size, torch.device(device), progress)
+    except OSError as error:
+        raise LatentiaError(f"the latent cache {path} cannot be written: {error}; choose another folder") from None
+    labels = np.load(path / LABELS_NAME, allow_pickle=False) if wanted["labels"] else None
+    return LatentCache(np.load(path / LATENTS_NAME, mmap_mode="r", allow_pickle=False), labels)
+
+
+def rows_done(path: Path, wanted: dict[str, Any]) -> int | None:
+    """How many pictures a cache already holds, or None where it must be built anew."""
+    try:
+        meta = read_json(path / META_NAME)
+        latents = np.load(path / LATENTS_NAME, mmap_mode="r", allow_pickle=False)
+        labels = np.load(path / LABELS_NAME, allow_pickle=False) if wanted["labels"] else None
+    except (LatentiaError, OSError, ValueError, EOFError):  # missing, truncated or not what its name says
+        return None
+    done = meta.pop("rows", None)
+    count = wanted["shape"][0]
+    fits = (
+        meta == wanted
+        and (latents.dtype, list(latents.shape)) == (np.dtype(wanted["dtype"]), wanted["shape"])
+        and (labels is None or (labels.dtype, labels.shape) == (np.dtype(np.int64), (count,)))
+        and isinstance(done, int)
+        and 0 <= done <= count
+    )
+    return done if fits else None
+
+
+def create(path: Path, wanted: dict[str, Any], labels: NDArray[np.int64] | None) -> None:
+    """Makes an empty cache. `meta.json` goes first and comes last: without it nothing else is believed."""
+    (path / META_NAME).unlink(missing_ok=True)
+    needed = int(np.prod(wanted["shape"])) * np.dtype(wanted["dtype"]).itemsize
+    (path / LATENTS_NAME).unlink(missing_ok=True)
+    free = shutil.disk_usage(path).free
+    if needed > free:  # a memory map on a full disk would end the process without a message
+        raise LatentiaError(
+            f"the latent cache needs {needed / 1e9:.1f} GB and {path} has {free / 1e9:.1f} GB free; "
+            "free some, choose another folder, or use float16"
+        )
+    np.lib.format.open_memmap(path / LATENTS_NAME, "w+", wanted["dtype"], tuple(wanted["shape"])).flush()
+    if labels is not None:
+        with atomic_path(path / LABELS_NAME) as temporary, temporary.open("wb") as file:
+            np.save(file, labels.astype(np.int64))
+    write_json(path / META_NAME, {**wanted, "rows": 0})
+
+
+def encode_rows(
+    first_stage: FirstStage,
+    pictures: PictureSet,
+    path: Path,
+    wanted: dict[str, Any],
+    done: int,
+    batch_size: int,
+    device: torch.device,
+    progress: bool,
+) -> None:
+    """Encodes pictures from `done` on. Progress is recorded when the latents are on disk: it never promises more."""
+    latents = np.lib.format.open_memmap(path / LATENTS_NAME, "r+")
+    home, training = first_stage.latent_mean.device, first_stage.training
+    first_stage.to(device).eval()
+
+    def record() -> None:
+        latents.flush()
+        write_json(path / META_NAME, {**wanted, "rows": done})
+
+    recorded = time.monotonic()
+    bar = tqdm(total=len(pictures), initial=done, desc="Encoding", unit="picture", disable=not progress)
+    try:
+        for start in range(done, len(pictures), batch_size):
+            stop = min(start + batch_size, len(pictures))
+            x = to_float(pictures.images[start:stop]).to(device)
+            latents[start:stop] = encode_variants(first_stage, x, wanted, start)
+            done = stop
+            bar.update(stop - start)
+            if time.monotonic() - recorded > SECONDS:
+                record()
+                recorded = time.monotonic()
+    finally:
+        record()
+        bar.close()
+        first_stage.to(home).train(training)
+
+
+@torch.inference_mode()
+def encode_variants(first_stage: FirstStage, x: Tensor, wanted: dict[str, Any], start: int) -> NDArray[Any]:
+    """(B, C, H, W) → (B, V, C, h, w). Raises LatentiaError where a latent is not finite in the cache's dtype."""
+    variants = [x, x.flip(-1)][: wanted["shape"][1]]
+    z = torch.stack([first_stage.encode(variant) for variant in variants], dim=1)
+    z = z.to(getattr(torch, wanted["dtype"]))
+    if not torch.isfinite(z).all():
+        raise LatentiaError(
+            f"the first stage gives latents that are NaN or infinite in {wanted['dtype']} among pictures {start} to "
+            f"{start + len(x) - 1}; it has diverged: train it again with a lower learning rate"
+        )
+    return z.cpu().numpy()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock on `path` where the system has `flock`; the system frees it when a process dies."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two processes must not build the same cache at once
+        yield
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

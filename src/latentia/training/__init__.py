@@ -1,0 +1,7 @@
+"""Training: the recipe, the loops on Accelerate, the moving average, checkpoints and logs."""
+
+from latentia.training.loop import Stopped
+from latentia.training.recipe import Recipe, bundled_recipes, describe_fields, dump_recipe, load_recipe
+from latentia.training.run import train
+
+__all__ = ["Recipe", "Stopped", "bundled_recipes", "describe_fields", "dump_recipe", "load_recipe", "train"]

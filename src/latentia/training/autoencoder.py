@@ -1,0 +1,116 @@
+"""Trains a first stage: pixels (and, where asked, features and an adversary) against a regularised latent."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from latentia.data import PictureSet, picture_grid, to_float, to_uint8
+from latentia.first_stage import (
+    FIRST_STAGES,
+    FirstStage,
+    PatchDiscriminator,
+    adaptive_weight,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    measure_latent_statistics,
+    perceptual_loss,
+    reconstruction_loss,
+)
+from latentia.training.checkpoint import Checkpoint, Trainee
+from latentia.training.engine import apply_gradients, averaged, local_share, prepare
+from latentia.training.loop import run_loop
+from latentia.training.order import ShuffledOrder, step_generator
+from latentia.training.recipe import Recipe
+
+
+def train_first_stage(
+    recipe: Recipe, pictures: PictureSet, folder: Path, accelerator: Accelerator, *, perceptual: nn.Module | None = None
+) -> FirstStage:
+    """Trains, or continues, the recipe's first stage on `pictures` and returns it with averaged weights and measured latents.
+
+    The loss is LDM's (Rombach 2022, §3.1 and App. G; Esser 2021, eq. 4–7): reconstruction + perceptual + w · regulariser
+    + λ · adversary. `perceptual` is any frozen network that gives feature maps. Writes the log, the checkpoint and
+    reconstructions (originals above) into `folder`.
+
+    Raises LatentiaError where sizes do not fit or the loss breaks, and Stopped on Ctrl-C.
+    """
+    stage, device = recipe.first_stage, accelerator.device
+    torch.manual_seed(recipe.seed)
+    model = FIRST_STAGES[stage.kind](**stage.arguments(pictures.channels)).to(device)
+    model.latent_shape(pictures.image_size)  # refuses a size that does not divide, before any work
+    if perceptual is not None:
+        perceptual = perceptual.to(device).eval().requires_grad_(False)
+    network, trainee = prepare(model, stage.training, accelerator, compile=recipe.compute.compile)
+    trainees = {"first_stage": trainee}
+    adversary = stage.discriminator
+    if adversary is not None:
+        critic = PatchDiscriminator(pictures.channels, adversary.width, adversary.layers).to(device)
+        judge, judge_trainee = prepare(critic, stage.training, accelerator, compile=False, learning_rate=adversary.learning_rate)
+        trainees["discriminator"] = Trainee(judge, judge_trainee.optimizers)
+
+    order = ShuffledOrder(len(pictures), stage.training.batch_size, recipe.seed)
+    mine = local_share(stage.training.batch_size, accelerator)
+
+    def update(step: int) -> dict[str, Tensor]:
+        rows = order.batch(step)[mine].numpy()
+        generator = step_generator(recipe.seed, step, accelerator.process_index, device=device)
+        x = to_float(pictures.images[rows]).to(device)
+        if recipe.data.flips:
+            mirrored = torch.rand(len(x), 1, 1, 1, generator=generator, device=device) < 0.5
+            x = torch.where(mirrored, x.flip(-1), x)
+        with accelerator.autocast():
+            result = network(x, generator)
+            reconstruction = reconstruction_loss(result.x, x, stage.reconstruction)
+            losses = {"reconstruction_loss": reconstruction}
+            total = reconstruction
+            if perceptual is not None:
+                losses["perceptual_loss"] = perceptual_loss(perceptual, result.x, x)
+                total = total + losses["perceptual_loss"]
+            loss = total + stage.kl_weight * result.regulariser
+            if adversary is not None and step >= adversary.start:
+                judge.requires_grad_(False)
+                fooling = hinge_generator_loss(judge(result.x))
+                balance = adaptive_weight(total, fooling, model.decoder.head.weight)
+                loss = loss + adversary.weight * balance * fooling
+        accelerator.backward(loss)
+        apply_gradients(trainee, stage.training, step, accelerator)
+        if adversary is not None:
+            # Zeros before it joins: a log's columns are the same from the first row on.
+            losses["discriminator_loss"] = torch.zeros((), device=device)
+            if step >= adversary.start:
+                judge.requires_grad_(True)
+                with accelerator.autocast():
+                    losses["discriminator_loss"] = hinge_discriminator_loss(judge(x), judge(result.x.detach()))
+                accelerator.backward(losses["discriminator_loss"])
+                apply_gradients(
+                    trainees["discriminator"], stage.training, step, accelerator, peak=adversary.learning_rate
+                )
+        return averaged({"loss": loss, **losses, **result.stats}, accelerator)
+
+    def preview(step: int) -> None:
+        x = to_float(pictures.images[:16]).to(device)
+        with trainee.ema.swapped(), torch.no_grad():  # type: ignore[union-attr]
+            y = model.decode(model.encode(x))
+        if accelerator.is_main_process:
+            picture_grid(to_uint8(torch.cat([x, y])), columns=16).save(folder / f"reconstructions-{step:06d}.png")
+
+    run_loop(
+        accelerator,
+        Checkpoint(folder / "checkpoint.safetensors", trainees, recipe.hash("seed", "data", "first_stage") + pictures.fingerprint),
+        update,
+        title="first stage",
+        folder=folder,
+        steps=stage.training.steps,
+        log_every=stage.training.log_every,
+        checkpoint_every=stage.training.checkpoint_every,
+        preview=preview,
+        preview_every=stage.training.preview_every,
+    )
+    finished = FIRST_STAGES[stage.kind](**stage.arguments(pictures.channels))
+    finished.load_state_dict(trainee.averaged_weights())
+    finished = finished.to(device).eval().requires_grad_(False)
+    batches = (to_float(pictures.images[i : i + 256]) for i in range(0, min(len(pictures), 20_000), 256))
+    measure_latent_statistics(finished, batches)
+    return finished

@@ -1,0 +1,105 @@
+"""One safetensors file from which a run continues: weights, moving average, optimizer state, step.
+
+Random numbers and the data position are functions of (seed, step) (`order.py`), so the step restores both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+from latentia.errors import LatentiaError
+from latentia.files import read_tensors, write_tensors
+from latentia.training.ema import EMA
+
+# Whole tensors on the CPU, whether the module is plain, DDP or FSDP2; optimizer state flattened to name → tensor.
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+
+
+@dataclass
+class Trainee:
+    """A module in training, with its optimizers and, where wanted, its moving average."""
+
+    module: nn.Module
+    optimizers: Sequence[Optimizer]
+    ema: EMA | None = None
+
+    def state(self) -> dict[str, Tensor]:
+        tensors = {f"module.{name}": value for name, value in get_model_state_dict(self.module, options=WHOLE).items()}
+        for number, optimizer in enumerate(self.optimizers):
+            state = get_optimizer_state_dict(self.module, optimizer, options=WHOLE)
+            for name, value in state.items():
+                if name.startswith("state."):  # the groups' hyperparameters come from the recipe and the step
+                    tensors[f"optimizer.{number}.{name}"] = torch.as_tensor(value)
+        if self.ema is not None:
+            tensors |= {f"ema.{name}": value for name, value in self.averaged_weights().items()}
+        return tensors
+
+    def averaged_weights(self) -> dict[str, Tensor]:
+        """The module's whole state dict with averaged parameters, on the CPU."""
+        if self.ema is None:
+            return dict(get_model_state_dict(self.module, options=WHOLE))
+        with self.ema.swapped():
+            return {name: value.clone() for name, value in get_model_state_dict(self.module, options=WHOLE).items()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        if self.ema is not None:
+            set_model_state_dict(self.module, _under(tensors, "ema."), options=WHOLE)
+            self.ema.copy_from_weights()
+        set_model_state_dict(self.module, _under(tensors, "module."), options=WHOLE)
+        for number, optimizer in enumerate(self.optimizers):
+            state = dict(get_optimizer_state_dict(self.module, optimizer, options=WHOLE))
+            state.update(_under(tensors, f"optimizer.{number}."))
+            set_optimizer_state_dict(self.module, optimizer, state, options=WHOLE)
+
+
+@dataclass
+class Checkpoint:
+    """The file of a run; `trainees` are the modules that it holds, by name."""
+
+    path: Path
+    trainees: dict[str, Trainee]
+    identity: str  # what must not change between stop and resume, such as the recipe's hash
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def save(self, step: int, *, write: bool = True) -> None:
+        """Every process gathers; the one with `write` replaces the file, which is the old one or the new one at any moment."""
+        tensors = {f"{name}.{key}": value for name, trainee in self.trainees.items() for key, value in trainee.state().items()}
+        if write:
+            write_tensors(self.path, tensors, {"step": str(step), "identity": self.identity, **self.extra})
+
+    def restore(self) -> int:
+        """Loads the file and returns its step; 0 where there is no file.
+
+        Raises LatentiaError where the file is damaged, or another recipe wrote it.
+        """
+        if not self.path.exists():
+            return 0
+        tensors = read_tensors(self.path)
+        with safe_open(self.path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        if metadata.get("identity") != self.identity:
+            raise LatentiaError(
+                f"{self.path} was written by another recipe or data set; train into another folder, or delete this one"
+            )
+        try:
+            for name, trainee in self.trainees.items():
+                trainee.restore(_under(tensors, f"{name}."))
+            return int(metadata["step"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise LatentiaError(f"{self.path} does not fit this run: {str(error).splitlines()[0]}") from None
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

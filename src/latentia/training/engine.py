@@ -1,0 +1,68 @@
+"""What both stages ask of Accelerate: a device, a precision, a wrapped module with its optimizers, a share of a batch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from latentia.errors import LatentiaError
+from latentia.training.checkpoint import Trainee
+from latentia.training.ema import EMA
+from latentia.training.optimizer import build_optimizers, set_learning_rate, warmup_cosine
+from latentia.training.recipe import Compute, Loop
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def build_accelerator(compute: Compute) -> Accelerator:
+    """One process, or one of many under `accelerate launch` or torchrun."""
+    precision = compute.mixed_precision
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return Accelerator(mixed_precision=precision)
+
+
+def prepare(module: Module, loop: Loop, accelerator: Accelerator, *, compile: bool, learning_rate: float | None = None) -> tuple[Module, Trainee]:
+    """The module as the training step calls it, and as optimizers, EMA and checkpoint see it."""
+    if compile:
+        module.compile()
+    wrapped = accelerator.prepare(module)
+    optimizers = build_optimizers(
+        wrapped,
+        kind=loop.optimizer,
+        learning_rate=learning_rate or loop.learning_rate,
+        weight_decay=loop.weight_decay,
+        beta2=loop.beta2,
+    )
+    ema = EMA(wrapped, decay=loop.ema_decay, sigma_rel=loop.ema_sigma_rel)
+    return wrapped, Trainee(wrapped, optimizers, ema)
+
+
+def apply_gradients(trainee: Trainee, loop: Loop, step: int, accelerator: Accelerator, *, peak: float | None = None) -> None:
+    """Clips, sets the learning rate of `step`, updates and clears the gradients."""
+    accelerator.clip_grad_norm_(trainee.module.parameters(), loop.clip_norm)
+    factor = warmup_cosine(step, warmup=loop.warmup, steps=loop.steps)
+    set_learning_rate(trainee.optimizers, factor * (peak or loop.learning_rate))
+    for optimizer in trainee.optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def local_share(batch_size: int, accelerator: Accelerator) -> slice:
+    """The rows of a global batch that belong to this process."""
+    count = accelerator.num_processes
+    if batch_size % count:
+        raise LatentiaError(f"batch_size {batch_size} does not divide over {count} processes")
+    part = batch_size // count
+    return slice(accelerator.process_index * part, (accelerator.process_index + 1) * part)
+
+
+def averaged(values: Mapping[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
+    """The mean of each 0-d tensor over the processes."""
+    if accelerator.num_processes == 1:
+        return dict(values)
+    together: Any = accelerator.reduce(torch.stack([value.detach().float() for value in values.values()]), reduction="mean")
+    return dict(zip(values, together.unbind(), strict=True))

@@ -1,0 +1,71 @@
+"""What a run writes while it goes: a CSV that any program reads, TensorBoard, and a plot."""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from latentia.files import atomic_path
+
+
+class Log:
+    """Rows of named numbers by step, in `log.csv` and in `tensorboard/`. Rows after `step` (of a killed run) are dropped."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "log.csv"
+        rows = [row for row in read_log(self.path) if row["step"] <= step] if step else []
+        self.columns = list(rows[0]) if rows else []
+        with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns)
+            if rows:
+                writer.writeheader()
+                writer.writerows({**row, "step": int(row["step"])} for row in rows)
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        row: dict[str, float] = {"step": step, **values}
+        text = io.StringIO()
+        if not self.columns:
+            self.columns = list(row)
+            csv.writer(text).writerow(self.columns)
+        csv.DictWriter(text, self.columns, extrasaction="ignore").writerow(row)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            file.write(text.getvalue())
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.board.close()
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The rows of a `log.csv`; empty where there is none. A half-written last row of a killed run is left out."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = []
+        for row in csv.DictReader(file):
+            try:
+                rows.append({name: float(value) for name, value in row.items()})
+            except (TypeError, ValueError):
+                break
+        return rows
+
+
+def plot_losses(folders: Mapping[str, Path], out: Path) -> None:
+    """One panel a stage: the losses of its `log.csv` against the step, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6 * len(folders), 4), layout="constrained")
+    for axes, (title, folder) in zip(figure.subplots(1, len(folders), squeeze=False)[0], folders.items(), strict=True):
+        rows = read_log(folder / "log.csv")
+        for name in [name for name in (rows[0] if rows else []) if "loss" in name]:
+            axes.plot([row["step"] for row in rows], [row[name] for row in rows], label=name)
+        axes.set(title=title, xlabel="step", ylabel="loss", yscale="log")
+        if rows:
+            axes.legend()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120)

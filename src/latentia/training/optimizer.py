@@ -1,0 +1,45 @@
+"""The optimizers and their learning rate."""
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+
+
+def warmup_cosine(step: int, *, warmup: int, steps: int, final: float = 0.0) -> float:
+    """The factor on the learning rate of update `step` = 0, 1, …: linear warm-up to 1, then half a cosine down to `final`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def build_optimizers(
+    module: nn.Module,
+    *,
+    kind: Literal["adamw", "muon"],
+    learning_rate: float,
+    weight_decay: float,
+    beta2: float = 0.99,
+) -> list[Optimizer]:
+    """AdamW on everything, or Muon (Jordan 2024) on the matrices inside the blocks and AdamW on the rest.
+
+    Muon's update is rescaled to AdamW's root-mean-square (Liu 2025, "Muon is scalable", eq. 4), so that one learning rate
+    serves both. Embeddings, the output layer, vectors and convolutions stay with AdamW, as Jordan advises.
+    """
+    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    matrices = {name for name, parameter in named if kind == "muon" and parameter.ndim == 2 and ".blocks." in f".{name}"}
+    rest = (parameter for name, parameter in named if name not in matrices)
+    optimizers: list[Optimizer] = [AdamW(rest, lr=learning_rate, betas=(0.9, beta2), weight_decay=weight_decay)]
+    if matrices:
+        inner = [parameter for name, parameter in named if name in matrices]
+        optimizers.append(Muon(inner, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
+
+
+def set_learning_rate(optimizers: Iterable[Optimizer], learning_rate: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate

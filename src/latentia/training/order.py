@@ -1,0 +1,38 @@
+"""Which rows a step sees, and which random numbers: pure functions of (seed, step)."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def step_generator(seed: int, *place: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for one place of a run, such as (step,) or (step, rank); neighbouring places are unrelated."""
+    digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class ShuffledOrder:
+    """Endless shuffled passes over `count` rows, cut into batches.
+
+    Batch `step` depends on (seed, step) alone, so a run resumes at any step without replaying the ones before.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.int64)
+
+    def batch(self, step: int) -> Tensor:
+        """The row numbers of batch `step`: int64 (batch_size,); a batch may span two passes."""
+        position, rows = step * self.batch_size, []
+        while sum(map(len, rows)) < self.batch_size:
+            epoch, offset = divmod(position, self.count)
+            rows.append(self._pass(epoch)[offset : offset + self.batch_size - sum(map(len, rows))])
+            position += len(rows[-1])
+        return torch.cat(rows)
+
+    def _pass(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            generator = step_generator(self.seed, epoch)
+            self._epoch, self._permutation = epoch, torch.randperm(self.count, generator=generator)
+        return self._permutation

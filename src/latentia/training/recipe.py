@@ -1,0 +1,232 @@
+"""The recipe: one validated tree that describes a whole run, from the pictures to the sampler."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from latentia.denoiser import PRESETS
+from latentia.errors import LatentiaError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    name: str = Field(
+        "auto",
+        description="fashion-mnist, digits, cifar10, hf:NAME, or the path of a folder of pictures, a parquet file or an "
+        "archive; auto takes fashion-mnist where it can be had and digits elsewhere",
+    )
+    root: str | None = Field(None, description="folder that holds the files of a named set")
+    size: int | None = Field(None, ge=4, le=2048, description="side in pixels: resize and centre-crop; null keeps the set's own")
+    on_corrupt: Literal["refuse", "skip"] = Field("refuse", description="what to do about pictures that cannot be read")
+    flips: bool = Field(False, description="train on left-right mirrored pictures as well")
+
+
+class Loop(Section):
+    steps: int = Field(ge=1, description="updates of the weights")
+    batch_size: int = Field(ge=1, description="pictures an update, over all processes")
+    learning_rate: float = Field(gt=0, description="peak learning rate")
+    warmup: int = Field(100, ge=0, description="updates of linear warm-up, before the cosine down to zero")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: Muon on the blocks' matrices, AdamW on the rest")
+    beta2: float = Field(0.99, gt=0, lt=1, description="AdamW's second-moment decay")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    ema_decay: float | None = Field(None, ge=0, lt=1, description="constant decay of the EMA; null: power function (EDM2)")
+    ema_sigma_rel: float = Field(0.1, gt=0, lt=0.28, description="relative width of the power-function EMA")
+    log_every: int = Field(20, ge=1, description="updates between two rows of the log")
+    checkpoint_every: int = Field(200, ge=1, description="updates between two checkpoints")
+    preview_every: int = Field(1000, ge=1, description="updates between two preview pictures")
+
+
+class Discriminator(Section):
+    start: int = Field(0, ge=0, description="update from which the discriminator joins")
+    weight: float = Field(0.5, ge=0, description="factor on the adaptive weight of the adversarial loss")
+    width: int = Field(32, ge=4, description="channels of its first layer")
+    layers: int = Field(2, ge=1, le=4, description="strided layers: the receptive field of a patch")
+    learning_rate: float = Field(2e-4, gt=0, description="learning rate of the discriminator")
+
+
+class FirstStage(Section):
+    kind: Literal["AutoencoderKL", "AutoencoderVQ"] = Field("AutoencoderKL", description="how the latent is regularised")
+    latent_channels: int = Field(4, ge=1, le=256, description="channels of the latent")
+    channels: tuple[int, ...] = Field((32, 64, 64), min_length=1, description="width by level; each level after the first halves the grid")
+    blocks: int = Field(1, ge=1, le=8, description="residual blocks a level")
+    patch: int = Field(1, ge=1, le=16, description="side of the space-to-depth stem; multiplies the downsampling")
+    attention: bool = Field(False, description="one self-attention layer in the middle")
+    codebook_size: int = Field(512, ge=2, le=65536, description="entries of the codebook (VQ)")
+    commitment: float = Field(0.25, ge=0, description="weight of the commitment loss (VQ)")
+    reconstruction: Literal["l1", "l2"] = Field("l1", description="pixel loss")
+    kl_weight: float = Field(1e-6, ge=0, description="weight of the KL or VQ term beside the mean pixel loss")
+    discriminator: Discriminator | None = Field(None, description="patch discriminator of VQGAN; null: none")
+    training: Loop = Field(description="how the first stage is trained")
+
+    def arguments(self, in_channels: int) -> dict[str, Any]:
+        """The constructor's arguments."""
+        shared = {"latent_channels", "channels", "blocks", "patch", "attention"}
+        own = {"codebook_size", "commitment"} if self.kind == "AutoencoderVQ" else set()
+        return {"in_channels": in_channels, **self.model_dump(include=shared | own)}
+
+
+class VP(Section):
+    kind: Literal["VP"] = "VP"
+    schedule: Literal["linear", "cosine", "scaled_linear"] = Field("cosine", description="noise schedule")
+    timesteps: int = Field(1000, ge=2, le=100_000, description="discrete timesteps")
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = Field("v_prediction", description="what the network predicts")
+    beta_start: float = Field(1e-4, gt=0, lt=1, description="first β of the linear schedules")
+    beta_end: float = Field(0.02, gt=0, lt=1, description="last β of the linear schedules")
+    min_snr_gamma: float | None = Field(None, gt=0, description="γ of the min-SNR-γ loss weight; null: none")
+    zero_terminal_snr: bool = Field(False, description="rescale the schedule so that the last timestep is pure noise")
+
+
+class RectifiedFlow(Section):
+    kind: Literal["RectifiedFlow"] = "RectifiedFlow"
+    logit_mean: float = Field(0.0, description="mean of the logit-normal training times")
+    logit_std: float | None = Field(1.0, gt=0, description="their standard deviation; null: uniform times")
+    shift: float = Field(1.0, gt=0, description="resolution shift: above 1 spends more on noise")
+
+
+class EDM(Section):
+    kind: Literal["EDM"] = "EDM"
+    sigma_data: float = Field(1.0, gt=0, description="standard deviation of the latents")
+    p_mean: float = Field(-0.4, description="mean of ln σ in training")
+    p_std: float = Field(1.2, gt=0, description="standard deviation of ln σ in training")
+    sigma_min: float = Field(0.002, gt=0, description="smallest σ in sampling")
+    sigma_max: float = Field(80.0, gt=0, description="largest σ in sampling")
+
+
+class Preset(Section):
+    preset: str | None = Field(None, description=f"a size that fills what is not given: {', '.join(PRESETS)}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def fill_from_preset(cls, values: Any) -> Any:
+        name = values.get("preset") if isinstance(values, dict) else None
+        if name is None:
+            return values
+        if name not in PRESETS:
+            raise ValueError(f"unknown preset {name!r}, expected one of {', '.join(PRESETS)}")
+        preset = dict(PRESETS[name])
+        kind = preset.pop("_class_name")
+        if kind != values.get("kind", kind):
+            raise ValueError(f"preset {name!r} is a {kind}, not a {values['kind']}")
+        return {**preset, **values}
+
+
+class DiT(Preset):
+    kind: Literal["DiT"] = "DiT"
+    patch: int = Field(1, ge=1, description="side of a token in latent cells")
+    width: int = Field(192, ge=8, description="channels of a token")
+    depth: int = Field(8, ge=1, description="blocks")
+    heads: int = Field(3, ge=1, description="attention heads")
+    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of the MLP over the token's")
+    rope: bool = Field(True, description="rotary position embedding; false: fixed sin-cos")
+    swiglu: bool = Field(True, description="SwiGLU instead of GELU")
+    qk_norm: bool = Field(True, description="normalise queries and keys")
+    rms_norm: bool = Field(True, description="RMSNorm instead of LayerNorm")
+    shared_modulation: bool = Field(True, description="one modulation for all blocks (PixArt-α); false: adaLN-Zero in each block")
+
+
+class UNet(Preset):
+    kind: Literal["UNet"] = "UNet"
+    width: int = Field(64, ge=8, description="channels of the first level")
+    multipliers: tuple[int, ...] = Field((1, 2), min_length=1, description="width by level, in multiples; each level halves the grid")
+    blocks: int = Field(2, ge=1, description="residual blocks a level")
+    attention_levels: tuple[int, ...] = Field((1,), description="levels with self-attention")
+    heads: int = Field(4, ge=1, description="attention heads")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout in the residual blocks")
+
+
+class Sampling(Section):
+    sampler: Literal["ddpm", "ddim", "euler", "heun", "dpm_solver_2m", "unipc_2"] = Field("dpm_solver_2m", description="solver")
+    steps: int = Field(20, ge=1, description="steps of the solver")
+    spacing: Literal["karras", "uniform", "trailing"] = Field("uniform", description="how the timesteps are spread")
+    guidance_scale: float = Field(1.0, ge=0, description="classifier-free guidance; 1: none")
+    guidance_interval: tuple[float, float] | None = Field(None, description="σ/α between which guidance acts; null: everywhere")
+    guidance_rescale: float = Field(0.0, ge=0, le=1, description="share of the rescaling against over-exposure")
+
+
+class Compute(Section):
+    mixed_precision: Literal["auto", "no", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it, else no")
+    compile: bool = Field(False, description="torch.compile the networks; needs a C++ compiler on the CPU")
+    microbatches: int = Field(1, ge=1, description="parts into which a process cuts its batch, to save memory")
+    weights_dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="type of the saved weights")
+
+
+class Recipe(Section):
+    name: str = Field("run", description="name of the run")
+    description: str = Field("", description="what the recipe is for")
+    seed: int = Field(0, ge=0, description="seed of everything random")
+    data: Data = Field(default_factory=Data, description="the pictures")
+    first_stage: FirstStage = Field(description="the autoencoder")
+    process: Annotated[VP | RectifiedFlow | EDM, Field(discriminator="kind", description="the diffusion process")]
+    denoiser: Annotated[DiT | UNet, Field(discriminator="kind", description="the denoiser")]
+    label_dropout: float = Field(0.1, ge=0, le=1, description="share of labels replaced by the null class, for guidance")
+    training: Loop = Field(description="how the denoiser is trained")
+    sampling: Sampling = Field(default_factory=Sampling, description="defaults of `latentia sample` for this model")
+    compute: Compute = Field(default_factory=Compute, description="device, precision and memory")
+
+    def hash(self, *sections: str) -> str:
+        """A hash of the named sections, to tell whether two runs are the same."""
+        return hashlib.sha256(json.dumps(self.model_dump(include=set(sections)), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def bundled_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    folder = Path(str(resources.files("latentia") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a bundled recipe by name or a YAML file by path, and applies overrides such as `denoiser.depth=8`.
+
+    Raises LatentiaError naming the field and what it expects.
+    """
+    path = bundled_recipes().get(name, Path(name))
+    if not path.is_file():
+        raise LatentiaError(f"{name} is neither a recipe file nor one of the bundled recipes: {', '.join(bundled_recipes())}")
+    for override in overrides:
+        if "=" not in override:
+            raise LatentiaError(f"--set {override}: expected field=value, such as denoiser.depth=8")
+    try:
+        tree = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        return Recipe.model_validate(OmegaConf.to_container(tree, resolve=True))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise LatentiaError(f"{path}: {place}: {first['msg']} (got {first.get('input')!r})") from None
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError) as error:
+        raise LatentiaError(f"{path} is not a recipe: {str(error).splitlines()[0]}") from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML."""
+    return str(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def describe_fields(section: type[BaseModel] = Recipe, prefix: str = "") -> list[tuple[str, str, str]]:
+    """Every field of a recipe as (dotted name, default, description), sub-sections in place."""
+    rows = []
+    for name, field in section.model_fields.items():
+        default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
+        parts = _sections(field.annotation)
+        rows.append((prefix + name, "" if parts else default, field.description or ""))
+        for part in parts:
+            rows += describe_fields(part, f"{prefix}{name}.")
+    return rows
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    from typing import get_args
+
+    candidates = get_args(annotation) or (annotation,)
+    return [part for part in candidates if isinstance(part, type) and issubclass(part, BaseModel)]
