@@ -1,5 +1,9 @@
-"""The one error that Latentia raises for what a user can mend."""
+"""What a user can mend, and what a user has asked for."""
 
 
 class LatentiaError(Exception):
     """Says in one line what was wrong, where, and what to do. The command line prints it and exits with status 1."""
+
+
+class Stopped(Exception):
+    """The user asked a run to stop; its checkpoint has been written. The command line exits with status 130."""

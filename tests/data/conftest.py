@@ -15,9 +15,9 @@ def real_places() -> list[Path]:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache for each test, and no data folder but what the test names."""
-    folder = tmp_path / "own-cache"
+    folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("LATENTIA_CACHE", str(folder))
     monkeypatch.delenv("LATENTIA_DATA", raising=False)
     return folder

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from latentia.data import load_pictures
@@ -66,10 +64,9 @@ def test_train_is_a_class_where_other_classes_stand_beside_it(tmp_path):
         for i in range(30):
             save(tmp_path / name / f"{i}.png", picture(i))
     assert load_pictures(tmp_path).class_names == ("car", "train")
-    for i in range(30):
-        (tmp_path / "car" / f"{i}.png").unlink()
-    (tmp_path / "car").rmdir()
-    assert load_pictures(tmp_path).class_names == ()  # alone it is the split
+    for path in (tmp_path / "car").iterdir():
+        path.rename(path.with_suffix(".txt"))  # annotations, perhaps
+    assert load_pictures(tmp_path).class_names == ()
 
 
 def test_classes_of_the_test_folder_must_be_known(tmp_path):
@@ -192,28 +189,27 @@ def test_corrupt_pictures_are_named_and_counted_or_skipped(tmp_path, cache):
 
 def test_nothing_but_corrupt_pictures_is_refused_either_way(tmp_path):
     (tmp_path / "train").mkdir()
+    (tmp_path / "test").mkdir()
     for i in range(9):
         (tmp_path / "train" / f"{i}.jpg").write_bytes(b"")
-    with pytest.raises(LatentiaError, match="9 of 9 pictures .* and 4 more"):
+    with pytest.raises(LatentiaError, match=r"9 of 9 pictures .* and 4 more"):
         load_pictures(tmp_path, on_corrupt="skip")
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.data())
-def test_a_damaged_picture_is_read_or_refused_but_never_crashes(tmp_path_factory, data):
-    root = tmp_path_factory.mktemp("damaged")
-    suffix = data.draw(st.sampled_from(["png", "jpg", "gif", "bmp", "webp", "tiff", "ppm"]))
-    path = save(root / "train" / f"a.{suffix}", picture())
-    content = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 8))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    try:
-        pictures = load_pictures(root, size=4)
-    except LatentiaError as error:
-        assert f"a.{suffix}" in str(error)
-    else:
-        assert pictures.images.shape[:3] == (1, 4, 4)
+def test_damaged_pictures_are_read_or_skipped_but_never_crash(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # a damaged size costs no time here
+    rng = np.random.default_rng(0)
+    (tmp_path / "test").mkdir()
+    for suffix in ("png", "jpg", "gif", "bmp", "webp", "tiff", "ppm"):
+        for i in range(30):
+            path = save(tmp_path / "train" / f"{i}.{suffix}", picture())
+            content = np.frombuffer(path.read_bytes(), np.uint8).copy()
+            content[rng.integers(0, len(content), 4)] = rng.integers(0, 256, 4)
+            path.write_bytes(content[: rng.integers(0, 2 * len(content))].tobytes())  # every other one is cut
+    pictures = load_pictures(tmp_path, size=4, on_corrupt="skip")
+    assert 10 < len(pictures) < 200
+    assert len(pictures) + len(pictures.skipped) == 210
+    assert all(reason for _, reason in (text.split(": ", 1) for text in pictures.skipped))
 
 
 def test_a_decompression_bomb_is_named(tmp_path, monkeypatch):
@@ -332,3 +328,11 @@ def test_a_cut_cache_is_made_again(tmp_path, cache):
 def test_relative_paths_start_from_the_root(tmp_path):
     write_split(tmp_path / "pets")
     assert len(load_pictures("pets", root=tmp_path)) == 8
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    write_split(tmp_path / "pets", n=1)
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("LATENTIA_CACHE", str(tmp_path / "file"))
+    with pytest.raises(LatentiaError, match=r"cannot be written: .*set LATENTIA_CACHE"):
+        load_pictures(tmp_path / "pets")

@@ -132,7 +132,7 @@ def test_a_gzip_bomb_is_unpacked_no_further_than_its_header_says(tmp_path, monke
 def test_pictures_and_labels_must_agree(tmp_path):
     write_folder(tmp_path)
     write_idx(tmp_path / "t10k-labels-idx1-ubyte.gz", np.zeros(4))
-    with pytest.raises(LatentiaError, match="5 pictures but .* 4 labels"):
+    with pytest.raises(LatentiaError, match=r"5 pictures but .* 4 labels"):
         load_pictures("fashion-mnist", "test", root=tmp_path)
     write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.full(12, 10))
     with pytest.raises(LatentiaError, match="there are 10 classes"):

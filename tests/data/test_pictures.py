@@ -23,7 +23,7 @@ def make(n=6, size=4, channels=1, **changes):
     return PictureSet(**{**fields, **changes})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     hnp.arrays(np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.sampled_from([1, 3])))
 )

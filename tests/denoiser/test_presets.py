@@ -66,9 +66,9 @@ def test_a_saved_part_comes_back(name, tmp_path):
     assert model(x, time, label).any()
 
 
-@pytest.mark.parametrize(("denoiser", "change"), [(DiT, {"heads": 3}), (UNet, {"heads": 3}), (DiT, {"widht": 8})])
+@pytest.mark.parametrize(("denoiser", "change"), [(DiT, {"heads": 3}), (UNet, {"heads": 3}), (DiT, {"many heads": 8})])
 def test_a_folder_with_a_wrong_config_is_refused(denoiser, change, tmp_path):
     model = denoiser(**TINY[denoiser.__name__])
     save_part(tmp_path, model, {**model.config, **change})
-    with pytest.raises(LatentiaError, match="heads|widht"):
+    with pytest.raises(LatentiaError, match="heads"):
         load_part(tmp_path, DENOISERS)

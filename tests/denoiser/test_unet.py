@@ -1,4 +1,4 @@
-"""UNet against diffusers' and torch's building blocks, and its promises: zero start, odd grids, null class, gradients."""
+"""UNet against blocks of diffusers and torch, and its promises: zero start, odd grids, null class, gradients."""
 
 import pytest
 import torch
@@ -180,11 +180,11 @@ def test_bfloat16_autocast_and_weights_answer_close_and_in_the_dtype_of_x():
         assert (out - exact).norm() < 0.05 * exact.norm()
 
 
-@pytest.mark.parametrize("label", [None, torch.tensor([0, 4, 5])])
-def test_compiles_to_one_graph(label):
+def test_compiles_to_one_graph():
     torch._dynamo.reset()
-    model = randomised(UNet(**TINY))
+    model = randomised(UNet(**TINY, attention_levels=()))  # the middle has attention
     x, time = inputs()
+    label = torch.tensor([0, 4, 5])
     compiled = torch.compile(model, fullgraph=True, backend="eager")  # fullgraph raises at a graph break
     torch.testing.assert_close(compiled(x, time, label), model(x, time, label))
 
@@ -197,7 +197,7 @@ def test_compiles_to_one_graph(label):
         ({"out_channels": -1}, "must be positive"),
         ({"dims": 3}, "1 or 2 grid axes, not 3"),
         ({"attention_levels": (2,)}, r"attention_levels \(2,\) must lie in 0\.\.1"),
-        ({"heads": 3}, "16 channels do not split into 3 heads|16 channels at level 1 do not split into 3 heads"),
+        ({"heads": 3}, "16 channels at level 1 do not split into 3 heads"),
         ({"dropout": 1.0}, "dropout is 1.0"),
     ],
 )

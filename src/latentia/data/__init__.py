@@ -10,7 +10,6 @@ from latentia.data.show import picture_grid, save_gif, save_png
 __all__ = [
     "PictureSet",
     "class_index",
-    "class_index",
     "fetch_cifar10",
     "fetch_fashion_mnist",
     "load_pictures",

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from latentia.data.cifar import cifar10, read_cifar10
+from latentia.data.fetch import fetch_fashion_mnist
 from latentia.data.folder import read_folder
 from latentia.data.hub import parquet_files, read_hub, read_parquet
 from latentia.data.idx import fashion_mnist, find_idx, read_idx_folder
@@ -34,10 +35,25 @@ def digits(split: Split, root: Path | None = None) -> PictureSet:
     return PictureSet(images[chosen], labels[chosen], tuple("0123456789"), "digits", source)
 
 
+def auto(split: Split, root: Path | None) -> PictureSet:
+    """Fashion-MNIST where it is at hand or can be fetched, else the digits, whose `source` then says why."""
+    try:
+        return fashion_mnist(split, root)
+    except LatentiaError:
+        pass
+    try:
+        fetch_fashion_mnist()
+        return fashion_mnist(split, None)
+    except LatentiaError as error:
+        fallback = digits(split)
+        return replace(fallback, source=f"{fallback.source} Fashion-MNIST cannot be had: {error}.")
+
+
 BUILT_IN: dict[str, Callable[[Split, Path | None], PictureSet]] = {
     "fashion-mnist": fashion_mnist,
     "digits": digits,
     "cifar10": cifar10,
+    "auto": auto,
 }
 
 
@@ -50,7 +66,7 @@ def load_pictures(
 ) -> PictureSet:
     """Loads one split of a set of pictures.
 
-    name: "fashion-mnist", "digits", "cifar10", "hf:NAME", or a path: a folder of pictures, of IDX files or of parquet
+    name: "fashion-mnist", "digits", "cifar10", "auto" (the first where it can be had, else the second), "hf:NAME", or a path: a folder of pictures, of IDX files or of parquet
         files, a parquet file, or the CIFAR-10 archive.
     size: the shorter side is resized to it and the centre square cropped; None keeps the size that the pictures have.
     on_corrupt: "refuse" raises where a picture cannot be decoded, "skip" leaves it out and lists it in `skipped`.

@@ -53,13 +53,16 @@ def read_folder(path: Path, split: Split, size: int | None, on_corrupt: OnCorrup
 def split_folders(path: Path) -> tuple[Path, Path | None]:
     """Where the training pictures lie, and the test pictures where they lie apart."""
     try:
-        folders = {entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")}
+        entries = [entry for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
     except OSError as error:
         raise LatentiaError(f"{path} cannot be read: {error}") from None
+    folders = {entry.name for entry in entries if not entry.name.startswith(".")}
     test = next((path / name for name in TEST_NAMES if name in folders), None)
-    if "train" in folders and (test is not None or len(folders) == 1):  # else "train" is a class, as in COCO
-        return path / "train", test
-    return path, None
+    if "train" not in folders:
+        return path, None
+    if test is None and any(list_pictures(path / name, path)[0] for name in folders - {"train"}):
+        return path, None  # pictures beside it make "train" a class, as in COCO
+    return path / "train", test
 
 
 def list_pictures(base: Path, root: Path) -> tuple[dict[str, os.stat_result], list[str]]:
@@ -74,15 +77,15 @@ def list_pictures(base: Path, root: Path) -> tuple[dict[str, os.stat_result], li
         raise LatentiaError(f"{error.filename} cannot be read: {error.strerror}")
 
     for folder, folders, names in os.walk(base, onerror=fail):
-        ignored += [
-            f"{name}: a link to a folder is not followed" for name in folders if os.path.islink(f"{folder}/{name}")
-        ]
+        below = os.path.relpath(folder, base).replace(os.sep, "/")
+        prefix = "" if below == "." else f"{below}/"
         folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]  # os.walk does not enter them
+        ignored += [f"{prefix}{name}: a link to a folder is not followed" for name in links]
         for name in names:
-            full = os.path.join(folder, name)
             if name.startswith(".") or not name.lower().endswith(SUFFIXES):
                 continue
-            relative = os.path.relpath(full, base).replace(os.sep, "/")
+            full, relative = os.path.join(folder, name), prefix + name
             if os.path.islink(full) and not Path(full).resolve().is_relative_to(root):
                 ignored.append(f"{relative}: a link that leads out of the folder is not followed")
             elif not os.path.isfile(full):

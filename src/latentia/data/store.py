@@ -68,10 +68,13 @@ def stored_pictures(
     path = cache_dir() / "pictures" / f"{key}.npy"
     found = _load(path, len(names))
     if found is None:
-        _decode(path, names, source, size, on_corrupt, origin)
+        try:
+            _decode(path, names, source, size, on_corrupt, origin)
+        except OSError as error:  # not from reading, which names each file
+            raise LatentiaError(f"{path} cannot be written: {error}; set LATENTIA_CACHE to another folder") from None
         found = _load(path, len(names))
     if found is None:
-        raise LatentiaError(f"{path} cannot be read back after it was written; is the disk full?")
+        raise LatentiaError(f"{path} cannot be read back after it was written; does another process remove it?")
     images, reasons = found
     skipped = tuple(f"{names[i]}: {reason}" for i, reason in reasons.items())
     if skipped and on_corrupt == "refuse":
@@ -85,7 +88,7 @@ def _load(path: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str]] | 
     try:
         reasons = {int(i): str(reason) for i, reason in read_json(path.with_suffix(".json"))["skipped"].items()}
         images: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, KeyError, AttributeError, LatentiaError):
+    except (OSError, EOFError, ValueError, KeyError, AttributeError, LatentiaError):
         return None
     whole = images.dtype == np.uint8 and images.ndim == 4 and len(images) + len(reasons) == count
     return (images, reasons) if whole else None
@@ -99,31 +102,45 @@ def _decode(
     on_corrupt: OnCorrupt,
     origin: str,
 ) -> None:
-    grey = dict(_each(lambda i: _is_grey(source(i)), range(len(names)), f"{origin}: looking"))
-    reasons = {i: value for i, value in grey.items() if isinstance(value, str)}
-    mode = "L" if all(value is True for value in grey.values() if not isinstance(value, str)) else "RGB"
-    readable = [i for i in grey if i not in reasons]
-    first = -1
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")  # Pillow's remarks name no file
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        grey = dict(_each(pool, lambda i: _is_grey(source(i)), range(len(names)), f"{origin}: looking"))
+        reasons = {i: value for i, value in grey.items() if isinstance(value, str)}
+        readable = [i for i in grey if i not in reasons]
+        mode = "L" if all(grey[i] for i in readable) else "RGB"
+        pictures = _each(pool, lambda i: read_picture(source(i), mode, size), readable, f"{origin}: decoding")
+        with atomic_path(path) as temporary:
+            with temporary.open("wb") as file:
+                reasons |= _write(file, pictures, names, origin)
+                if reasons and (on_corrupt == "refuse" or len(reasons) == len(names)):
+                    raise _refusal([f"{names[i]}: {reasons[i]}" for i in sorted(reasons)], len(names), origin)
+            write_json(path.with_suffix(".json"), {"skipped": {str(i): reasons[i] for i in sorted(reasons)}})
+
+
+def _write(
+    file: BinaryIO, pictures: Iterable[tuple[int, NDArray[np.uint8] | str]], names: Sequence[str], origin: str
+) -> dict[int, str]:
+    """Writes a .npy file of what could be decoded, and returns the reasons for the rest."""
+    reasons: dict[int, str] = {}
+    written: list[int] = []
     shape: tuple[int, ...] = ()
-    with atomic_path(path) as temporary:
-        with temporary.open("wb") as file:
-            for i, picture in _each(lambda i: read_picture(source(i), mode, size), readable, f"{origin}: decoding"):
-                if isinstance(picture, str):
-                    reasons[i] = picture
-                    continue
-                if first < 0:
-                    first, shape = i, picture.shape
-                    _write_header(file, (len(names), *shape))
-                if picture.shape != shape:
-                    sizes = " and ".join(f"{names[j]} {w}×{h}" for j, (h, w, _) in ((first, shape), (i, picture.shape)))
-                    raise LatentiaError(f"{origin} holds different sizes ({sizes}); pass size=... to fit all to one")
-                file.write(picture.tobytes())  # not through a memory map, where a full disk would kill the process
-            skipped = [f"{names[i]}: {reasons[i]}" for i in sorted(reasons)]
-            if skipped and (on_corrupt == "refuse" or first < 0):
-                raise _refusal(skipped, len(names), origin)
-            file.seek(0)
-            _write_header(file, (len(names) - len(reasons), *shape))
-        write_json(path.with_suffix(".json"), {"skipped": {str(i): reasons[i] for i in sorted(reasons)}})
+    for i, picture in pictures:
+        if isinstance(picture, str):
+            reasons[i] = picture
+            continue
+        if not written:
+            shape = picture.shape
+            _write_header(file, (len(names), *shape))
+        if picture.shape != shape:
+            sizes = " and ".join(f"{names[j]} {w}×{h}" for j, (h, w, _) in ((written[0], shape), (i, picture.shape)))
+            raise LatentiaError(f"{origin} holds different sizes ({sizes}); pass size=... to fit all to one")
+        file.write(picture.tobytes())  # not through a memory map, where a full disk would kill the process
+        written.append(i)
+    if written:
+        file.seek(0)
+        _write_header(file, (len(written), *shape))
+    return reasons
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
@@ -138,8 +155,10 @@ def _refusal(skipped: Sequence[str], count: int, origin: str) -> LatentiaError:
     return LatentiaError(f"{len(skipped)} of {count} pictures of {origin} cannot be read ({listed}{more}); {advice}")
 
 
-def _each(function: Callable[[int], Value], indices: Sequence[int], label: str) -> Iterator[tuple[int, Value | str]]:
-    """`function` of each index on all cores, in order; a string instead of the value says why it failed."""
+def _each(
+    pool: ThreadPoolExecutor, function: Callable[[int], Value], indices: Sequence[int], label: str
+) -> Iterator[tuple[int, Value | str]]:
+    """`function` of each index, in order; a string instead of the value says why it failed."""
 
     def attempt(i: int) -> Value | str:
         try:
@@ -148,12 +167,7 @@ def _each(function: Callable[[int], Value], indices: Sequence[int], label: str) 
             return _reason(error)
 
     waiting = iter(indices)
-    with (
-        warnings.catch_warnings(),
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(indices), desc=label, unit="picture", disable=None) as bar,
-    ):
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with tqdm(total=len(indices), desc=label, unit="picture", disable=None) as bar:
         while some := list(islice(waiting, DECODED_AT_ONCE)):  # map() alone would decode all before the first is taken
             yield from zip(some, pool.map(attempt, some), strict=True)
             bar.update(len(some))

@@ -17,8 +17,8 @@ def timestep_sinusoids(time: Tensor, width: int = TIME_FEATURES, max_period: flo
     diffusers; Vaswani et al. 2017, §3.5 stop one step short of it. `width` is even.
     """
     half = width // 2
-    step = torch.arange(half, dtype=torch.float32, device=time.device) / (half - 1)
-    angle = time.float()[:, None] * torch.exp(-math.log(max_period) * step)
+    step = torch.arange(half, dtype=torch.float32, device=time.device)
+    angle = time.float()[:, None] * torch.exp(-math.log(max_period) * step / (half - 1))
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 

@@ -124,9 +124,11 @@ class AutoencoderVQ(nn.Module):
             self.revive(as_vectors(z.detach()), generator)
         quantised, codes = self.quantise(z.detach())
         error = (z - quantised).square().mean()
-        counts = torch.bincount(codes.flatten(), minlength=len(self.codebook)).float()
+        # Sums of ones, unlike bincount, never make a GPU wait.
+        flat = codes.flatten()
+        counts = torch.zeros_like(self.usage).index_add_(0, flat, self.usage.new_ones(flat.shape))
         if self.training:
-            self.update(as_vectors(z.detach()), codes.flatten(), counts)
+            self.update(as_vectors(z.detach()), flat, counts)
         stats = {
             "perplexity": perplexity(counts),
             "codebook_usage": (counts > 0).float().mean(),

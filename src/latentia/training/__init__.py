@@ -1,6 +1,6 @@
 """Training: the recipe, the loops on Accelerate, the moving average, checkpoints and logs."""
 
-from latentia.training.loop import Stopped
+from latentia.errors import Stopped
 from latentia.training.recipe import Recipe, bundled_recipes, describe_fields, dump_recipe, load_recipe
 from latentia.training.run import train
 

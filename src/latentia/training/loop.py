@@ -12,13 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from latentia.errors import LatentiaError
+from latentia.errors import LatentiaError, Stopped
 from latentia.training.checkpoint import Checkpoint
 from latentia.training.log import Log
-
-
-class Stopped(Exception):
-    """The user asked a run to stop; its checkpoint has been written."""
 
 
 def run_loop(

@@ -198,7 +198,11 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         if "=" not in override:
             raise LatentiaError(f"--set {override}: expected field=value, such as denoiser.depth=8")
     try:
-        tree = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        tree = OmegaConf.load(path)
+        for override in overrides:
+            field, text = override.split("=", 1)
+            value = OmegaConf.from_dotlist([f"value={text}"])["value"]
+            OmegaConf.update(tree, field, value, merge=False)  # a section given as a whole replaces the old one
         return Recipe.model_validate(OmegaConf.to_container(tree, resolve=True))
     except ValidationError as error:
         first = error.errors()[0]

@@ -1,0 +1,5 @@
+"""`python -m latentia`, which launchers such as torchrun start."""
+
+from latentia.cli import main
+
+main()

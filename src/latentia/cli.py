@@ -1,0 +1,340 @@
+"""The command line: parses, calls one function, shows the result."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from latentia import __version__
+from latentia.errors import LatentiaError, Stopped
+
+if TYPE_CHECKING:
+    from latentia.model import LatentModel
+
+app = typer.Typer(
+    name="latentia",
+    help="Train, use and measure latent diffusion models on your own data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at data sets, and fetch the public ones.", no_args_is_help=True)
+recipe_app = typer.Typer(help="The recipes that come with Latentia, and what their fields mean.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(recipe_app, name="recipe")
+
+Model = Annotated[Path, typer.Argument(help="Model folder, as `latentia train` leaves it.")]
+Device = Annotated[str, typer.Option(help="Where to compute, such as cpu, cuda or mps.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a field: denoiser.depth=8. Repeatable.")]
+SetName = Annotated[str, typer.Argument(help="fashion-mnist, digits, cifar10, hf:NAME, or a path.")]
+Root = Annotated[Path | None, typer.Option(help="Folder that holds the files of a named set.")]
+Size = Annotated[int | None, typer.Option(help="Resize and centre-crop to this side in pixels.")]
+OnCorrupt = Annotated[str, typer.Option(help="What to do about unreadable pictures: refuse or skip.")]
+
+
+@data_app.command("show")
+def data_show(
+    name: SetName,
+    out: Annotated[Path | None, typer.Option(help="Write a grid of pictures to this PNG.")] = None,
+    split: Annotated[str, typer.Option(help="train or test.")] = "train",
+    root: Root = None,
+    size: Size = None,
+    on_corrupt: OnCorrupt = "refuse",
+) -> None:
+    """Say what a data set holds: count, size, classes, fingerprint, files skipped."""
+    from latentia.data import load_pictures, picture_grid, save_png
+
+    pictures = load_pictures(
+        name, _one_of("--split", split, "train", "test"), size, _one_of("--on-corrupt", on_corrupt, "refuse", "skip"), root
+    )
+    _show_pairs(
+        {
+            "source": pictures.source,
+            "pictures": f"{len(pictures)} of {pictures.image_size}×{pictures.image_size}×{pictures.channels}",
+            "classes": ", ".join(pictures.class_names) or "none",
+            "fingerprint": pictures.fingerprint,
+            "skipped": len(pictures.skipped),
+        }
+    )
+    for reason in pictures.skipped[:20]:
+        typer.echo(f"  {reason}")
+    if out:
+        save_png(picture_grid(pictures.images[:64], scale=_scale(pictures.image_size)), out)
+        typer.echo(f"wrote {out}")
+
+
+@data_app.command("fetch")
+def data_fetch(name: Annotated[str, typer.Argument(help="fashion-mnist or cifar10.")]) -> None:
+    """Fetch a public data set into the cache: Fashion-MNIST from Debian's package, CIFAR-10 from its home page."""
+    from latentia.data import fetch_cifar10, fetch_fashion_mnist
+
+    fetch = {"fashion-mnist": fetch_fashion_mnist, "cifar10": fetch_cifar10}
+    if name not in fetch:
+        raise LatentiaError(f"{name} cannot be fetched, expected one of {', '.join(fetch)}")
+    typer.echo(f"{name} lies in {fetch[name]()}")
+
+
+@recipe_app.command("list")
+def recipe_list() -> None:
+    """Name the bundled recipes."""
+    from latentia.training import bundled_recipes, load_recipe
+
+    for name in bundled_recipes():
+        typer.echo(f"{name:<24}{load_recipe(name).description}")
+
+
+@recipe_app.command("show")
+def recipe_show(
+    name: Annotated[str | None, typer.Argument(help="A recipe's name or file; without one, every field is explained.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print a recipe in full, or explain every field a recipe can have."""
+    from latentia.training import describe_fields, dump_recipe, load_recipe
+
+    if name is not None:
+        typer.echo(dump_recipe(load_recipe(name, overrides or [])), nl=False)
+        return
+    for field, default, description in describe_fields():
+        typer.echo(f"{field:<44}{default:<20}{description}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A bundled recipe (see `latentia recipe list`) or a YAML file.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the model is left in its subfolder model/.")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped or killed.")] = False,
+    first_stage: Annotated[Path | None, typer.Option(help="Build on this first_stage folder, training none.")] = None,
+) -> None:
+    """Train both stages of a recipe and leave a model folder, logs, previews and a loss plot."""
+    from latentia.training import load_recipe
+    from latentia.training import train as run
+
+    run(load_recipe(recipe, overrides or []), out, resume=resume, first_stage=first_stage, say=_say)
+
+
+@app.command()
+def sample(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="A .png grid, a .npy array, a .gif of the denoising, or a folder of PNGs.")],
+    class_: Annotated[str | None, typer.Option("--class", help="Class name or number; without one, all in turn.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 64,
+    steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="Steps of the sampler.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = None,
+    interval: Annotated[str | None, typer.Option(help="Guide only for σ/α within LOW,HIGH.")] = None,
+    rescale: Annotated[float | None, typer.Option(help="Guidance rescale, 0 to 1.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler, heun, dpm_solver_2m or unipc_2.")] = None,
+    spacing: Annotated[str | None, typer.Option(help="uniform, trailing or karras.")] = None,
+    unconditional: Annotated[bool, typer.Option("--unconditional", help="Draw without a class.")] = False,
+    seed: Seed = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 256,
+    device: Device = "cpu",
+) -> None:
+    """Draw pictures from a model."""
+    from latentia.model import load
+
+    loaded = load(model, device)
+    labels = _labels(loaded, class_, count, unconditional)
+    settings = {
+        "sampler": sampler,
+        "steps": steps,
+        "spacing": spacing,
+        "guidance_scale": guidance,
+        "guidance_interval": _interval(interval),
+        "guidance_rescale": rescale,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
+    writer = _writer(out)
+    writer(loaded, labels, settings, out)
+    typer.echo(f"wrote {out}")
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for report.md, report.json and pictures.")],
+    data: Annotated[str | None, typer.Option(help="Data set to measure against; without it, the model's own.")] = None,
+    root: Root = None,
+    count: Annotated[int, typer.Option(min=10, help="How many pictures to generate.")] = 10_000,
+    features: Annotated[str, typer.Option(help="classifier (trained here) or inception (the real FID).")] = "classifier",
+    inception_weights: Annotated[Path | None, typer.Option(help="File of torch-fidelity's Inception weights.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="Steps of the sampler.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Measure a model: reconstruction, distances, coverage, accuracy score, memorisation, each with its floor."""
+    from latentia.evaluation import evaluate_model
+
+    report = evaluate_model(
+        model,
+        out,
+        data=data,
+        root=root,
+        count=count,
+        features=_one_of("--features", features, "classifier", "inception"),
+        inception_weights=inception_weights,
+        sampling={"steps": steps, "guidance_scale": guidance},
+        seed=seed,
+        device=device,
+        say=_say,
+    )
+    typer.echo(report)
+    typer.echo(f"wrote {out}")
+
+
+@app.command()
+def info(model: Model) -> None:
+    """Say what a model folder holds: parts, sizes, data, recipe, versions."""
+    from latentia.denoiser import count_parameters
+    from latentia.files import module_hash
+    from latentia.model import load
+
+    loaded = load(model)
+    made = loaded.training
+    size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
+    for part in (loaded.first_stage, loaded.denoiser):
+        part.requires_grad_(True)
+    _show_pairs(
+        {
+            "first stage": f"{type(loaded.first_stage).__name__}, {count_parameters(loaded.first_stage):,} parameters, "
+            f"hash {module_hash(loaded.first_stage)}",
+            "process": str(loaded.process),
+            "denoiser": f"{type(loaded.denoiser).__name__}, {count_parameters(loaded.denoiser):,} parameters, "
+            f"hash {module_hash(loaded.denoiser)}",
+            "pictures": f"{loaded.image_size}×{loaded.image_size}, latent {loaded.latent_shape}",
+            "classes": ", ".join(loaded.class_names) or "none",
+            "sampling": loaded.sampling,
+            "data": made.get("data", "unknown"),
+            "versions": made.get("versions", "unknown"),
+            "git commit": made.get("git_commit", "unknown"),
+            "training": f"{made.get('seconds', '?')} s on {made.get('machine', 'unknown')}",
+            "size on disk": f"{size / 2**20:.1f} MiB",
+        }
+    )
+
+
+def _labels(model: "LatentModel", class_: str | None, count: int, unconditional: bool) -> Any:
+    import numpy as np
+
+    names = model.class_names
+    if unconditional or not names:
+        if class_ is not None:
+            raise LatentiaError(f"--class {class_}: the model has no classes, or --unconditional forbids one")
+        return np.full(count, len(names))
+    return np.full(count, model.class_index(class_)) if class_ is not None else np.arange(count) % len(names)
+
+
+def _interval(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise LatentiaError(f"--interval {text}: expected two numbers, such as 0.2,5") from None
+    return low, high
+
+
+def _writer(out: Path) -> Callable[["LatentModel", Any, dict[str, Any], Path], None]:
+    """What writes the pictures, by the ending of the file's name."""
+    writers = {".png": _write_grid, ".npy": _write_array, ".gif": _write_film, "": _write_folder}
+    if out.suffix.lower() not in writers:
+        raise LatentiaError(f"--out {out}: expected a name that ends in .png, .npy or .gif, or a folder")
+    return writers[out.suffix.lower()]
+
+
+def _write_grid(model: "LatentModel", labels: Any, settings: dict[str, Any], out: Path) -> None:
+    from latentia.data import picture_grid, save_png
+
+    images = model.generate(labels, progress=True, **settings)
+    save_png(picture_grid(images, scale=_scale(model.image_size)), out)
+
+
+def _write_array(model: "LatentModel", labels: Any, settings: dict[str, Any], out: Path) -> None:
+    import numpy as np
+
+    from latentia.files import atomic_path
+
+    images = model.generate(labels, progress=True, **settings)
+    with atomic_path(out) as temporary, temporary.open("wb") as file:
+        np.save(file, images)
+
+
+def _write_folder(model: "LatentModel", labels: Any, settings: dict[str, Any], out: Path) -> None:
+    """One PNG a picture, in a folder a class: `latentia data show OUT` reads it back."""
+    from latentia.data import save_png
+
+    images = model.generate(labels, progress=True, **settings)
+    folders = [_safe(name) for name in model.class_names]
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = out / folders[label] if label < len(folders) else out
+        save_png(image, folder / f"{number:06d}.png")
+
+
+def _safe(name: str) -> str:
+    """A class name as the name of a folder: "T-shirt/top" → "T-shirt-top", and never a way out of the parent."""
+    return re.sub(r"[^\w +-]", "-", name) or "-"
+
+
+def _write_film(model: "LatentModel", labels: Any, settings: dict[str, Any], out: Path) -> None:
+    """Left to right as the sampler goes: what the model believes the clean pictures to be after each step."""
+    from latentia.data import picture_grid, save_gif
+
+    scale, frames = _scale(model.image_size), []
+    settings = settings | {"batch_size": len(labels)}  # one batch, so that every frame shows all pictures
+
+    def keep(step: int, z_t: Any, denoised: Any) -> None:
+        frames.append(picture_grid(model.decode(denoised), scale=scale))
+
+    images = model.generate(labels, progress=True, callback=keep, **settings)
+    save_gif([*frames, picture_grid(images, scale=scale)], out)
+
+
+def _scale(image_size: int) -> int:
+    """How many times a small picture is enlarged for the eye."""
+    return max(1, 56 // image_size)
+
+
+def _show_pairs(pairs: dict[str, object]) -> None:
+    for name, value in pairs.items():
+        typer.echo(f"{name + ':':<14}{value}")
+
+
+def _one_of(option: str, value: str, *choices: str) -> Any:
+    if value not in choices:
+        raise LatentiaError(f"{option} {value}: expected one of {', '.join(choices)}")
+    return value
+
+
+def _say(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"latentia {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Latent diffusion, end to end."""
+
+
+def main() -> None:
+    """Runs the command; a LatentiaError is one line and status 1, a stop by the user status 130."""
+    try:
+        app()
+    except LatentiaError as error:
+        _say(f"error: {error}")
+        sys.exit(1)
+    except Stopped as error:
+        _say(str(error))
+        sys.exit(130)

@@ -1,0 +1,57 @@
+"""What all tests share: a cache of their own, one thread, and a tiny recipe on real digits."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+TINY = """
+name: tiny
+description: Seconds, on scikit-learn's digits.
+data: {name: digits}
+first_stage:
+  latent_channels: 2
+  channels: [8, 8]
+  training: {steps: 12, batch_size: 16, learning_rate: 2.0e-3, warmup: 2, log_every: 1, checkpoint_every: 4, preview_every: 12}
+process: {kind: RectifiedFlow}
+denoiser: {kind: DiT, width: 16, depth: 1, heads: 2}
+training: {steps: 12, batch_size: 16, learning_rate: 2.0e-3, warmup: 2, log_every: 1, checkpoint_every: 4, preview_every: 12}
+sampling: {steps: 3}
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither read nor fill the user's cache, and do not fight over cores."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATENTIA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH", "")]))
+        yield
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Path:
+    """The folder of one whole tiny run, shared by the tests that only read it."""
+    from latentia.training import load_recipe, train
+
+    folder = tmp_path_factory.mktemp("run")
+    path = folder / "tiny.yaml"
+    path.write_text(TINY, encoding="utf-8")
+    train(load_recipe(str(path)), folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_run: Path) -> Path:
+    return tiny_run / "model"

@@ -1,0 +1,41 @@
+import pytest
+from torch import nn
+from torch.optim import AdamW, Muon
+
+from latentia.denoiser import DiT
+from latentia.training.optimizer import build_optimizers, set_learning_rate, warmup_cosine
+
+
+def test_learning_rate_warms_up_and_comes_down() -> None:
+    factors = [warmup_cosine(step, warmup=10, steps=110) for step in range(110)]
+    assert factors[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
+    assert factors[10] == 1
+    assert factors[60] == pytest.approx(0.5)
+    assert factors[-1] < 0.001
+    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+
+
+def test_without_warmup_it_starts_at_the_peak() -> None:
+    assert warmup_cosine(0, warmup=0, steps=5) == 1
+
+
+def test_muon_takes_the_matrices_of_the_blocks_only() -> None:
+    model = DiT(in_channels=2, grid=(4, 4), width=32, depth=2, heads=2, num_classes=3)
+    adamw, muon = build_optimizers(model, kind="muon", learning_rate=1e-3, weight_decay=0.0)
+    assert isinstance(adamw, AdamW)
+    assert isinstance(muon, Muon)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    chosen = {names[id(parameter)] for group in muon.param_groups for parameter in group["params"]}
+    others = {names[id(parameter)] for group in adamw.param_groups for parameter in group["params"]}
+    assert chosen
+    assert all(name.startswith("blocks.") and name.endswith("weight") for name in chosen)
+    assert chosen | others == set(names.values())
+    assert not chosen & others
+
+
+def test_adamw_alone_takes_everything() -> None:
+    model = nn.Linear(2, 2)
+    (only,) = build_optimizers(model, kind="adamw", learning_rate=1e-3, weight_decay=0.1)
+    assert len(only.param_groups[0]["params"]) == 2
+    set_learning_rate([only], 0.5)
+    assert only.param_groups[0]["lr"] == 0.5

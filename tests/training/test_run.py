@@ -1,0 +1,193 @@
+"""Whole runs on real digits: stop, kill, resume, several processes, broken losses."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from latentia.errors import LatentiaError, Stopped
+from latentia.files import read_json, read_tensors
+from latentia.training import Recipe, load_recipe, train
+from latentia.training.log import read_log
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return read_tensors(out / "model" / "denoiser" / "diffusion_pytorch_model.safetensors")
+
+
+def assert_same_model(a: Path, b: Path) -> None:
+    for part in ("first_stage", "denoiser"):
+        file = Path("model") / part / "diffusion_pytorch_model.safetensors"
+        assert (a / file).read_bytes() == (b / file).read_bytes(), f"{part} differs"
+
+
+def start(recipe: Path, out: Path, *more: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "latentia", "train", str(recipe), "--out", str(out), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_rows(log: Path, rows: int, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    while len(read_log(log)) < rows:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"{log} has no {rows} rows"
+        time.sleep(0.01)
+
+
+def test_a_run_leaves_all_that_it_promises(tiny_run: Path) -> None:
+    for name in (
+        "recipe.yaml",
+        "loss.png",
+        "first_stage/log.csv",
+        "first_stage/reconstructions-000012.png",
+        "denoiser/samples-000012.png",
+        "model/model_index.json",
+        "model/process/config.json",
+    ):
+        assert (tiny_run / name).stat().st_size > 0, name
+    assert list((tiny_run / "denoiser" / "tensorboard").iterdir())
+    made = read_json(tiny_run / "model" / "training.json")
+    assert made["data"]["name"] == "digits"
+    assert len(made["data"]["fingerprint"]) == 16
+    assert Recipe.model_validate(made["recipe"]) == load_recipe(str(tiny_run / "recipe.yaml"))
+    rows = read_log(tiny_run / "denoiser" / "log.csv")
+    assert [row["step"] for row in rows] == list(range(1, 13))
+
+
+def test_training_lowers_both_losses(tmp_path: Path, tiny_recipe: Path) -> None:
+    more = [f"{part}.{field}" for part in ("training", "first_stage.training") for field in ("steps=150", "learning_rate=0.01")]
+    train(load_recipe(str(tiny_recipe), more), tmp_path / "out")
+    for stage in ("first_stage", "denoiser"):
+        losses = [row["loss"] for row in read_log(tmp_path / "out" / stage / "log.csv")]
+        assert sum(losses[-20:]) < 0.75 * sum(losses[:20]), stage
+
+
+@pytest.mark.parametrize("stage", ["first_stage", "denoiser"])
+def test_killed_and_resumed_gives_the_same_weights_to_the_bit(
+    stage: str, tmp_path: Path, tiny_recipe: Path, tiny_run: Path
+) -> None:
+    out = tmp_path / "out"
+    process = start(tiny_recipe, out)
+    wait_for_rows(out / stage / "log.csv", 6, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "model" / "model_index.json").exists()
+    resumed = start(tiny_recipe, out, "--resume")
+    _, errors = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, errors
+    assert_same_model(out, tiny_run)
+    steps = [row["step"] for row in read_log(out / stage / "log.csv")]
+    assert steps == list(range(1, 13))
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, tiny_recipe: Path, tiny_run: Path) -> None:
+    out = tmp_path / "out"
+    process = start(tiny_recipe, out)
+    wait_for_rows(out / "denoiser" / "log.csv", 2, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "--resume" in errors
+    assert "Traceback" not in errors
+    train(load_recipe(str(tiny_recipe)), out, resume=True)
+    assert_same_model(out, tiny_run)
+
+
+def test_two_processes_give_the_loss_of_one(tmp_path: Path, tiny_recipe: Path, tiny_run: Path) -> None:
+    """Data-parallel over gloo, on the same global batch and the same first stage."""
+    out = tmp_path / "out"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "-m", "latentia"]
+    stage = str(tiny_run / "model" / "first_stage")
+    command = [*launcher, "train", str(tiny_recipe), "--out", str(out), "--first-stage", stage]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert read_json(out / "model" / "training.json")["machine"]["processes"] == 2
+    one, two = (read_log(folder / "denoiser" / "log.csv") for folder in (tiny_run, out))
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-5)
+    for name, tensor in weights(tiny_run).items():
+        torch.testing.assert_close(weights(out)[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_microbatches_change_memory_and_not_the_result(tmp_path: Path, tiny_recipe: Path, tiny_run: Path) -> None:
+    stage = tiny_run / "model" / "first_stage"
+    train(load_recipe(str(tiny_recipe), ["compute.microbatches=4"]), tmp_path / "out", first_stage=stage)
+    one, four = (read_log(folder / "denoiser" / "log.csv") for folder in (tiny_run, tmp_path / "out"))
+    assert [row["loss"] for row in four] == pytest.approx([row["loss"] for row in one], rel=1e-5)
+
+
+def test_a_broken_loss_stops_and_names_the_step(tmp_path: Path, tiny_recipe: Path, tiny_run: Path) -> None:
+    out = tmp_path / "out"
+    recipe = load_recipe(str(tiny_recipe), ["training.learning_rate=1e30", "training.checkpoint_every=1"])
+    with pytest.raises(LatentiaError, match=r"loss became (nan|inf) at step \d+; the last good checkpoint is"):
+        train(recipe, out, first_stage=tiny_run / "model" / "first_stage")
+    kept = read_tensors(out / "denoiser" / "checkpoint.safetensors")
+    assert kept
+    assert not (out / "model" / "model_index.json").exists()
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tiny_run: Path, tiny_recipe: Path) -> None:
+    before = (tiny_run / "recipe.yaml").read_bytes()
+    with pytest.raises(LatentiaError, match="--resume"):
+        train(load_recipe(str(tiny_recipe)), tiny_run)
+    assert (tiny_run / "recipe.yaml").read_bytes() == before
+
+
+def test_another_recipe_does_not_continue_a_run(tmp_path: Path, tiny_recipe: Path, tiny_run: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(tiny_run, out)
+    with pytest.raises(LatentiaError, match="another recipe"):
+        train(load_recipe(str(tiny_recipe), ["denoiser.depth=2"]), out, resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, tiny_recipe: Path, tiny_run: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(tiny_run, out)
+    path = out / "denoiser" / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[: os.path.getsize(path) // 2])
+    with pytest.raises(LatentiaError, match="not a readable safetensors file"):
+        train(load_recipe(str(tiny_recipe)), out, resume=True)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "first_stage.kind=AutoencoderVQ",
+        "first_stage.discriminator={start: 4, width: 8, layers: 1}",
+        "process={kind: VP, schedule: cosine, min_snr_gamma: 5}",
+        "process={kind: EDM}",
+        "denoiser={kind: UNet, width: 16, multipliers: [1, 2], blocks: 1, heads: 2}",
+        "training.optimizer=muon",
+        "training.ema_decay=0.9",
+        "data.flips=true",
+        "label_dropout=1.0",
+    ],
+)
+def test_every_kind_of_run_reaches_a_model(override: str, tmp_path: Path, tiny_recipe: Path) -> None:
+    from latentia.model import load
+
+    steps = ["first_stage.training.steps=6", "training.steps=2"]
+    model = load(train(load_recipe(str(tiny_recipe), [override, *steps]), tmp_path / "out"))
+    images = model.generate([0, 10], steps=2)
+    assert images.shape == (2, 8, 8, 1)
+    assert images.std() > 0
+
+
+def test_perceptual_features_join_the_loss(tmp_path: Path, tiny_recipe: Path) -> None:
+    from torch import nn
+
+    torch.manual_seed(0)
+    features = nn.Conv2d(1, 4, 3)
+    train(load_recipe(str(tiny_recipe), ["training.steps=1"]), tmp_path / "out", perceptual=features)
+    rows = read_log(tmp_path / "out" / "first_stage" / "log.csv")
+    assert all(row["perceptual_loss"] > 0 for row in rows)
+    assert all(parameter.grad is None for parameter in features.parameters())
+
+
+def test_stopped_is_no_error_of_the_users() -> None:
+    assert not issubclass(Stopped, LatentiaError)
