@@ -14,10 +14,11 @@ data: {name: digits}
 first_stage:
   latent_channels: 2
   channels: [8, 8]
-  training: {steps: 12, batch_size: 16, learning_rate: 2.0e-3, warmup: 2, log_every: 1, checkpoint_every: 4, preview_every: 12}
+  training: &loop
+    {steps: 12, batch_size: 16, learning_rate: 2.0e-3, warmup: 2, log_every: 1, checkpoint_every: 4, preview_every: 12}
 process: {kind: RectifiedFlow}
 denoiser: {kind: DiT, width: 16, depth: 1, heads: 2}
-training: {steps: 12, batch_size: 16, learning_rate: 2.0e-3, warmup: 2, log_every: 1, checkpoint_every: 4, preview_every: 12}
+training: *loop
 sampling: {steps: 3}
 """
 
@@ -29,7 +30,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LATENTIA_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH", "")])
+        )
         yield
 
 

@@ -49,7 +49,11 @@ def data_show(
     from latentia.data import load_pictures, picture_grid, save_png
 
     pictures = load_pictures(
-        name, _one_of("--split", split, "train", "test"), size, _one_of("--on-corrupt", on_corrupt, "refuse", "skip"), root
+        name,
+        _one_of("--split", split, "train", "test"),
+        size,
+        _one_of("--on-corrupt", on_corrupt, "refuse", "skip"),
+        root,
     )
     _show_pairs(
         {
@@ -89,7 +93,9 @@ def recipe_list() -> None:
 
 @recipe_app.command("show")
 def recipe_show(
-    name: Annotated[str | None, typer.Argument(help="A recipe's name or file; without one, every field is explained.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A recipe's name or file; without one, every field is explained.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Print a recipe in full, or explain every field a recipe can have."""
@@ -121,7 +127,9 @@ def train(
 def sample(
     model: Model,
     out: Annotated[Path, typer.Option(help="A .png grid, a .npy array, a .gif of the denoising, or a folder of PNGs.")],
-    class_: Annotated[str | None, typer.Option("--class", help="Class name or number; without one, all in turn.")] = None,
+    class_: Annotated[
+        str | None, typer.Option("--class", help="Class name or number; without one, all in turn.")
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 64,
     steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="Steps of the sampler.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = None,
@@ -161,7 +169,9 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="Data set to measure against; without it, the model's own.")] = None,
     root: Root = None,
     count: Annotated[int, typer.Option(min=10, help="How many pictures to generate.")] = 10_000,
-    features: Annotated[str, typer.Option(help="classifier (trained here) or inception (the real FID).")] = "classifier",
+    features: Annotated[
+        str, typer.Option(help="classifier (trained here) or inception (the real FID).")
+    ] = "classifier",
     inception_weights: Annotated[Path | None, typer.Option(help="File of torch-fidelity's Inception weights.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="Steps of the sampler.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = None,
@@ -323,7 +333,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Latent diffusion, end to end."""
 

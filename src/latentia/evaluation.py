@@ -40,7 +40,7 @@ def evaluate_model(
 ) -> str:
     """Measures a model folder and returns the report as Markdown.
 
-    The first stage is measured on the test split, the generator by `count` pictures with all classes equally often. `out`
+    The first stage is measured on the test split, the generator by `count` pictures of all classes equally often. `out`
     gets report.md, report.json, samples.png, reconstructions.png and neighbours.png (generated pictures beside their
     nearest training pictures in feature space).
 
@@ -99,11 +99,12 @@ def _splits(model: LatentModel, data: str | None, root: str | Path | None) -> tu
     if name is None:
         raise LatentiaError("the model does not say what it was trained on; name a data set")
     train, test = (
-        load_pictures(name, split, model.image_size, recipe.get("on_corrupt", "refuse"), root) for split in ("train", "test")
+        load_pictures(name, split, model.image_size, recipe.get("on_corrupt", "refuse"), root)
+        for split in ("train", "test")
     )
     if train.channels != model.first_stage.config["in_channels"] or train.class_names != model.class_names:
         raise LatentiaError(
-            f"{train.name} has {train.channels} channels and classes {', '.join(train.class_names) or 'none'}; the model "
+            f"{train.name} has {train.channels} channels, classes {', '.join(train.class_names) or 'none'}; the model "
             f"was trained for {model.first_stage.config['in_channels']} and {', '.join(model.class_names) or 'none'}"
         )
     return train, test

@@ -28,7 +28,7 @@ def cache_dir() -> Path:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary sibling of `path`; on success it is flushed to disk and renamed to `path`, on failure removed."""
+    """Yields a temporary sibling of `path`: on success flushed to disk and renamed to `path`, on failure removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -109,7 +109,9 @@ class LatentModel:
         null = len(self.class_names)
         wanted = np.full(labels, null) if isinstance(labels, int) else np.asarray(labels, dtype=np.int64)
         if wanted.ndim != 1 or len(wanted) == 0:
-            raise LatentiaError(f"labels have shape {wanted.shape}, expected a list of one or more, or a positive count")
+            raise LatentiaError(
+                f"labels have shape {wanted.shape}, expected a list of one or more, or a positive count"
+            )
         if wanted.min() < 0 or wanted.max() > null:
             raise LatentiaError(f"labels run from {wanted.min()} to {wanted.max()}, expected 0 to {null}")
         given = {

@@ -57,6 +57,15 @@ def test_measuring_again_changes_nothing():
     torch.testing.assert_close(model.latent_std, first[1])
 
 
+def test_earlier_statistics_leave_no_trace():
+    fresh, used, x = build(), build(), pictures(20)
+    set_latent_statistics(used, torch.tensor([0.7, -2.0, 0.0]), torch.tensor([3.0, 0.1, 1.0]))
+    measure_latent_statistics(fresh, [x])
+    measure_latent_statistics(used, [x])
+    torch.testing.assert_close(used.latent_mean, fresh.latent_mean)
+    torch.testing.assert_close(used.latent_std, fresh.latent_std)
+
+
 def test_a_large_mean_costs_no_digits():
     class Far(AutoencoderKL):
         def encode(self, x: Tensor) -> Tensor:

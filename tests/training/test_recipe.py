@@ -86,6 +86,8 @@ def test_sections_offer_what_the_constructors_take() -> None:
 
 def test_every_field_is_documented() -> None:
     rows = describe_fields()
-    assert {"denoiser.depth", "process.min_snr_gamma", "first_stage.discriminator.weight"} <= {name for name, _, _ in rows}
+    assert {"denoiser.depth", "process.min_snr_gamma", "first_stage.discriminator.weight"} <= {
+        name for name, _, _ in rows
+    }
     undocumented = [name for name, _, description in rows if not description and not name.endswith(".kind")]
     assert undocumented == []

@@ -61,7 +61,11 @@ def test_a_run_leaves_all_that_it_promises(tiny_run: Path) -> None:
 
 
 def test_training_lowers_both_losses(tmp_path: Path, tiny_recipe: Path) -> None:
-    more = [f"{part}.{field}" for part in ("training", "first_stage.training") for field in ("steps=150", "learning_rate=0.01")]
+    more = [
+        f"{part}.{field}"
+        for part in ("training", "first_stage.training")
+        for field in ("steps=150", "learning_rate=0.01")
+    ]
     train(load_recipe(str(tiny_recipe), more), tmp_path / "out")
     for stage in ("first_stage", "denoiser"):
         losses = [row["loss"] for row in read_log(tmp_path / "out" / stage / "log.csv")]
@@ -102,7 +106,15 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, tiny_r
 def test_two_processes_give_the_loss_of_one(tmp_path: Path, tiny_recipe: Path, tiny_run: Path) -> None:
     """Data-parallel over gloo, on the same global batch and the same first stage."""
     out = tmp_path / "out"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "-m", "latentia"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--master-port=0",
+        "-m",
+        "latentia",
+    ]
     stage = str(tiny_run / "model" / "first_stage")
     command = [*launcher, "train", str(tiny_recipe), "--out", str(out), "--first-stage", stage]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -127,7 +127,7 @@ class DiT(nn.Module):
     `grid` is the latent's size, e.g. (7, 7) for a picture or (64,) for a text, and `patch` the edge of a patch. With
     `rope`, `swiglu`, `qk_norm` and `rms_norm` all False this is the model of Peebles & Xie 2023, §3.2, to the weight.
     `rope` adds axial rotary positions to the fixed absolute ones, `swiglu` gates the feed-forward, `qk_norm` normalises
-    queries and keys, `rms_norm` drops the mean from the norms (Yao et al. 2025, table 3). `shared_modulation` gives all
+    queries and keys, `rms_norm` drops the mean from the norms (Yao et al. 2025). `shared_modulation` gives all
     blocks one modulation network plus an offset each (adaLN-single, Chen et al. 2023, §2.3): a third fewer parameters.
     The output is exactly zero at initialisation. Raises LatentiaError for sizes that do not fit each other.
     """

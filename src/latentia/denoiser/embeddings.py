@@ -40,7 +40,7 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """A learned vector per class and one more, at index `num_classes`, for "no class" (Ho & Salimans 2022, §3.1)."""
+    """A learned vector per class and one more, at index `num_classes`, for "no class" (Ho & Salimans 2022, §3.2)."""
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()

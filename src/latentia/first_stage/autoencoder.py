@@ -1,4 +1,4 @@
-"""The convolutional encoder and decoder that both first stages share (after Rombach et al. 2022, App. E)."""
+"""The convolutional encoder and decoder that both first stages share (after Rombach et al. 2022, App. G)."""
 
 import math
 from collections.abc import Sequence

@@ -28,9 +28,9 @@ from latentia.training.recipe import Recipe
 def train_first_stage(
     recipe: Recipe, pictures: PictureSet, folder: Path, accelerator: Accelerator, *, perceptual: nn.Module | None = None
 ) -> FirstStage:
-    """Trains, or continues, the recipe's first stage on `pictures` and returns it with averaged weights and measured latents.
+    """Trains, or continues, the recipe's first stage and returns it with averaged weights and measured latents.
 
-    The loss is LDM's (Rombach 2022, §3.1 and App. G; Esser 2021, eq. 4–7): reconstruction + perceptual + w · regulariser
+    The loss is LDM's (Rombach 2022, §3.1, App. G; Esser 2021, eq. 4–7): reconstruction + perceptual + w · regulariser
     + λ · adversary. `perceptual` is any frozen network that gives feature maps. Writes the log, the checkpoint and
     reconstructions (originals above) into `folder`.
 
@@ -47,7 +47,9 @@ def train_first_stage(
     adversary = stage.discriminator
     if adversary is not None:
         critic = PatchDiscriminator(pictures.channels, adversary.width, adversary.layers).to(device)
-        judge, judge_trainee = prepare(critic, stage.training, accelerator, compile=False, learning_rate=adversary.learning_rate)
+        judge, judge_trainee = prepare(
+            critic, stage.training, accelerator, compile=False, learning_rate=adversary.learning_rate
+        )
         trainees["discriminator"] = Trainee(judge, judge_trainee.optimizers)
 
     order = ShuffledOrder(len(pictures), stage.training.batch_size, recipe.seed)
@@ -98,7 +100,11 @@ def train_first_stage(
 
     run_loop(
         accelerator,
-        Checkpoint(folder / "checkpoint.safetensors", trainees, recipe.hash("seed", "data", "first_stage") + pictures.fingerprint),
+        Checkpoint(
+            folder / "checkpoint.safetensors",
+            trainees,
+            recipe.hash("seed", "data", "first_stage") + pictures.fingerprint,
+        ),
         update,
         title="first stage",
         folder=folder,

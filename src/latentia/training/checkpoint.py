@@ -4,8 +4,9 @@ Random numbers and the data position are functions of (seed, step) (`order.py`),
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -36,7 +37,7 @@ class Trainee:
     ema: EMA | None = None
 
     def state(self) -> dict[str, Tensor]:
-        tensors = {f"module.{name}": value for name, value in get_model_state_dict(self.module, options=WHOLE).items()}
+        tensors = {f"module.{name}": value for name, value in self._weights().items()}
         for number, optimizer in enumerate(self.optimizers):
             state = get_optimizer_state_dict(self.module, optimizer, options=WHOLE)
             for name, value in state.items():
@@ -49,19 +50,24 @@ class Trainee:
     def averaged_weights(self) -> dict[str, Tensor]:
         """The module's whole state dict with averaged parameters, on the CPU."""
         if self.ema is None:
-            return dict(get_model_state_dict(self.module, options=WHOLE))
+            return self._weights()
         with self.ema.swapped():
-            return {name: value.clone() for name, value in get_model_state_dict(self.module, options=WHOLE).items()}
+            return self._weights()
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         if self.ema is not None:
-            set_model_state_dict(self.module, _under(tensors, "ema."), options=WHOLE)
+            set_model_state_dict(self.module, dict(_under(tensors, "ema.")), options=WHOLE)
             self.ema.copy_from_weights()
-        set_model_state_dict(self.module, _under(tensors, "module."), options=WHOLE)
+        set_model_state_dict(self.module, dict(_under(tensors, "module.")), options=WHOLE)
         for number, optimizer in enumerate(self.optimizers):
-            state = dict(get_optimizer_state_dict(self.module, optimizer, options=WHOLE))
-            state.update(_under(tensors, f"optimizer.{number}."))
+            state: dict[str, Any] = dict(get_optimizer_state_dict(self.module, optimizer, options=WHOLE))
+            state |= _under(tensors, f"optimizer.{number}.")
             set_optimizer_state_dict(self.module, optimizer, state, options=WHOLE)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """A copy of the module's whole state dict: on the CPU the original would change with the next update."""
+        state: dict[str, Any] = get_model_state_dict(self.module, options=WHOLE)
+        return {name: value.clone() for name, value in state.items()}
 
 
 @dataclass
@@ -71,13 +77,14 @@ class Checkpoint:
     path: Path
     trainees: dict[str, Trainee]
     identity: str  # what must not change between stop and resume, such as the recipe's hash
-    extra: dict[str, str] = field(default_factory=dict)
 
     def save(self, step: int, *, write: bool = True) -> None:
-        """Every process gathers; the one with `write` replaces the file, which is the old one or the new one at any moment."""
-        tensors = {f"{name}.{key}": value for name, trainee in self.trainees.items() for key, value in trainee.state().items()}
+        """Every process gathers; the one with `write` replaces the file, which is always the old or the new one."""
+        tensors = {
+            f"{name}.{key}": value for name, trainee in self.trainees.items() for key, value in trainee.state().items()
+        }
         if write:
-            write_tensors(self.path, tensors, {"step": str(step), "identity": self.identity, **self.extra})
+            write_tensors(self.path, tensors, {"step": str(step), "identity": self.identity})
 
     def restore(self) -> int:
         """Loads the file and returns its step; 0 where there is no file.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def power_exponent(sigma_rel: float) -> float:
-    """γ of the power-function average whose relative width is `sigma_rel` (Karras 2024 "EDM2", eq. 123 and algorithm 2).
+    """γ of the power-function average whose relative width is `sigma_rel` (Karras 2024 "EDM2", algorithm 2).
 
     Solves γ³ + 7γ² + (16 − s)γ + (12 − s) = 0 for s = σ_rel⁻²; 0 < sigma_rel < 0.288.
     """
@@ -20,7 +20,7 @@ def power_exponent(sigma_rel: float) -> float:
 
 def power_decay(step: int, exponent: float) -> float:
     """β of update number `step` ≥ 1: (1 − 1/step)^(γ+1) (EDM2, eq. 127). The first update copies the weights."""
-    return (1 - 1 / step) ** (exponent + 1)
+    return float((1 - 1 / step) ** (exponent + 1))
 
 
 class EMA:

@@ -1,7 +1,6 @@
-"""What both stages ask of Accelerate: a device, a precision, a wrapped module with its optimizers, a share of a batch."""
+"""What both stages ask of Accelerate: device, precision, a wrapped module with its optimizers, a share of a batch."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -25,7 +24,9 @@ def build_accelerator(compute: Compute) -> Accelerator:
     return Accelerator(mixed_precision=precision)
 
 
-def prepare(module: Module, loop: Loop, accelerator: Accelerator, *, compile: bool, learning_rate: float | None = None) -> tuple[Module, Trainee]:
+def prepare(
+    module: Module, loop: Loop, accelerator: Accelerator, *, compile: bool, learning_rate: float | None = None
+) -> tuple[Module, Trainee]:
     """The module as the training step calls it, and as optimizers, EMA and checkpoint see it."""
     if compile:
         module.compile()
@@ -41,7 +42,9 @@ def prepare(module: Module, loop: Loop, accelerator: Accelerator, *, compile: bo
     return wrapped, Trainee(wrapped, optimizers, ema)
 
 
-def apply_gradients(trainee: Trainee, loop: Loop, step: int, accelerator: Accelerator, *, peak: float | None = None) -> None:
+def apply_gradients(
+    trainee: Trainee, loop: Loop, step: int, accelerator: Accelerator, *, peak: float | None = None
+) -> None:
     """Clips, sets the learning rate of `step`, updates and clears the gradients."""
     accelerator.clip_grad_norm_(trainee.module.parameters(), loop.clip_norm)
     factor = warmup_cosine(step, warmup=loop.warmup, steps=loop.steps)
@@ -64,5 +67,7 @@ def averaged(values: Mapping[str, Tensor], accelerator: Accelerator) -> dict[str
     """The mean of each 0-d tensor over the processes."""
     if accelerator.num_processes == 1:
         return dict(values)
-    together: Any = accelerator.reduce(torch.stack([value.detach().float() for value in values.values()]), reduction="mean")
+    together: Any = accelerator.reduce(
+        torch.stack([value.detach().float() for value in values.values()]), reduction="mean"
+    )
     return dict(zip(values, together.unbind(), strict=True))

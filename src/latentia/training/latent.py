@@ -41,8 +41,8 @@ def train_denoiser(
     """Trains, or continues, the recipe's denoiser on cached latents and returns the model with averaged weights.
 
     A step draws times t and noise ε for the whole batch, replaces `label_dropout` of the labels by the null class (Ho &
-    Salimans 2022, Alg. 1) and lowers the process's weighted error. Every process draws the whole batch's numbers and takes
-    its share, so the loss does not depend on how many there are. Writes log, checkpoint and sample grids into `folder`.
+    Salimans 2022, Alg. 1) and lowers the process's weighted error. Every process draws all numbers and takes its
+    share, so the loss does not depend on how many there are. Writes log, checkpoint and sample grids into `folder`.
 
     Raises LatentiaError where sizes do not fit or the loss breaks, and Stopped on Ctrl-C.
     """

@@ -11,7 +11,7 @@ from latentia.files import atomic_path
 
 
 class Log:
-    """Rows of named numbers by step, in `log.csv` and in `tensorboard/`. Rows after `step` (of a killed run) are dropped."""
+    """Named numbers by step, in `log.csv` and in `tensorboard/`. Rows after `step` (a killed run's) are dropped."""
 
     def __init__(self, folder: Path, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)

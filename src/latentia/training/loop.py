@@ -78,7 +78,9 @@ def _means(pending: list[dict[str, Tensor]], before: int, path: Path) -> dict[st
         for number, value in enumerate(values):
             if not math.isfinite(value):
                 kept = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint had been written yet"
-                raise LatentiaError(f"{name} became {value} at step {before + number + 1}; {kept}; lower the learning rate")
+                raise LatentiaError(
+                    f"{name} became {value} at step {before + number + 1}; {kept}; lower the learning rate"
+                )
     return {name: sum(values) / len(values) for name, values in table.items()}
 
 

@@ -9,7 +9,7 @@ from torch.optim import AdamW, Muon, Optimizer
 
 
 def warmup_cosine(step: int, *, warmup: int, steps: int, final: float = 0.0) -> float:
-    """The factor on the learning rate of update `step` = 0, 1, …: linear warm-up to 1, then half a cosine down to `final`."""
+    """The factor on the learning rate of update `step` = 0, 1…: linear warm-up to 1, then half a cosine to `final`."""
     if step < warmup:
         return (step + 1) / warmup
     done = min(1.0, (step - warmup) / max(1, steps - warmup))
@@ -26,11 +26,13 @@ def build_optimizers(
 ) -> list[Optimizer]:
     """AdamW on everything, or Muon (Jordan 2024) on the matrices inside the blocks and AdamW on the rest.
 
-    Muon's update is rescaled to AdamW's root-mean-square (Liu 2025, "Muon is scalable", eq. 4), so that one learning rate
+    Muon's update is rescaled to AdamW's root mean square (Liu 2025, "Muon is scalable", eq. 4): one learning rate
     serves both. Embeddings, the output layer, vectors and convolutions stay with AdamW, as Jordan advises.
     """
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-    matrices = {name for name, parameter in named if kind == "muon" and parameter.ndim == 2 and ".blocks." in f".{name}"}
+    matrices = {
+        name for name, parameter in named if kind == "muon" and parameter.ndim == 2 and ".blocks." in f".{name}"
+    }
     rest = (parameter for name, parameter in named if name not in matrices)
     optimizers: list[Optimizer] = [AdamW(rest, lr=learning_rate, betas=(0.9, beta2), weight_decay=weight_decay)]
     if matrices:

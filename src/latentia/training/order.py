@@ -24,11 +24,12 @@ class ShuffledOrder:
 
     def batch(self, step: int) -> Tensor:
         """The row numbers of batch `step`: int64 (batch_size,); a batch may span two passes."""
-        position, rows = step * self.batch_size, []
-        while sum(map(len, rows)) < self.batch_size:
+        rows: list[Tensor] = []
+        position, missing = step * self.batch_size, self.batch_size
+        while missing > 0:
             epoch, offset = divmod(position, self.count)
-            rows.append(self._pass(epoch)[offset : offset + self.batch_size - sum(map(len, rows))])
-            position += len(rows[-1])
+            rows.append(self._pass(epoch)[offset : offset + missing])
+            position, missing = position + len(rows[-1]), missing - len(rows[-1])
         return torch.cat(rows)
 
     def _pass(self, epoch: int) -> Tensor:

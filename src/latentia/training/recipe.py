@@ -23,11 +23,13 @@ class Section(BaseModel):
 class Data(Section):
     name: str = Field(
         "auto",
-        description="fashion-mnist, digits, cifar10, hf:NAME, or the path of a folder of pictures, a parquet file or an "
-        "archive; auto takes fashion-mnist where it can be had and digits elsewhere",
+        description="fashion-mnist, digits, cifar10, hf:NAME, or the path of a folder of pictures, a parquet file or "
+        "an archive; auto takes fashion-mnist where it can be had and digits elsewhere",
     )
     root: str | None = Field(None, description="folder that holds the files of a named set")
-    size: int | None = Field(None, ge=4, le=2048, description="side in pixels: resize and centre-crop; null keeps the set's own")
+    size: int | None = Field(
+        None, ge=4, le=2048, description="side in pixels: resize and centre-crop; null keeps the set's own"
+    )
     on_corrupt: Literal["refuse", "skip"] = Field("refuse", description="what to do about pictures that cannot be read")
     flips: bool = Field(False, description="train on left-right mirrored pictures as well")
 
@@ -38,10 +40,14 @@ class Loop(Section):
     learning_rate: float = Field(gt=0, description="peak learning rate")
     warmup: int = Field(100, ge=0, description="updates of linear warm-up, before the cosine down to zero")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
-    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: Muon on the blocks' matrices, AdamW on the rest")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: Muon on the blocks' matrices, AdamW on the rest"
+    )
     beta2: float = Field(0.99, gt=0, lt=1, description="AdamW's second-moment decay")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    ema_decay: float | None = Field(None, ge=0, lt=1, description="constant decay of the EMA; null: power function (EDM2)")
+    ema_decay: float | None = Field(
+        None, ge=0, lt=1, description="constant decay of the EMA; null: power function (EDM2)"
+    )
     ema_sigma_rel: float = Field(0.1, gt=0, lt=0.28, description="relative width of the power-function EMA")
     log_every: int = Field(20, ge=1, description="updates between two rows of the log")
     checkpoint_every: int = Field(200, ge=1, description="updates between two checkpoints")
@@ -57,9 +63,13 @@ class Discriminator(Section):
 
 
 class FirstStage(Section):
-    kind: Literal["AutoencoderKL", "AutoencoderVQ"] = Field("AutoencoderKL", description="how the latent is regularised")
+    kind: Literal["AutoencoderKL", "AutoencoderVQ"] = Field(
+        "AutoencoderKL", description="how the latent is regularised"
+    )
     latent_channels: int = Field(4, ge=1, le=256, description="channels of the latent")
-    channels: tuple[int, ...] = Field((32, 64, 64), min_length=1, description="width by level; each level after the first halves the grid")
+    channels: tuple[int, ...] = Field(
+        (32, 64, 64), min_length=1, description="width by level; each level after the first halves the grid"
+    )
     blocks: int = Field(1, ge=1, le=8, description="residual blocks a level")
     patch: int = Field(1, ge=1, le=16, description="side of the space-to-depth stem; multiplies the downsampling")
     attention: bool = Field(False, description="one self-attention layer in the middle")
@@ -81,7 +91,9 @@ class VP(Section):
     kind: Literal["VP"] = "VP"
     schedule: Literal["linear", "cosine", "scaled_linear"] = Field("cosine", description="noise schedule")
     timesteps: int = Field(1000, ge=2, le=100_000, description="discrete timesteps")
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = Field("v_prediction", description="what the network predicts")
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = Field(
+        "v_prediction", description="what the network predicts"
+    )
     beta_start: float = Field(1e-4, gt=0, lt=1, description="first β of the linear schedules")
     beta_end: float = Field(0.02, gt=0, lt=1, description="last β of the linear schedules")
     min_snr_gamma: float | None = Field(None, gt=0, description="γ of the min-SNR-γ loss weight; null: none")
@@ -133,13 +145,17 @@ class DiT(Preset):
     swiglu: bool = Field(True, description="SwiGLU instead of GELU")
     qk_norm: bool = Field(True, description="normalise queries and keys")
     rms_norm: bool = Field(True, description="RMSNorm instead of LayerNorm")
-    shared_modulation: bool = Field(True, description="one modulation for all blocks (PixArt-α); false: adaLN-Zero in each block")
+    shared_modulation: bool = Field(
+        True, description="one modulation for all blocks (PixArt-α); false: adaLN-Zero in each block"
+    )
 
 
 class UNet(Preset):
     kind: Literal["UNet"] = "UNet"
     width: int = Field(64, ge=8, description="channels of the first level")
-    multipliers: tuple[int, ...] = Field((1, 2), min_length=1, description="width by level, in multiples; each level halves the grid")
+    multipliers: tuple[int, ...] = Field(
+        (1, 2), min_length=1, description="width by level, in multiples; each level halves the grid"
+    )
     blocks: int = Field(2, ge=1, description="residual blocks a level")
     attention_levels: tuple[int, ...] = Field((1,), description="levels with self-attention")
     heads: int = Field(4, ge=1, description="attention heads")
@@ -147,16 +163,22 @@ class UNet(Preset):
 
 
 class Sampling(Section):
-    sampler: Literal["ddpm", "ddim", "euler", "heun", "dpm_solver_2m", "unipc_2"] = Field("dpm_solver_2m", description="solver")
+    sampler: Literal["ddpm", "ddim", "euler", "heun", "dpm_solver_2m", "unipc_2"] = Field(
+        "dpm_solver_2m", description="solver"
+    )
     steps: int = Field(20, ge=1, description="steps of the solver")
     spacing: Literal["karras", "uniform", "trailing"] = Field("uniform", description="how the timesteps are spread")
     guidance_scale: float = Field(1.0, ge=0, description="classifier-free guidance; 1: none")
-    guidance_interval: tuple[float, float] | None = Field(None, description="σ/α between which guidance acts; null: everywhere")
+    guidance_interval: tuple[float, float] | None = Field(
+        None, description="σ/α between which guidance acts; null: everywhere"
+    )
     guidance_rescale: float = Field(0.0, ge=0, le=1, description="share of the rescaling against over-exposure")
 
 
 class Compute(Section):
-    mixed_precision: Literal["auto", "no", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it, else no")
+    mixed_precision: Literal["auto", "no", "bf16"] = Field(
+        "auto", description="auto: bf16 on GPUs that have it, else no"
+    )
     compile: bool = Field(False, description="torch.compile the networks; needs a C++ compiler on the CPU")
     microbatches: int = Field(1, ge=1, description="parts into which a process cuts its batch, to save memory")
     weights_dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="type of the saved weights")
@@ -166,18 +188,22 @@ class Recipe(Section):
     name: str = Field("run", description="name of the run")
     description: str = Field("", description="what the recipe is for")
     seed: int = Field(0, ge=0, description="seed of everything random")
-    data: Data = Field(default_factory=Data, description="the pictures")
+    data: Data = Field(Data(), description="the pictures")
     first_stage: FirstStage = Field(description="the autoencoder")
     process: Annotated[VP | RectifiedFlow | EDM, Field(discriminator="kind", description="the diffusion process")]
     denoiser: Annotated[DiT | UNet, Field(discriminator="kind", description="the denoiser")]
-    label_dropout: float = Field(0.1, ge=0, le=1, description="share of labels replaced by the null class, for guidance")
+    label_dropout: float = Field(
+        0.1, ge=0, le=1, description="share of labels replaced by the null class, for guidance"
+    )
     training: Loop = Field(description="how the denoiser is trained")
-    sampling: Sampling = Field(default_factory=Sampling, description="defaults of `latentia sample` for this model")
-    compute: Compute = Field(default_factory=Compute, description="device, precision and memory")
+    sampling: Sampling = Field(Sampling(), description="defaults of `latentia sample` for this model")
+    compute: Compute = Field(Compute(), description="device, precision and memory")
 
     def hash(self, *sections: str) -> str:
         """A hash of the named sections, to tell whether two runs are the same."""
-        return hashlib.sha256(json.dumps(self.model_dump(include=set(sections)), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.model_dump(include=set(sections)), sort_keys=True).encode()).hexdigest()[
+            :16
+        ]
 
 
 def bundled_recipes() -> dict[str, Path]:
@@ -193,7 +219,9 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = bundled_recipes().get(name, Path(name))
     if not path.is_file():
-        raise LatentiaError(f"{name} is neither a recipe file nor one of the bundled recipes: {', '.join(bundled_recipes())}")
+        raise LatentiaError(
+            f"{name} is neither a recipe file nor one of the bundled recipes: {', '.join(bundled_recipes())}"
+        )
     for override in overrides:
         if "=" not in override:
             raise LatentiaError(f"--set {override}: expected field=value, such as denoiser.depth=8")

@@ -98,7 +98,7 @@ def _first_stage(
         stage = load_part(source, FIRST_STAGES)
         if stage.config["in_channels"] != pictures.channels:
             raise LatentiaError(
-                f"{source} reads pictures of {stage.config['in_channels']} channels, {pictures.name} has {pictures.channels}"
+                f"{source} reads {stage.config['in_channels']} channels, but {pictures.name} has {pictures.channels}"
             )
         return stage.to(accelerator.device).eval().requires_grad_(False)
     stage = train_first_stage(recipe, pictures, folder, accelerator, perceptual=perceptual)
