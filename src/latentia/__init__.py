@@ -2,7 +2,8 @@
 
 from typing import Any
 
-__version__ = "0.1.0"
+from latentia.version import __version__
+
 __all__ = ["LatentModel", "LatentiaError", "__version__", "load", "load_pictures", "load_recipe", "train"]
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentia import __version__
 from latentia.errors import LatentiaError, Stopped
+from latentia.version import __version__
 
 if TYPE_CHECKING:
     from latentia.model import LatentModel

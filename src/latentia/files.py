@@ -91,7 +91,7 @@ def load_part(folder: Path, classes: Mapping[str, Callable[..., Part]]) -> Part:
     """
     config = read_json(folder / CONFIG_NAME)
     name = config.pop("_class_name", None)
-    if name not in classes:
+    if not isinstance(name, str) or name not in classes:
         raise LatentiaError(f"{folder / CONFIG_NAME} names class {name!r}, expected one of {', '.join(classes)}")
     try:
         part = classes[name](**config)
@@ -115,5 +115,5 @@ def module_hash(module: nn.Module) -> str:
     digest = hashlib.sha256(type(module).__name__.encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

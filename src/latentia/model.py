@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-import latentia
 from latentia.data import class_index, to_float, to_uint8
 from latentia.denoiser import DENOISERS
 from latentia.diffusion import (
@@ -33,6 +32,7 @@ from latentia.diffusion import (
 from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, load_part, read_json, save_part, write_json
 from latentia.first_stage import FIRST_STAGES, FirstStage
+from latentia.version import __version__
 
 INDEX_NAME, TRAINING_NAME = "model_index.json", "training.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -162,7 +162,7 @@ class LatentModel:
         write_json(folder / TRAINING_NAME, self.training)
         index = {
             "_class_name": "LatentModel",
-            "_latentia_version": latentia.__version__,
+            "_latentia_version": __version__,
             "first_stage": ["latentia", type(self.first_stage).__name__],
             "process": ["latentia", type(self.process).__name__],
             "denoiser": ["latentia", type(self.denoiser).__name__],

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from diffusers import DiTTransformer2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peers import dit_from_diffusers
 
 from latentia.denoiser import DiT, count_parameters
 from latentia.denoiser.dit import Attention, SwiGLU, patchify, unpatchify
@@ -73,45 +74,7 @@ def test_classic_dit_is_that_of_diffusers(patch, size, out_channels):
         norm_eps=1e-6,
     )
     theirs = randomised(theirs)
-    ours = DiT(
-        in_channels=4,
-        grid=(size, size),
-        patch=patch,
-        width=24,
-        depth=2,
-        heads=3,
-        num_classes=7,
-        out_channels=out_channels,
-        **CLASSIC,
-    )
-    their = theirs.state_dict()
-    state = {
-        "patch_embed.weight": their["pos_embed.proj.weight"].flatten(1),
-        "patch_embed.bias": their["pos_embed.proj.bias"],
-        "label_embed.table.weight": their["transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"],
-    }
-    renamed = {
-        "time_embed.hidden": "transformer_blocks.0.norm1.emb.timestep_embedder.linear_1",
-        "time_embed.out": "transformer_blocks.0.norm1.emb.timestep_embedder.linear_2",
-        "final_modulation": "proj_out_1",
-        "final": "proj_out_2",
-    }
-    for i in range(2):
-        block, origin = f"blocks.{i}", f"transformer_blocks.{i}"
-        renamed[f"{block}.modulation"] = f"{origin}.norm1.linear"
-        renamed[f"{block}.attention.out"] = f"{origin}.attn1.to_out.0"
-        renamed[f"{block}.mlp.0"] = f"{origin}.ff.net.0.proj"
-        renamed[f"{block}.mlp.2"] = f"{origin}.ff.net.2"
-        for kind in ("weight", "bias"):
-            qkv = [their[f"{origin}.attn1.to_{part}.{kind}"] for part in "qkv"]
-            state[f"{block}.attention.qkv.{kind}"] = torch.cat(qkv)
-        # diffusers keeps one copy of the embedders in every block; the first is the one the final layer sees
-        copy, first = (theirs.transformer_blocks[n].norm1.emb for n in (i, 0))
-        copy.load_state_dict(first.state_dict())
-    for name, origin in renamed.items():
-        for kind in ("weight", "bias"):
-            state[f"{name}.{kind}"] = their[f"{origin}.{kind}"]
-    ours.load_state_dict(state)
+    ours = dit_from_diffusers(theirs)
 
     x, _ = inputs(3, 4, (size, size))
     time, label = torch.tensor([0, 321, 999]), torch.tensor([2, 0, 7])

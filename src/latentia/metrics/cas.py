@@ -39,12 +39,12 @@ def classification_accuracy_score(
     """
     check_alike("generated pictures", generated_images, real_train.name, real_train.images)
     check_alike(real_train.name, real_train.images, real_test.name, real_test.images)
-    if real_train.class_names != real_test.class_names:
-        raise LatentiaError(f"{real_train.name} and {real_test.name} name different classes")
     classes = real_train.num_classes
-    generated_labels = check_labels("generated pictures", generated_labels, len(generated_images), classes)
     real_labels = check_labels(real_train.name, real_train.labels, len(real_train), classes)
     test_labels = check_labels(real_test.name, real_test.labels, len(real_test), classes)
+    generated_labels = check_labels("generated pictures", generated_labels, len(generated_images), classes)
+    if real_train.class_names != real_test.class_names:
+        raise LatentiaError(f"{real_train.name} and {real_test.name} name different classes")
     n = min(len(generated_images), len(real_train))
     generator = np.random.default_rng(seed)
 

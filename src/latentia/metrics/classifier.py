@@ -26,7 +26,7 @@ WIDTH = 16  # channels of the first block; each next one has twice as many
 FEATURES = 128
 LEARNING_RATE = 6e-3
 WEIGHT_DECAY = 0.01
-MIN_EPOCHS, MIN_STEPS = 8, 640
+MIN_EPOCHS, MIN_STEPS = 8, 320
 AT_ONCE = 1024  # pictures a forward pass without gradients
 
 
@@ -87,7 +87,7 @@ def train_classifier(
     """Trains a classifier by AdamW under one learning-rate cycle (Smith & Topin 2019) and returns it in eval mode.
 
     `images` is uint8 (N, H, W, C), `labels` integer (N,) in [0, num_classes). `epochs` None means 8, or more for small
-    sets until 640 steps are made. The same arguments give the same weights on one machine; no global random state is
+    sets until 320 steps are made. The same arguments give the same weights on one machine; no global random state is
     read or changed. Raises LatentiaError for an empty set, wrong types or shapes, or labels out of range.
     """
     check_pictures("pictures to train a classifier on", images)

@@ -40,18 +40,21 @@ def ssim(original: Pictures, reconstructed: Pictures) -> float:
     side = min(original.shape[1:3]) if original.ndim == 4 else 0
     if 0 < side < UNIFORM_WINDOW:
         raise LatentiaError(f"SSIM needs pictures of at least {UNIFORM_WINDOW} pixels a side, got {side}")
+    window = GAUSSIAN_WINDOW if side >= GAUSSIAN_WINDOW else UNIFORM_WINDOW
+    margin = window // 2
 
     def measure(x: Tensor, y: Tensor) -> Tensor:
-        value = structural_similarity_index_measure(
+        _, full = structural_similarity_index_measure(
             y,
             x,
-            gaussian_kernel=side >= GAUSSIAN_WINDOW,
-            kernel_size=UNIFORM_WINDOW,
+            gaussian_kernel=window == GAUSSIAN_WINDOW,
+            kernel_size=UNIFORM_WINDOW,  # the Gaussian's size follows from its deviation
             data_range=255.0,
             reduction="none",
+            return_full_image=True,
         )
-        assert isinstance(value, Tensor)  # a tuple comes only with return_full_image
-        return value.reshape(-1)
+        # Like the paper, only windows that lie wholly inside count; versions of torchmetrics differ in this.
+        return full[..., margin:-margin, margin:-margin].flatten(1).mean(dim=1)
 
     return _mean_over_pictures(measure, original, reconstructed)
 

@@ -45,6 +45,7 @@ def train_first_stage(
     network, trainee = prepare(model, stage.training, accelerator, compile=recipe.compute.compile)
     trainees = {"first_stage": trainee}
     adversary = stage.discriminator
+    regulariser_weight = stage.kl_weight if stage.kind == "AutoencoderKL" else 1.0  # VQ weighs its commitment itself
     if adversary is not None:
         critic = PatchDiscriminator(pictures.channels, adversary.width, adversary.layers).to(device)
         judge, judge_trainee = prepare(
@@ -70,7 +71,7 @@ def train_first_stage(
             if perceptual is not None:
                 losses["perceptual_loss"] = perceptual_loss(perceptual, result.x, x)
                 total = total + losses["perceptual_loss"]
-            loss = total + stage.kl_weight * result.regulariser
+            loss = total + regulariser_weight * result.regulariser
             if adversary is not None and step >= adversary.start:
                 judge.requires_grad_(False)
                 fooling = hinge_generator_loss(judge(result.x))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -24,8 +23,8 @@ from latentia.errors import LatentiaError
 from latentia.files import read_tensors, write_tensors
 from latentia.training.ema import EMA
 
-# Whole tensors on the CPU, whether the module is plain, DDP or FSDP2; optimizer state flattened to name → tensor.
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+# Whole tensors on the CPU, whether the module is plain, DDP or FSDP2.
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 @dataclass
@@ -39,10 +38,9 @@ class Trainee:
     def state(self) -> dict[str, Tensor]:
         tensors = {f"module.{name}": value for name, value in self._weights().items()}
         for number, optimizer in enumerate(self.optimizers):
-            state = get_optimizer_state_dict(self.module, optimizer, options=WHOLE)
-            for name, value in state.items():
-                if name.startswith("state."):  # the groups' hyperparameters come from the recipe and the step
-                    tensors[f"optimizer.{number}.{name}"] = torch.as_tensor(value)
+            # Only the state: the groups' hyperparameters come from the recipe and the step.
+            for parameter, values in self._optimizer_state(optimizer)["state"].items():
+                tensors |= {f"optimizer.{number}.{parameter}.{name}": value for name, value in values.items()}
         if self.ema is not None:
             tensors |= {f"ema.{name}": value for name, value in self.averaged_weights().items()}
         return tensors
@@ -60,9 +58,15 @@ class Trainee:
             self.ema.copy_from_weights()
         set_model_state_dict(self.module, dict(_under(tensors, "module.")), options=WHOLE)
         for number, optimizer in enumerate(self.optimizers):
-            state: dict[str, Any] = dict(get_optimizer_state_dict(self.module, optimizer, options=WHOLE))
-            state |= _under(tensors, f"optimizer.{number}.")
+            state = self._optimizer_state(optimizer)
+            for key, value in _under(tensors, f"optimizer.{number}.").items():
+                parameter, name = key.rsplit(".", 1)
+                state["state"][parameter][name] = value
             set_optimizer_state_dict(self.module, optimizer, state, options=WHOLE)
+
+    def _optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        state: dict[str, Any] = dict(get_optimizer_state_dict(self.module, optimizer, options=WHOLE))
+        return state
 
     def _weights(self) -> dict[str, Tensor]:
         """A copy of the module's whole state dict: on the CPU the original would change with the next update."""

@@ -76,7 +76,9 @@ class FirstStage(Section):
     codebook_size: int = Field(512, ge=2, le=65536, description="entries of the codebook (VQ)")
     commitment: float = Field(0.25, ge=0, description="weight of the commitment loss (VQ)")
     reconstruction: Literal["l1", "l2"] = Field("l1", description="pixel loss")
-    kl_weight: float = Field(1e-6, ge=0, description="weight of the KL or VQ term beside the mean pixel loss")
+    kl_weight: float = Field(
+        1e-6, ge=0, description="weight of the KL, summed over the latent, beside the mean pixel loss (KL)"
+    )
     discriminator: Discriminator | None = Field(None, description="patch discriminator of VQGAN; null: none")
     training: Loop = Field(description="how the first stage is trained")
 

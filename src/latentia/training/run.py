@@ -12,7 +12,6 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
-import latentia
 from latentia.data import PictureSet, load_pictures
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path, load_part, module_hash, save_part
@@ -23,6 +22,7 @@ from latentia.training.engine import build_accelerator
 from latentia.training.latent import train_denoiser
 from latentia.training.log import plot_losses
 from latentia.training.recipe import Recipe, dump_recipe
+from latentia.version import __version__
 
 VERSIONED = ("torch", "accelerate", "numpy", "safetensors")
 
@@ -123,7 +123,7 @@ def _provenance(
             "skipped": len(pictures.skipped),
         },
         "hashes": {"first_stage": module_hash(model.first_stage), "denoiser": module_hash(model.denoiser)},
-        "versions": {"latentia": latentia.__version__, "python": platform.python_version()}
+        "versions": {"latentia": __version__, "python": platform.python_version()}
         | {name: version(name) for name in VERSIONED},
         "git_commit": git_commit(),
         "machine": {

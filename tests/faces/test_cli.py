@@ -1,0 +1,161 @@
+"""The command line, end to end on real digits, in processes of their own where the exit status matters."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from latentia.cli import app
+from latentia.data import load_pictures
+from latentia.files import read_json
+
+runner = CliRunner()
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "latentia", *arguments], capture_output=True, text=True, timeout=240)
+
+
+def say(*arguments: str) -> str:
+    result = runner.invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_train_sample_evaluate_info(tmp_path: Path, tiny_recipe: Path) -> None:
+    """The whole way that a newcomer goes."""
+    out = tmp_path / "out"
+    say(
+        "train",
+        str(tiny_recipe),
+        "--out",
+        str(out),
+        "--set",
+        "training.steps=3",
+        "--set",
+        "first_stage.training.steps=3",
+    )
+    assert "AutoencoderKL" in say("info", str(out / "model"))
+    say("sample", str(out / "model"), "--class", "7", "--count", "4", "--out", str(tmp_path / "grid.png"))
+    assert Image.open(tmp_path / "grid.png").width > 0
+    text = say("evaluate", str(out / "model"), "--count", "60", "--out", str(tmp_path / "report"))
+    assert "classification accuracy score" in text
+    report = read_json(tmp_path / "report" / "report.json")
+    assert report["generated"]["feature_net"] == "classifier:digits"
+    for name in ("report.md", "samples.png", "neighbours.png", "reconstructions.png"):
+        assert (tmp_path / "report" / name).stat().st_size > 0
+
+
+def test_sample_writes_what_the_name_asks_for(tmp_path: Path, tiny_model: Path) -> None:
+    more = ["--count", "5", "--steps", "2", "--seed", "1"]
+    say("sample", str(tiny_model), "--out", str(tmp_path / "a.npy"), *more)
+    array = np.load(tmp_path / "a.npy")
+    assert array.shape == (5, 8, 8, 1)
+    say("sample", str(tiny_model), "--out", str(tmp_path / "a.gif"), *more)
+    film = Image.open(tmp_path / "a.gif")
+    assert getattr(film, "n_frames", 1) >= 2
+    say("sample", str(tiny_model), "--out", str(tmp_path / "folder"), *more)
+    again = load_pictures(tmp_path / "folder", "train")
+    assert again.class_names == ("0", "1", "2", "3", "4")
+    files = sorted((tmp_path / "folder").rglob("*.png"))
+    np.testing.assert_array_equal(np.asarray(Image.open(files[2])), array[2, ..., 0])
+
+
+def test_settings_change_the_pictures_and_the_seed_repeats_them(tmp_path: Path, tiny_model: Path) -> None:
+    def draw(*more: str) -> np.ndarray:
+        path = tmp_path / "x.npy"
+        say("sample", str(tiny_model), "--out", str(path), "--count", "3", "--steps", "3", *more)
+        return np.load(path)
+
+    base = draw()
+    np.testing.assert_array_equal(base, draw())
+    for change in (["--seed", "1"], ["--guidance", "5"], ["--class", "3"], ["--unconditional"], ["--sampler", "heun"]):
+        assert (draw(*change) != base).any(), change
+    same_as_none = draw("--guidance", "5", "--interval", "1e8,1e9")
+    np.testing.assert_array_equal(same_as_none, base)
+
+
+def test_data_show_tells_and_draws(tmp_path: Path) -> None:
+    text = say("data", "show", "digits", "--split", "test", "--out", str(tmp_path / "digits.png"))
+    assert "scikit-learn" in text
+    assert load_pictures("digits", "test").fingerprint in text
+    assert Image.open(tmp_path / "digits.png").width > 8
+
+
+def test_recipes_are_listed_shown_and_explained() -> None:
+    assert "demo" in say("recipe", "list")
+    assert "steps: 77" in say("recipe", "show", "demo", "--set", "training.steps=77")
+    assert "denoiser.heads" in say("recipe", "show")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["info", "nowhere"], "nowhere"),
+        (["sample", "nowhere", "--out", "x.png"], "nowhere"),
+        (["train", "nowhere.yaml", "--out", "x"], "bundled recipes"),
+        (["train", "demo", "--out", "x", "--set", "data.name=nowhere"], "nowhere"),
+        (["data", "show", "nowhere"], "nowhere"),
+        (["data", "show", "digits", "--split", "dev"], "--split dev"),
+        (["data", "fetch", "imagenet"], "imagenet"),
+    ],
+)
+def test_errors_are_one_line_and_status_1(arguments: list[str], said: str, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "latentia", *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
+    assert result.returncode == 1
+    assert said in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--out", "x.jpg"], ".png, .npy or .gif"),
+        (["--out", "x.png", "--class", "sandal"], "sandal"),
+        (["--out", "x.png", "--interval", "wide"], "--interval wide"),
+        (["--out", "x.png", "--guidance", "-1"], "guidance_scale"),
+    ],
+)
+def test_sample_refuses_before_it_writes(more: list[str], said: str, tmp_path: Path, tiny_model: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "latentia", "sample", str(tiny_model), *more],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+    )
+    assert result.returncode == 1
+    assert said in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_real_fid_is_refused_clearly_without_its_weights(tmp_path: Path, tiny_model: Path) -> None:
+    result = run("evaluate", str(tiny_model), "--features", "inception", "--out", str(tmp_path / "r"))
+    assert result.returncode == 1
+    assert "Inception weights" in result.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_hostile_class_names_stay_inside_the_folder(tmp_path: Path, tiny_model: Path) -> None:
+    import shutil
+
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    index = json.loads((model / "model_index.json").read_text())
+    index["class_names"] = ["../../evil"] + [f"T/{n}" for n in range(9)]
+    (model / "model_index.json").write_text(json.dumps(index))
+    out = tmp_path / "deep" / "deeper" / "out"
+    say("sample", str(model), "--count", "10", "--steps", "1", "--out", str(out))
+    assert len(list(out.rglob("*.png"))) == 10
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "deep"}
+
+
+def test_version() -> None:
+    assert say("--version").startswith("latentia ")

@@ -1,0 +1,59 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from latentia.errors import LatentiaError
+from latentia.metrics import accuracy, cas, classification_accuracy_score, train_classifier
+
+
+def test_real_pictures_score_like_real_ones_and_wrong_labels_near_chance(train, test):
+    generated, real = train.subset(slice(0, 400)), train.subset(slice(400, None))
+    good = classification_accuracy_score(generated.images, generated.labels, real, test, epochs=16)
+    assert good.n == 400
+    assert good.real > 0.85
+    assert good.generated == pytest.approx(good.real, abs=0.08)
+    wrong = classification_accuracy_score(generated.images, (generated.labels + 1) % 10, real, test, epochs=16)
+    assert wrong.generated < 0.1
+    assert wrong.real == good.real
+
+
+def test_both_are_cut_to_one_size(train, test):
+    real = train.subset(slice(0, 30))
+    found = classification_accuracy_score(train.images[:80], train.labels[:80], real, test, epochs=1)
+    assert found.n == 30
+    expected = train_classifier(real.images, real.labels, 10, epochs=1)
+    assert found.real == accuracy(expected, test.images, test.labels)
+
+
+def test_pictures_and_labels_are_drawn_together(train, test, monkeypatch):
+    seen = []
+
+    def recorded(images, labels, num_classes, **options):
+        seen.append((images, labels))
+        return train_classifier(images, labels, num_classes, **options)
+
+    monkeypatch.setattr(cas, "train_classifier", recorded)
+    generated, real = train.subset(slice(0, 80)), train.subset(slice(0, 30))
+    for seed in (0, 0, 1):
+        classification_accuracy_score(generated.images, generated.labels, real, test, epochs=1, seed=seed)
+    label_of = {picture.tobytes(): label for picture, label in zip(generated.images, generated.labels, strict=True)}
+    for images, labels in seen:
+        assert len(images) == 30
+        assert len({picture.tobytes() for picture in images}) == 30
+        assert [label_of[picture.tobytes()] for picture in images] == labels.tolist()
+    assert np.array_equal(seen[0][0], seen[2][0])
+    assert not np.array_equal(seen[0][0], seen[4][0])
+
+
+def test_refuses(train, test):
+    small, few = train.subset(slice(0, 30)), test.subset(slice(0, 30))
+    images, labels = small.images, small.labels
+    with pytest.raises(LatentiaError, match="one size"):
+        classification_accuracy_score(images[:, :, :, [0, 0, 0]], labels, small, few)
+    with pytest.raises(LatentiaError, match="different classes"):
+        classification_accuracy_score(images, labels, small, replace(few, class_names=tuple("abcdefghij")))
+    with pytest.raises(LatentiaError, match="no labels"):
+        classification_accuracy_score(images, labels, replace(small, labels=None, class_names=()), few)
+    with pytest.raises(LatentiaError, match="generated pictures: labels run from 0 to 10"):
+        classification_accuracy_score(images, np.arange(30) % 11, small, few)

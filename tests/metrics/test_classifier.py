@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import torch
+
+from latentia.errors import LatentiaError
+from latentia.files import WEIGHTS_NAME
+from latentia.metrics import (
+    PictureClassifier,
+    accuracy,
+    classifier,
+    classifier_features,
+    predict,
+    train_classifier,
+    trained_classifier,
+)
+
+
+def test_learns_digits(digit_net, test):
+    network = digit_net.classifier
+    assert accuracy(network, test.images, test.labels) > 0.9
+    assert accuracy(network, test.images, test.labels) == (predict(network, test.images) == test.labels).mean()
+    assert accuracy(network, test.images, (test.labels + 1) % 10) < 0.1
+
+
+def test_features_are_what_the_last_layer_sees(digit_net, test):
+    network = digit_net.classifier
+    features = classifier_features(network, test.images[:50])
+    assert features.shape == (50, 128)
+    assert features.min() >= 0
+    with torch.no_grad():
+        logits = network.head(torch.from_numpy(features))
+    assert np.array_equal(logits.argmax(1).numpy(), predict(network, test.images[:50]))
+
+
+def test_a_seed_decides_everything_and_global_state_nothing(train):
+    images, labels = train.images[:100], train.labels[:100]
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = train_classifier(images, labels, 10, epochs=1, seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    again = train_classifier(images, labels, 10, epochs=1, seed=5)
+    other = train_classifier(images, labels, 10, epochs=1, seed=6)
+    assert np.array_equal(classifier_features(first, images), classifier_features(again, images))
+    assert not np.array_equal(classifier_features(first, images), classifier_features(other, images))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "channels"), [(8, 8, 1), (9, 30, 3), (28, 28, 1), (64, 64, 3), (90, 70, 3)]
+)
+def test_takes_any_size(height, width, channels):
+    network = PictureClassifier(channels, (height, width), 4).eval()
+    images = np.random.default_rng(0).integers(0, 256, (3, height, width, channels), np.uint8)
+    assert classifier_features(network, images).shape == (3, 128)
+    assert set(predict(network, images)) <= {0, 1, 2, 3}
+
+
+def test_one_picture_can_be_trained_on(train):
+    network = train_classifier(train.images[:1], train.labels[:1], 10, epochs=40)
+    assert accuracy(network, train.images[:1], train.labels[:1]) == 1
+
+
+def test_is_kept_and_comes_back(train, tmp_path, monkeypatch):
+    small = train.subset(slice(0, 60))
+    made = trained_classifier(small, epochs=1, cache=tmp_path)
+    expected = classifier_features(made, small.images)
+    runs = []
+    really_train = train_classifier
+
+    def counted(*arguments, **options):
+        runs.append(1)
+        return really_train(*arguments, **options)
+
+    monkeypatch.setattr(classifier, "train_classifier", counted)
+    kept = trained_classifier(small, epochs=1, cache=tmp_path)
+    assert not runs
+    assert np.array_equal(classifier_features(kept, small.images), expected)
+    trained_classifier(small, epochs=1, seed=1, cache=tmp_path)
+    assert len(runs) == 1
+    for path in tmp_path.rglob(WEIGHTS_NAME):
+        path.write_bytes(path.read_bytes()[:100])
+    repaired = trained_classifier(small, epochs=1, cache=tmp_path)
+    assert len(runs) == 2
+    assert np.array_equal(classifier_features(repaired, small.images), expected)
+
+
+def test_cache_follows_the_environment(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENTIA_CACHE", str(tmp_path))
+    trained_classifier(train.subset(slice(0, 20)), epochs=1)
+    assert len(list(tmp_path.glob(f"classifiers/*/{WEIGHTS_NAME}"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "options", "message"),
+    [
+        (np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, int), {}, "holds no picture"),
+        (np.zeros((2, 8, 8, 1), np.float32), np.zeros(2, int), {}, "expected uint8 pictures"),
+        (np.zeros((2, 8, 8, 1), np.uint8), np.zeros(3, int), {}, "2 pictures come with labels"),
+        (np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 3]), {}, "labels run from 0 to 3, expected 0 to 2"),
+        (np.zeros((2, 7, 9, 1), np.uint8), np.zeros(2, int), {}, "at least 8×8"),
+        (np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, int), {"epochs": 0}, "epochs ≥ 1"),
+    ],
+)
+def test_training_refuses(images, labels, options, message):
+    with pytest.raises(LatentiaError, match=message):
+        train_classifier(images, labels, 3, **options)
+
+
+def test_prediction_refuses_other_shapes(digit_net):
+    with pytest.raises(LatentiaError, match="trained on pictures of shape"):
+        predict(digit_net.classifier, np.zeros((2, 8, 8, 3), np.uint8))

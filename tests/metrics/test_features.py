@@ -1,0 +1,122 @@
+import hashlib
+import pickle
+import sys
+import types
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from latentia.errors import LatentiaError
+from latentia.metrics import FeatureNet, classifier_net, features, inception_features, inception_net
+
+
+class Extractor(torch.nn.Module):
+    """Stands in for torch-fidelity's, which loads its file like this and returns one tensor a feature asked for."""
+
+    def __init__(self, name, features_list, feature_extractor_weights_path):
+        super().__init__()
+        assert features_list == ["2048"]
+        self.scale = torch.load(feature_extractor_weights_path, weights_only=False)["scale"]
+
+    def forward(self, x):
+        assert x.dtype == torch.uint8
+        assert x.shape[1] == 3
+        return (x.float().mean((2, 3)) * self.scale,)
+
+
+@pytest.fixture
+def torch_fidelity(monkeypatch):
+    module = types.ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    module.FeatureExtractorInceptionV3 = Extractor
+    monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    path = tmp_path / "weights.pth"
+    torch.save({"scale": torch.tensor(2.0)}, path)
+    trust(path, monkeypatch)
+    return path
+
+
+def trust(path, monkeypatch):
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(features, "INCEPTION_SHA256_STARTS", digest[:8])
+
+
+def test_a_classifier_names_its_data_and_accuracy(digit_net, test):
+    assert digit_net.name == "classifier:digits train"
+    assert digit_net.frechet_name == "Fréchet distance"
+    assert digit_net.accuracy > 0.9
+    assert digit_net.extract(test.images[:3]).shape == (3, 128)
+
+
+def test_a_classifier_needs_labels(train, test):
+    with pytest.raises(LatentiaError, match="digits test has no labels"):
+        classifier_net(train, replace(test, labels=None, class_names=()))
+
+
+def test_inception_sees_three_channels(torch_fidelity, weights, test):
+    net = inception_net(weights, batch_size=7)
+    assert net.frechet_name == "FID"
+    found = net.extract(test.images[:20])
+    assert found == pytest.approx(2 * test.images[:20].mean((1, 2)).repeat(3, axis=1), rel=1e-5)
+    assert np.array_equal(found, inception_features(test.images[:20].repeat(3, axis=3), weights))
+
+
+def test_only_inception_is_called_fid():
+    assert FeatureNet("classifier:inception", lambda images: np.zeros((len(images), 1))).frechet_name != "FID"
+
+
+def test_missing_weights_are_asked_for_not_fetched(torch_fidelity, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(
+        LatentiaError, match=r"not at .*checkpoints/weights-inception-2015-12-05-6726825d.pth: download"
+    ):
+        inception_net()
+    with pytest.raises(LatentiaError, match=r"not at .*mine.pth"):
+        inception_net(tmp_path / "mine.pth")
+
+
+def test_hub_cache_is_looked_in(torch_fidelity, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    weights.rename(tmp_path / "checkpoints" / features.INCEPTION_FILE)
+    assert inception_net().name == "inception-v3 (torch-fidelity)"
+
+
+def test_other_weights_are_no_fid(torch_fidelity, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"scale": torch.tensor(2.0)}, path)
+    with pytest.raises(LatentiaError, match="not the file that FID is defined by"):
+        inception_net(path)
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_a_pickle_is_not_executed(torch_fidelity, tmp_path, monkeypatch):
+    fired, path = tmp_path / "fired", tmp_path / "weights.pth"
+    torch.save({"scale": Bomb(str(fired))}, path)
+    trust(path, monkeypatch)
+    with pytest.raises(LatentiaError, match="does not hold the Inception weights"):
+        inception_net(path)
+    path.write_bytes(pickle.dumps(Bomb(str(fired)), protocol=2))
+    trust(path, monkeypatch)
+    with pytest.raises(LatentiaError, match="does not hold the Inception weights"):
+        inception_net(path)
+    assert not fired.exists()
+
+
+def test_torch_fidelity_may_be_absent(weights, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    with pytest.raises(LatentiaError, match=r"pip install 'latentia\[fid\]'"):
+        inception_net(weights)

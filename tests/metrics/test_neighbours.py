@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+from sklearn.neighbors import NearestNeighbors
+
+from latentia.errors import LatentiaError
+from latentia.metrics import Neighbours, memorisation, nearest_neighbours, neighbour_sheet, neighbours
+
+
+@pytest.mark.parametrize("rows", [4096, 37, 2])
+def test_equals_scikit_learn(train, test, rows, monkeypatch):
+    monkeypatch.setattr(neighbours, "CHUNK_ROWS", rows)
+    queries, among = test.images[:20], train.images[:150]
+    found = nearest_neighbours(queries, among, k=4)
+    flat_queries, flat_train = (images.reshape(len(images), -1) / 255 for images in (queries, among))
+    expected, _ = NearestNeighbors(n_neighbors=4, algorithm="kd_tree").fit(flat_train).kneighbors(flat_queries)
+    assert found.distance == pytest.approx(expected, abs=1e-9)
+    gathered = np.linalg.norm(flat_queries[:, None] - flat_train[found.index], axis=2)
+    assert gathered == pytest.approx(found.distance, abs=1e-9)
+    assert all(len(set(row)) == 4 for row in found.index)
+
+
+def test_a_copy_lies_at_exactly_zero(train):
+    found = nearest_neighbours(train.images[30:40], train.images)
+    assert (found.distance == 0).all()
+    assert (train.images[found.index[:, 0]] == train.images[30:40]).all()
+
+
+def test_feature_space(train, test):
+    def brightness(images):
+        return images.mean(axis=(1, 2, 3))[:, None]
+
+    found = nearest_neighbours(test.images[:5], train.images[:50], features=brightness)
+    gaps = np.abs(brightness(test.images[:5]) - brightness(train.images[:50]).T)
+    assert found.distance[:, 0] == pytest.approx(gaps.min(axis=1), abs=1e-6)
+
+
+def test_memorisation_tells_copies_from_new_pictures(train, test):
+    copies = memorisation(train.images[:100], train.images, test.images)
+    assert copies.generated == 0 < copies.test
+    assert copies.share_below_floor == 1
+    fresh = memorisation(test.images, train.images, test.images)
+    assert fresh.generated == fresh.test
+    assert fresh.share_below_floor == pytest.approx(0.01, abs=0.005)
+
+
+def test_sheet_shows_each_picture_beside_its_neighbours(train, test):
+    generated = test.images[:3]
+    found = nearest_neighbours(generated, train.images, k=2)
+    sheet = np.asarray(neighbour_sheet(generated, train.images, found, scale=2, pad=1))
+    assert sheet.shape == (3 * 17 + 1, 18 + 4 + 2 * 17 + 1)
+    second_row = slice(18, 34)
+    assert (sheet[second_row, 1:17][::2, ::2] == generated[1, :, :, 0]).all()
+    assert (sheet[second_row, 23:39][::2, ::2] == train.images[found.index[1, 0], :, :, 0]).all()
+    assert (sheet[second_row, 40:56][::2, ::2] == train.images[found.index[1, 1], :, :, 0]).all()
+
+
+def test_refuses(train, test):
+    with pytest.raises(LatentiaError, match="51 neighbours among 50"):
+        nearest_neighbours(test.images, train.images[:50], k=51)
+    with pytest.raises(LatentiaError, match="one size"):
+        nearest_neighbours(test.images[:, :7], train.images)
+    with pytest.raises(LatentiaError, match="not finite"):
+        nearest_neighbours(test.images, train.images, features=lambda images: np.full((len(images), 2), np.nan))
+    with pytest.raises(LatentiaError, match="do not belong"):
+        neighbour_sheet(test.images[:2], train.images, Neighbours(np.zeros((3, 1)), np.zeros((3, 1), np.int64)))

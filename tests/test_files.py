@@ -1,0 +1,101 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from latentia.errors import LatentiaError
+from latentia.files import (
+    atomic_path,
+    load_part,
+    module_hash,
+    read_json,
+    read_tensors,
+    save_part,
+    write_json,
+    write_tensors,
+)
+
+
+def part(width: int = 3) -> nn.Module:
+    return nn.Linear(width, 2)
+
+
+def test_atomic_path_keeps_the_old_file_where_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_part_comes_back_as_it_was(tmp_path: Path) -> None:
+    module = part()
+    save_part(tmp_path, module, {"width": 3})
+    again = load_part(tmp_path, {"Linear": part})
+    assert module_hash(again) == module_hash(module)
+    half = tmp_path / "half"
+    save_part(half, module, {"width": 3}, torch.float16)
+    torch.testing.assert_close(load_part(half, {"Linear": part}).weight, module.weight, rtol=1e-3, atol=1e-3)
+
+
+def test_hash_tells_weights_shapes_and_scalars_apart() -> None:
+    torch.manual_seed(0)
+    a, b = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    assert module_hash(a) == module_hash(b)
+    b.num_batches_tracked += 1
+    assert module_hash(a) != module_hash(b)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"_class_name": "os.system"}, "expected one of Linear"),
+        ({"_class_name": ["Linear"]}, "expected one of Linear"),
+        ({"_class_name": "Linear", "width": "wide"}, "does not describe a Linear"),
+        ({"_class_name": "Linear", "depth": 3}, "does not describe a Linear"),
+        ({"_class_name": "Linear", "width": 4}, "does not fit Linear"),
+    ],
+)
+def test_a_wrong_config_is_one_line(config: dict[str, object], said: str, tmp_path: Path) -> None:
+    save_part(tmp_path, part(), {"width": 3})
+    write_json(tmp_path / "config.json", config)
+    with pytest.raises(LatentiaError, match=said) as caught:
+        load_part(tmp_path, {"Linear": part})
+    assert "\n" not in str(caught.value)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (pytest.fail, ("a pickle was executed",))
+
+
+@pytest.mark.parametrize(
+    "content", [pickle.dumps(Bomb()), b"", b"\xff" * 64, b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "]
+)
+def test_what_is_no_safetensors_file_is_refused_and_not_executed(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    try:
+        assert read_tensors(path) == {}
+    except LatentiaError as error:
+        assert "weights.safetensors" in str(error)
+
+
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_tensors(path, {"a": torch.arange(100.0)})
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(LatentiaError, match="not a readable safetensors file"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000])
+def test_what_is_no_json_object_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(LatentiaError, match=r"bad\.json"):
+        read_json(path)
