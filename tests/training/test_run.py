@@ -111,7 +111,7 @@ def test_two_processes_give_the_loss_of_one(tmp_path: Path, tiny_recipe: Path, t
         "-m",
         "torch.distributed.run",
         "--nproc-per-node=2",
-        "--master-port=0",
+        "--standalone",
         "-m",
         "latentia",
     ]

@@ -66,8 +66,8 @@ def load_pictures(
 ) -> PictureSet:
     """Loads one split of a set of pictures.
 
-    name: "fashion-mnist", "digits", "cifar10", "auto" (the first where it can be had, else the second), "hf:NAME", or a path: a folder of pictures, of IDX files or of parquet
-        files, a parquet file, or the CIFAR-10 archive.
+    name: "fashion-mnist", "digits", "cifar10", "auto" (the first where it can be had, else the second), "hf:NAME", or
+        a path: a folder of pictures, of IDX files or of parquet files, a parquet file, or the CIFAR-10 archive.
     size: the shorter side is resized to it and the centre square cropped; None keeps the size that the pictures have.
     on_corrupt: "refuse" raises where a picture cannot be decoded, "skip" leaves it out and lists it in `skipped`.
     root: where the files of a built-in set lie, or the folder that a relative path starts from.
