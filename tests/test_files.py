@@ -25,9 +25,14 @@ def part(width: int = 3) -> nn.Module:
 def test_atomic_path_keeps_the_old_file_where_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+
+    def half() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -73,16 +78,12 @@ class Bomb:
         return (pytest.fail, ("a pickle was executed",))
 
 
-@pytest.mark.parametrize(
-    "content", [pickle.dumps(Bomb()), b"", b"\xff" * 64, b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "]
-)
+@pytest.mark.parametrize("content", [pickle.dumps(Bomb()), b"", b"\xff" * 64])
 def test_what_is_no_safetensors_file_is_refused_and_not_executed(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(content)
-    try:
-        assert read_tensors(path) == {}
-    except LatentiaError as error:
-        assert "weights.safetensors" in str(error)
+    with pytest.raises(LatentiaError, match=r"weights\.safetensors"):
+        read_tensors(path)
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:

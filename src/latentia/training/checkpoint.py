@@ -4,6 +4,7 @@ Random numbers and the data position are functions of (seed, step) (`order.py`),
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from latentia.errors import LatentiaError
 from latentia.files import read_tensors, write_tensors
 from latentia.training.ema import EMA
 
-# Whole tensors on the CPU, whether the module is plain, DDP or FSDP2.
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+# Whole tensors, whether the module is plain, DDP or FSDP2: in every process, or on the CPU of the first one alone.
+WHOLE = StateDictOptions(full_state_dict=True)
+GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 @dataclass
@@ -36,21 +38,22 @@ class Trainee:
     ema: EMA | None = None
 
     def state(self) -> dict[str, Tensor]:
-        tensors = {f"module.{name}": value for name, value in self._weights().items()}
+        """All that a checkpoint holds, in the first process; the others take part and get nothing."""
+        tensors = {f"module.{name}": value for name, value in self._weights(GATHERED).items()}
         for number, optimizer in enumerate(self.optimizers):
             # Only the state: the groups' hyperparameters come from the recipe and the step.
-            for parameter, values in self._optimizer_state(optimizer)["state"].items():
+            state: dict[str, Any] = dict(get_optimizer_state_dict(self.module, optimizer, options=GATHERED))
+            for parameter, values in state.get("state", {}).items():
                 tensors |= {f"optimizer.{number}.{parameter}.{name}": value for name, value in values.items()}
         if self.ema is not None:
-            tensors |= {f"ema.{name}": value for name, value in self.averaged_weights().items()}
+            with self.ema.swapped():
+                tensors |= {f"ema.{name}": value for name, value in self._weights(GATHERED).items()}
         return tensors
 
     def averaged_weights(self) -> dict[str, Tensor]:
-        """The module's whole state dict with averaged parameters, on the CPU."""
-        if self.ema is None:
-            return self._weights()
-        with self.ema.swapped():
-            return self._weights()
+        """The module's whole state dict with averaged parameters, in every process."""
+        with self.ema.swapped() if self.ema is not None else nullcontext():
+            return self._weights(WHOLE)
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         if self.ema is not None:
@@ -58,19 +61,15 @@ class Trainee:
             self.ema.copy_from_weights()
         set_model_state_dict(self.module, dict(_under(tensors, "module.")), options=WHOLE)
         for number, optimizer in enumerate(self.optimizers):
-            state = self._optimizer_state(optimizer)
+            state: dict[str, Any] = dict(get_optimizer_state_dict(self.module, optimizer, options=WHOLE))
             for key, value in _under(tensors, f"optimizer.{number}.").items():
                 parameter, name = key.rsplit(".", 1)
                 state["state"][parameter][name] = value
             set_optimizer_state_dict(self.module, optimizer, state, options=WHOLE)
 
-    def _optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        state: dict[str, Any] = dict(get_optimizer_state_dict(self.module, optimizer, options=WHOLE))
-        return state
-
-    def _weights(self) -> dict[str, Tensor]:
-        """A copy of the module's whole state dict: on the CPU the original would change with the next update."""
-        state: dict[str, Any] = get_model_state_dict(self.module, options=WHOLE)
+    def _weights(self, options: StateDictOptions) -> dict[str, Tensor]:
+        """A copy of the module's state dict: on the CPU the original would change with the next update."""
+        state: dict[str, Any] = get_model_state_dict(self.module, options=options)
         return {name: value.clone() for name, value in state.items()}
 
 

@@ -21,7 +21,8 @@ def build_accelerator(compute: Compute) -> Accelerator:
     precision = compute.mixed_precision
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-    return Accelerator(mixed_precision=precision)
+    # Without `cpu`, several processes on a machine without an accelerator would each train alone.
+    return Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
 
 
 def prepare(
