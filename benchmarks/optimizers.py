@@ -2,7 +2,7 @@
 
     python benchmarks/optimizers.py MODEL [--steps 400]
 
-MODEL is a trained model folder; its first stage encodes Fashion-MNIST. Prints the mean loss of the last tenth of the steps.
+MODEL is a trained model folder whose first stage encodes Fashion-MNIST. Prints the mean loss of the last tenth.
 """
 
 import argparse

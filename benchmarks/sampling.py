@@ -2,7 +2,7 @@
 
     python benchmarks/sampling.py [--batch 16] [--steps 20] [--repeats 5]
 
-Peer: `DiTTransformer2DModel` with `DDIMScheduler` or `DPMSolverMultistepScheduler`, driven as its DiTPipeline does, with
+Peer: `DiTTransformer2DModel` with `DDIMScheduler` or `DPMSolverMultistepScheduler`, driven as DiTPipeline does, with
 classifier-free guidance from one doubled batch. Prints the largest difference of the latents, to show that both did the
 same work, and the ratio of times (above 1: we are faster).
 """

@@ -56,5 +56,13 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Path
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tiny_run: Path) -> Path:
-    return tiny_run / "model"
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Path:
+    """A tiny model trained long enough that classes, guidance and samplers make a difference."""
+    from latentia.training import load_recipe, train
+
+    folder = tmp_path_factory.mktemp("model")
+    path = folder / "tiny.yaml"
+    path.write_text(TINY, encoding="utf-8")
+    longer = ["steps=200", "learning_rate=0.01", "checkpoint_every=200", "log_every=50", "preview_every=200"]
+    overrides = [f"{part}.{field}" for part in ("training", "first_stage.training") for field in longer]
+    return train(load_recipe(str(path), overrides), folder / "out")

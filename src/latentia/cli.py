@@ -277,13 +277,13 @@ def _write_array(model: "LatentModel", labels: Any, settings: dict[str, Any], ou
 
 def _write_folder(model: "LatentModel", labels: Any, settings: dict[str, Any], out: Path) -> None:
     """One PNG a picture, in a folder a class: `latentia data show OUT` reads it back."""
-    from latentia.data import save_png
+    from latentia.data import picture_grid, save_png
 
     images = model.generate(labels, progress=True, **settings)
     folders = [_safe(name) for name in model.class_names]
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         folder = out / folders[label] if label < len(folders) else out
-        save_png(image, folder / f"{number:06d}.png")
+        save_png(picture_grid(image[None], pad=0), folder / f"{number:06d}.png")
 
 
 def _safe(name: str) -> str:

@@ -93,21 +93,20 @@ def load_part(folder: Path, classes: Mapping[str, Callable[..., Part]]) -> Part:
     name = config.pop("_class_name", None)
     if not isinstance(name, str) or name not in classes:
         raise LatentiaError(f"{folder / CONFIG_NAME} names class {name!r}, expected one of {', '.join(classes)}")
+    state = read_tensors(folder / WEIGHTS_NAME)
     try:
-        part = classes[name](**config)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        with torch.device("meta"):  # nothing is allocated for a config that the weights do not fit
+            part = classes[name](**config)
+    except (LatentiaError, TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise LatentiaError(f"{folder / CONFIG_NAME} does not describe a {name}: {error}") from None
-    load_weights(part, read_tensors(folder / WEIGHTS_NAME), folder / WEIGHTS_NAME)
-    return part
-
-
-def load_weights(module: nn.Module, state: Mapping[str, Tensor], origin: Path) -> None:
-    """`load_state_dict` with a one-line error that names the file."""
     try:
-        module.load_state_dict(dict(state))
+        part.load_state_dict(
+            {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, assign=True
+        )
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise LatentiaError(f"{origin} does not fit {type(module).__name__}: {first}") from None
+        raise LatentiaError(f"{folder / WEIGHTS_NAME} does not fit {name}: {first}") from None
+    return part
 
 
 def module_hash(module: nn.Module) -> str:

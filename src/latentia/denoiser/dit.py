@@ -16,6 +16,7 @@ from latentia.denoiser.embeddings import (
 )
 from latentia.errors import LatentiaError
 
+MAX_DEPTH = 1000  # a guard against a hostile config: each block costs time and memory before any weight is read
 Rotation = tuple[Tensor, Tensor]  # cosine and sine, each (cells, head_dim / 2)
 
 
@@ -251,6 +252,8 @@ def check_sizes(
     axes = len(grid)
     if not axes or min(in_channels, out_channels or 1, patch, width, depth, heads, *grid) < 1:
         raise LatentiaError("in_channels, out_channels, grid, patch, width, depth and heads of a DiT must be positive")
+    if depth > MAX_DEPTH:
+        raise LatentiaError(f"depth is {depth}, expected at most {MAX_DEPTH} blocks")
     if width * mlp_ratio < 1:
         raise LatentiaError(f"mlp_ratio {mlp_ratio} leaves no hidden layer")
     if any(n % patch for n in grid):

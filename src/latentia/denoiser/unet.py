@@ -10,7 +10,7 @@ from latentia.denoiser.embeddings import LabelEmbedder, TimestepEmbedder
 from latentia.errors import LatentiaError
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
-
+MAX_BLOCKS = 1000  # a guard against a hostile config, which would cost time and memory before any weight is read
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -216,6 +216,8 @@ def check_sizes(
         raise LatentiaError(
             "in_channels, out_channels, width, multipliers, blocks and heads of a UNet must be positive"
         )
+    if blocks * len(multipliers) > MAX_BLOCKS:
+        raise LatentiaError(f"{blocks} blocks on {len(multipliers)} levels are more than {MAX_BLOCKS} in all")
     if not 0 <= dropout < 1:
         raise LatentiaError(f"dropout is {dropout}, expected a share from 0 to below 1")
     if any(level not in range(len(multipliers)) for level in attention_levels):
