@@ -3,7 +3,7 @@
     python benchmarks/latent_vs_pixel.py [--batch 32] [--repeats 5]
 
 The same DiT (width, depth, heads, so the same FLOPs a token) takes every cell of the grid as a token: 7×7 latents of
-the `fashion-mnist` recipe's first stage, or 28×28 pixels. A UNet of equal settings is timed as well. The encoder's cost,
+the `fashion-mnist` recipe's first stage, or 28×28 pixels. A UNet of equal settings is timed too. The encoder's cost,
 which the cache pays once for a whole training, stands beside it. Time does not depend on what the pictures show.
 """
 
@@ -66,8 +66,9 @@ def main() -> None:
         seconds = in_turn(runs, arguments.repeats)
         each = {key: 1000 * min(values) / arguments.batch for key, values in seconds.items()}
         print(
-            f"{name}: a training step takes {each['pixel']:.2f} ms a picture on {pixels} pixels, {each['latent']:.2f} on "
-            f"{latent} latents: ratio {ratio(seconds, 'pixel', 'latent'):.1f} (encoding, once: {each['encoder']:.2f} ms)"
+            f"{name}: a training step takes {each['pixel']:.2f} ms a picture on {pixels} pixels, {each['latent']:.2f} "
+            f"on {latent} latents: ratio {ratio(seconds, 'pixel', 'latent'):.1f} "
+            f"(encoding, once: {each['encoder']:.2f} ms)"
         )
 
 

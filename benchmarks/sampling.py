@@ -74,8 +74,8 @@ def main() -> None:
         seconds = in_turn({"diffusers": peer, "latentia": latentia}, arguments.repeats)
         best = {key: min(values) for key, values in seconds.items()}
         print(
-            f"{name}: {arguments.batch} latents of 4×{arguments.size}×{arguments.size}, {arguments.steps} steps, DiT-S/2, "
-            f"guidance {GUIDANCE}: diffusers {best['diffusers']:.2f} s, latentia {best['latentia']:.2f} s, "
+            f"{name}: {arguments.batch} latents of 4×{arguments.size}×{arguments.size}, {arguments.steps} steps, "
+            f"DiT-S/2, guidance {GUIDANCE}: diffusers {best['diffusers']:.2f} s, latentia {best['latentia']:.2f} s, "
             f"ratio {ratio(seconds, 'diffusers', 'latentia'):.2f}, relative difference {difference:.1e}"
         )
 

@@ -42,7 +42,7 @@ def evaluate_model(
 
     The first stage is measured on the test split, the generator by `count` pictures of all classes equally often. `out`
     gets report.md, report.json, samples.png, reconstructions.png and neighbours.png (generated pictures beside their
-    nearest training pictures in feature space).
+    nearest training pictures).
 
     Args:
         data, root: the set to measure against; None takes the one of the model's recipe.
@@ -77,7 +77,7 @@ def evaluate_model(
     )
 
     shown = images[:SHEET_ROWS]
-    near = nearest_neighbours(shown, train.images, SHEET_NEIGHBOURS, features=network.extract)
+    near = nearest_neighbours(shown, train.images, SHEET_NEIGHBOURS)
     columns = classes if 2 < classes <= 16 else None
     save_png(picture_grid(images[: (GRID // columns) * columns if columns else GRID], columns), out / "samples.png")
     save_png(neighbour_sheet(shown, train.images, near), out / "neighbours.png")

@@ -26,7 +26,7 @@ WIDTH = 16  # channels of the first block; each next one has twice as many
 FEATURES = 128
 LEARNING_RATE = 6e-3
 WEIGHT_DECAY = 0.01
-MIN_EPOCHS, MIN_STEPS = 8, 320
+EPOCHS, MIN_STEPS, MAX_STEPS = 8, 320, 2000
 AT_ONCE = 1024  # pictures a forward pass without gradients
 
 
@@ -87,7 +87,7 @@ def train_classifier(
     """Trains a classifier by AdamW under one learning-rate cycle (Smith & Topin 2019) and returns it in eval mode.
 
     `images` is uint8 (N, H, W, C), `labels` integer (N,) in [0, num_classes). `epochs` None means 8, or more for small
-    sets until 320 steps are made. The same arguments give the same weights on one machine; no global random state is
+    sets until 320 steps are made, or fewer for large ones, at most 2000 steps. The same arguments give the same weights on one machine; no global random state is
     read or changed. Raises LatentiaError for an empty set, wrong types or shapes, or labels out of range.
     """
     check_pictures("pictures to train a classifier on", images)
@@ -95,7 +95,8 @@ def train_classifier(
     if batch_size < 1 or (epochs is not None and epochs < 1):
         raise LatentiaError(f"a classifier needs batch_size and epochs ≥ 1, got {batch_size} and {epochs}")
     batches = math.ceil(len(images) / batch_size)
-    epochs = max(MIN_EPOCHS, math.ceil(MIN_STEPS / batches)) if epochs is None else epochs
+    if epochs is None:
+        epochs = min(max(EPOCHS, math.ceil(MIN_STEPS / batches)), max(1, MAX_STEPS // batches))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = PictureClassifier(images.shape[3], images.shape[1:3], num_classes).to(device)
@@ -133,7 +134,7 @@ def trained_classifier(
     A kept classifier that is damaged or incomplete is trained anew. Raises LatentiaError where the set has no labels.
     """
     labels = check_labels(pictures.name, pictures.labels, len(pictures), pictures.num_classes)
-    recipe = [pictures.fingerprint, epochs, seed, LEARNING_RATE, WEIGHT_DECAY, MIN_EPOCHS, MIN_STEPS]
+    recipe = [pictures.fingerprint, epochs, seed, LEARNING_RATE, WEIGHT_DECAY, EPOCHS, MIN_STEPS, MAX_STEPS]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
     folder = (cache_dir() / "classifiers" if cache is None else cache) / key
     if (folder / WEIGHTS_NAME).is_file():

@@ -19,6 +19,7 @@ from latentia.metrics.neighbours import FLOOR_QUANTILE, memorisation
 from latentia.metrics.reconstruction import psnr, reconstruction_frechet, ssim
 
 SMALLEST_KERNEL_SET = 4
+COVERED = 5000  # pictures whose neighbourhoods are compared: the time grows with the square of their number
 LOOKED_UP = 2000  # pictures whose nearest neighbours are sought: a median settles long before that
 
 
@@ -96,8 +97,8 @@ def evaluate_pictures(
     """Measures generated pictures against the training set, and as many unseen test pictures likewise.
 
     n = min(len(generated), len(test)) pictures are drawn from both with `seed`, so that each figure and its reference
-    are biased alike. Fréchet and kernel distance are to the whole training set, coverage (k neighbours) is to at most n
-    training pictures. Where `generated` has labels (the classes asked for), so must `train` and `test`: then
+    are biased alike. Fréchet and kernel distance are to the whole training set, coverage (k neighbours) is to as many
+    training pictures, at most 5000. Where `generated` has labels (the classes asked for), so must `train` and `test`: then
     the share that a classifier network agrees with is given, and with `score` the classification accuracy score, which
     trains two classifiers. Raises LatentiaError where sets differ in size, channels or classes or are too small.
     """
@@ -178,12 +179,13 @@ def _distance_figures(
     n = len(made)
     real, fake, floor = (_features(feature_net, part) for part in (train, made, unseen))
     kernel, kernel_floor = (kernel_distance(real, other, generator=generator) for other in (fake, floor))
-    sample = real[generator.permutation(len(real))[:n]]  # coverage compares two clouds of one density
-    covered, covered_floor = (asdict(coverage(sample, other, k)) for other in (fake, floor))
+    clouds = min(n, COVERED)  # coverage compares two clouds of one density
+    sample, *others = (part[generator.permutation(len(part))[:clouds]] for part in (real, fake, floor))
+    covered, covered_floor = (asdict(coverage(sample, other, k)) for other in others)
     return [
         Figure(feature_net.frechet_name, frechet_distance(real, fake), frechet_distance(real, floor), "lower", n),
         Figure("kernel distance", kernel.mean, kernel_floor.mean, "lower", n, kernel.std),
-        *(Figure(name, value, covered_floor[name], "higher", n) for name, value in covered.items()),
+        *(Figure(name, value, covered_floor[name], "higher", clouds) for name, value in covered.items()),
     ]
 
 

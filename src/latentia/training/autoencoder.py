@@ -25,6 +25,9 @@ from latentia.training.order import ShuffledOrder, step_generator
 from latentia.training.recipe import Recipe
 
 
+MEASURED = 5_000  # pictures from which the latents' mean and standard deviation are taken
+
+
 def train_first_stage(
     recipe: Recipe, pictures: PictureSet, folder: Path, accelerator: Accelerator, *, perceptual: nn.Module | None = None
 ) -> FirstStage:
@@ -118,6 +121,6 @@ def train_first_stage(
     finished = FIRST_STAGES[stage.kind](**stage.arguments(pictures.channels))
     finished.load_state_dict(trainee.averaged_weights())
     finished = finished.to(device).eval().requires_grad_(False)
-    batches = (to_float(pictures.images[i : i + 256]) for i in range(0, min(len(pictures), 20_000), 256))
+    batches = (to_float(pictures.images[i : i + 256]) for i in range(0, min(len(pictures), MEASURED), 256))
     measure_latent_statistics(finished, batches)
     return finished

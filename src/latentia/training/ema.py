@@ -54,7 +54,8 @@ class EMA:
 
     @torch.no_grad()
     def copy_from_weights(self) -> None:
-        torch._foreach_copy_(self.average, self._weights())
+        for average, weights in zip(self.average, self._weights(), strict=True):  # DTensors know no _foreach_copy_
+            average.copy_(weights)
 
     def _weights(self) -> list[Tensor]:
         return [parameter.detach() for parameter in self.parameters]
