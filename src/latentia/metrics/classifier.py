@@ -87,8 +87,9 @@ def train_classifier(
     """Trains a classifier by AdamW under one learning-rate cycle (Smith & Topin 2019) and returns it in eval mode.
 
     `images` is uint8 (N, H, W, C), `labels` integer (N,) in [0, num_classes). `epochs` None means 8, or more for small
-    sets until 320 steps are made, or fewer for large ones, at most 2000 steps. The same arguments give the same weights on one machine; no global random state is
-    read or changed. Raises LatentiaError for an empty set, wrong types or shapes, or labels out of range.
+    sets until 320 steps are made, or fewer for large ones, at most 2000 steps. The same arguments give the same weights
+    on one machine; no global random state is read or changed.
+    Raises LatentiaError for an empty set, wrong types or shapes, or labels out of range.
     """
     check_pictures("pictures to train a classifier on", images)
     labels = check_labels("pictures to train a classifier on", labels, len(images), num_classes)
@@ -140,7 +141,7 @@ def trained_classifier(
     if (folder / WEIGHTS_NAME).is_file():
         try:
             kept = load_part(folder, {PictureClassifier.__name__: PictureClassifier})
-            return kept.to(device)
+            return kept.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
         except LatentiaError:
             pass  # it is only a cache: what cannot be read is made again
     network = train_classifier(

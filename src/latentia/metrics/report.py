@@ -98,9 +98,9 @@ def evaluate_pictures(
 
     n = min(len(generated), len(test)) pictures are drawn from both with `seed`, so that each figure and its reference
     are biased alike. Fréchet and kernel distance are to the whole training set, coverage (k neighbours) is to as many
-    training pictures, at most 5000. Where `generated` has labels (the classes asked for), so must `train` and `test`: then
-    the share that a classifier network agrees with is given, and with `score` the classification accuracy score, which
-    trains two classifiers. Raises LatentiaError where sets differ in size, channels or classes or are too small.
+    training pictures, at most 5000. Where `generated` has labels (the classes asked for), so must `train` and `test`:
+    then the share that a classifier network agrees with is given, and with `score` the classification accuracy score,
+    which trains two classifiers. Raises LatentiaError where sets differ in size, channels or classes or are too small.
     """
     check_alike("generated pictures", generated.images, train.name, train.images)
     check_alike(train.name, train.images, test.name, test.images)

@@ -24,7 +24,6 @@ from latentia.training.loop import run_loop
 from latentia.training.order import ShuffledOrder, step_generator
 from latentia.training.recipe import Recipe
 
-
 MEASURED = 5_000  # pictures from which the latents' mean and standard deviation are taken
 
 
