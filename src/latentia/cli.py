@@ -223,7 +223,7 @@ def info(model: Model) -> None:
             "data": made.get("data", "unknown"),
             "versions": made.get("versions", "unknown"),
             "git commit": made.get("git_commit", "unknown"),
-            "training": f"{made.get('seconds', '?')} s on {made.get('machine', 'unknown')}",
+            "training": f"seconds {made.get('seconds', 'unknown')} on {made.get('machine', 'unknown')}",
             "size on disk": f"{size / 2**20:.1f} MiB",
         }
     )

@@ -55,6 +55,7 @@ def test_a_run_leaves_all_that_it_promises(tiny_run: Path) -> None:
     made = read_json(tiny_run / "model" / "training.json")
     assert made["data"]["name"] == "digits"
     assert len(made["data"]["fingerprint"]) == 16
+    assert made["seconds"].keys() == {"first_stage", "denoiser"}
     assert Recipe.model_validate(made["recipe"]) == load_recipe(str(tiny_run / "recipe.yaml"))
     rows = read_log(tiny_run / "denoiser" / "log.csv")
     assert [row["step"] for row in rows] == list(range(1, 13))

@@ -43,7 +43,7 @@ def run_loop(
     first = checkpoint.restore()
     log = Log(folder, first) if main else None
     pending: list[dict[str, Tensor]] = []
-    started, logged = time.perf_counter(), first
+    started, logged = time.perf_counter() - (log.seconds if log is not None else 0), first
     bar = tqdm(total=steps, initial=first, desc=title, unit="step", disable=not main, dynamic_ncols=True)
     with bar, _stop_requests() as requested:
         for step in range(first, steps):

@@ -3,7 +3,6 @@
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +19,7 @@ from latentia.model import LatentModel
 from latentia.training.autoencoder import train_first_stage
 from latentia.training.engine import build_accelerator
 from latentia.training.latent import train_denoiser
-from latentia.training.log import plot_losses
+from latentia.training.log import plot_losses, read_log
 from latentia.training.recipe import Recipe, dump_recipe
 from latentia.version import __version__
 
@@ -66,14 +65,13 @@ def train(
     if pictures.skipped:
         tell(f"data: {len(pictures.skipped)} files skipped, the first {pictures.skipped[0]}")
 
-    started = time.perf_counter()
     stage = _first_stage(recipe, pictures, out / "first_stage", accelerator, first_stage, perceptual)
     with accelerator.main_process_first():
         cache = build_latent_cache(
             stage, pictures, out / "latents", flips=data.flips, device=accelerator.device, progress=main
         )
     model = train_denoiser(recipe, stage, cache, pictures, out / "denoiser", accelerator)
-    model.training = _provenance(recipe, pictures, model, accelerator, time.perf_counter() - started)
+    model.training = _provenance(recipe, pictures, model, accelerator, out)
     if main:
         model.save(out / "model", dtype=recipe.compute.weights_dtype)
         plot_losses({"first stage": out / "first_stage", "denoiser": out / "denoiser"}, out / "loss.png")
@@ -111,8 +109,9 @@ def _first_stage(
 
 
 def _provenance(
-    recipe: Recipe, pictures: PictureSet, model: LatentModel, accelerator: Accelerator, seconds: float
+    recipe: Recipe, pictures: PictureSet, model: LatentModel, accelerator: Accelerator, out: Path
 ) -> dict[str, Any]:
+    rows = {stage: read_log(out / stage / "log.csv") for stage in ("first_stage", "denoiser")}
     return {
         "recipe": recipe.model_dump(mode="json"),
         "data": {
@@ -131,7 +130,7 @@ def _provenance(
             "device": str(accelerator.device),
             "processes": accelerator.num_processes,
         },
-        "seconds": round(seconds, 1),
+        "seconds": {stage: log[-1]["seconds"] for stage, log in rows.items() if log},
     }
 
 
