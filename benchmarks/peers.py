@@ -7,12 +7,14 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from diffusers import DiTTransformer2DModel
 
 from latentia.denoiser import DiT
 
+Module = TypeVar("Module", bound=torch.nn.Module)
 CLASSIC = {"rope": False, "swiglu": False, "qk_norm": False, "rms_norm": False}  # Peebles & Xie 2023
 
 
@@ -62,12 +64,12 @@ def dit_from_diffusers(theirs: DiTTransformer2DModel) -> DiT:
     return ours
 
 
-def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+def randomised(model: Module, scale: float = 0.2, seed: int = 0) -> Module:
     """Moves every weight away from its start, so that nothing is hidden by the zeros of adaLN-Zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
     return model.eval()
 
 

@@ -34,7 +34,7 @@ def main() -> None:
         num_attention_heads=6, attention_head_dim=64, in_channels=4, out_channels=4, num_layers=12,
         sample_size=arguments.size, patch_size=2, num_embeds_ada_norm=10, norm_eps=1e-6,
     )  # fmt: skip
-    theirs = randomised(theirs)
+    theirs = randomised(theirs, scale=0.02)
     ours = dit_from_diffusers(theirs).eval().to(device)
     theirs = theirs.to(device)
     label = torch.arange(arguments.batch, device=device) % 10

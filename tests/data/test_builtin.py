@@ -35,7 +35,10 @@ def test_size_is_applied_to_built_in_sets():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"name": "mnits"}, "mnits is neither a path that exists nor one of fashion-mnist, digits, cifar10, auto, hf:NAME"),
+        (
+            {"name": "mnits"},
+            "mnits is neither a path that exists nor one of fashion-mnist, digits, cifar10, auto, hf:NAME",
+        ),
         ({"name": "digits", "split": "val"}, "split is 'val', expected 'train' or 'test'"),
         ({"name": "digits", "on_corrupt": "ignore"}, "on_corrupt is 'ignore'"),
         ({"name": "digits", "size": 0}, "size is 0"),

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from diffusers import DiTTransformer2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peers import dit_from_diffusers
+from peers import dit_from_diffusers, randomised
 
 from latentia.denoiser import DiT, count_parameters
 from latentia.denoiser.dit import Attention, SwiGLU, patchify, unpatchify
@@ -18,15 +18,6 @@ from latentia.errors import LatentiaError
 
 CLASSIC = {"rope": False, "swiglu": False, "qk_norm": False, "rms_norm": False}
 TINY = {"in_channels": 3, "grid": (4, 4), "patch": 2, "width": 16, "depth": 2, "heads": 2, "num_classes": 5}
-
-
-def randomised(model, seed=0):
-    """Moves every weight away from its start, so that nothing is hidden by the zeros of adaLN-Zero."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
 
 
 def inputs(batch=3, channels=3, grid=(4, 4), seed=1):

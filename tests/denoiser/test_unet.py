@@ -6,21 +6,13 @@ import torch.nn.functional as F
 from diffusers.models.resnet import ResnetBlock2D
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peers import randomised
 
 from latentia.denoiser import UNet
 from latentia.denoiser.unet import Attention, ResBlock, make_norm
 from latentia.errors import LatentiaError
 
 TINY = {"in_channels": 3, "width": 8, "blocks": 1, "heads": 2, "num_classes": 5}
-
-
-def randomised(model, seed=0):
-    """Moves every weight away from its start, so that nothing is hidden by zeros."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
 
 
 def inputs(batch=3, channels=3, grid=(7, 7), seed=1):

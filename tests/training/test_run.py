@@ -191,6 +191,14 @@ def test_every_kind_of_run_reaches_a_model(override: str, tmp_path: Path, tiny_r
     assert images.std() > 0
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_networks_train_alike(tmp_path: Path, tiny_recipe: Path, tiny_run: Path) -> None:
+    stage = tiny_run / "model" / "first_stage"
+    train(load_recipe(str(tiny_recipe), ["compute.compile=true"]), tmp_path / "out", first_stage=stage)
+    plain, compiled = (read_log(folder / "denoiser" / "log.csv") for folder in (tiny_run, tmp_path / "out"))
+    assert [row["loss"] for row in compiled] == pytest.approx([row["loss"] for row in plain], rel=1e-4)
+
+
 def test_perceptual_features_join_the_loss(tmp_path: Path, tiny_recipe: Path) -> None:
     from torch import nn
 
