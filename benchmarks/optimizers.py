@@ -27,11 +27,17 @@ def main() -> None:
         for optimizer, rates in RATES.items():
             for rate in rates:
                 out = Path(temporary) / f"{optimizer}-{rate}"
+                out.mkdir()
+                latents = Path(temporary) / "latents"  # encoded once for all
+                latents.mkdir(exist_ok=True)
+                (out / "latents").symlink_to(latents, target_is_directory=True)
                 overrides = [
                     "data.name=fashion-mnist",
                     "denoiser={kind: DiT, width: 128, depth: 4, heads: 4}",
                     f"training.steps={arguments.steps}",
                     "training.batch_size=64",
+                    "training.warmup=20",
+                    "training.log_every=5",
                     "training.preview_every=100000",
                     f"training.optimizer={optimizer}",
                     f"training.learning_rate={rate}",
