@@ -50,9 +50,8 @@ def train_first_stage(
     regulariser_weight = stage.kl_weight if stage.kind == "AutoencoderKL" else 1.0  # VQ weighs its commitment itself
     if adversary is not None:
         critic = PatchDiscriminator(pictures.channels, adversary.width, adversary.layers).to(device)
-        judge, judge_trainee = prepare(
-            critic, stage.training, accelerator, compile=False, learning_rate=adversary.learning_rate
-        )
+        judge_loop = stage.training.model_copy(update={"learning_rate": adversary.learning_rate})
+        judge, judge_trainee = prepare(critic, judge_loop, accelerator, compile=False)
         trainees["discriminator"] = Trainee(judge, judge_trainee.optimizers)
 
     order = ShuffledOrder(len(pictures), stage.training.batch_size, recipe.seed)
@@ -89,9 +88,7 @@ def train_first_stage(
                 with accelerator.autocast():
                     losses["discriminator_loss"] = hinge_discriminator_loss(judge(x), judge(result.x.detach()))
                 accelerator.backward(losses["discriminator_loss"])
-                apply_gradients(
-                    trainees["discriminator"], stage.training, step, accelerator, peak=adversary.learning_rate
-                )
+                apply_gradients(trainees["discriminator"], judge_loop, step, accelerator)
         return averaged({"loss": loss, **losses, **result.stats}, accelerator)
 
     def preview(step: int) -> None:

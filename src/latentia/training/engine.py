@@ -25,9 +25,7 @@ def build_accelerator(compute: Compute) -> Accelerator:
     return Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
 
 
-def prepare(
-    module: Module, loop: Loop, accelerator: Accelerator, *, compile: bool, learning_rate: float | None = None
-) -> tuple[Module, Trainee]:
+def prepare(module: Module, loop: Loop, accelerator: Accelerator, *, compile: bool) -> tuple[Module, Trainee]:
     """The module as the training step calls it, and as optimizers, EMA and checkpoint see it."""
     if compile:
         module.compile()
@@ -35,7 +33,7 @@ def prepare(
     optimizers = build_optimizers(
         wrapped,
         kind=loop.optimizer,
-        learning_rate=learning_rate or loop.learning_rate,
+        learning_rate=loop.learning_rate,
         weight_decay=loop.weight_decay,
         beta2=loop.beta2,
     )
@@ -43,13 +41,11 @@ def prepare(
     return wrapped, Trainee(wrapped, optimizers, ema)
 
 
-def apply_gradients(
-    trainee: Trainee, loop: Loop, step: int, accelerator: Accelerator, *, peak: float | None = None
-) -> None:
+def apply_gradients(trainee: Trainee, loop: Loop, step: int, accelerator: Accelerator) -> None:
     """Clips, sets the learning rate of `step`, updates and clears the gradients."""
     accelerator.clip_grad_norm_(trainee.module.parameters(), loop.clip_norm)
     factor = warmup_cosine(step, warmup=loop.warmup, steps=loop.steps)
-    set_learning_rate(trainee.optimizers, factor * (peak or loop.learning_rate))
+    set_learning_rate(trainee.optimizers, factor * loop.learning_rate)
     for optimizer in trainee.optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
