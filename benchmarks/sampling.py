@@ -68,7 +68,9 @@ def main() -> None:
 
         @torch.inference_mode()
         def latentia(name=name, times=times):
-            return SAMPLERS[name](batched_guidance(denoise, label, null, GUIDANCE, process), noise, times, process)
+            return SAMPLERS[name](
+                batched_guidance(denoise, (label,), (null,), GUIDANCE, process), noise, times, process
+            )
 
         difference = (peer() - latentia()).abs().max() / peer().abs().max()
         seconds = in_turn({"diffusers": peer, "latentia": latentia}, arguments.repeats)

@@ -12,6 +12,7 @@ name: tiny
 description: Seconds, on scikit-learn's digits.
 data: {name: digits}
 first_stage:
+  kind: AutoencoderKL
   latent_channels: 2
   channels: [8, 8]
   training: &loop

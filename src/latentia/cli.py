@@ -126,11 +126,17 @@ def train(
 @app.command()
 def sample(
     model: Model,
-    out: Annotated[Path, typer.Option(help="A .png grid, a .npy array, a .gif of the denoising, or a folder of PNGs.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Pictures: a .png grid, a .npy array, a .gif of the denoising, or a folder of PNGs. "
+            "Texts: a .txt file; without it they are printed."
+        ),
+    ] = None,
     class_: Annotated[
         str | None, typer.Option("--class", help="Class name or number; without one, all in turn.")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 64,
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
     steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="Steps of the sampler.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = None,
     interval: Annotated[str | None, typer.Option(help="Guide only for σ/α within LOW,HIGH.")] = None,
@@ -138,15 +144,21 @@ def sample(
     sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler, heun, dpm_solver_2m or unipc_2.")] = None,
     spacing: Annotated[str | None, typer.Option(help="uniform, trailing or karras.")] = None,
     unconditional: Annotated[bool, typer.Option("--unconditional", help="Draw without a class.")] = False,
+    length: Annotated[int | None, typer.Option(min=1, help="Texts: how many tokens each shall have.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="Texts: a beginning to be continued.")] = None,
+    infill: Annotated[str | None, typer.Option(help="Texts: a template whose ___ is to be filled.")] = None,
+    between: Annotated[
+        tuple[str, str] | None, typer.Option(help="Texts: two texts; COUNT on the way from one to the other.")
+    ] = None,
     seed: Seed = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Items at a time.")] = 256,
     device: Device = "cpu",
 ) -> None:
-    """Draw pictures from a model."""
+    """Draw pictures or texts from a model."""
+    from latentia.data import GAP, PictureCodec
     from latentia.model import load
 
     loaded = load(model, device)
-    labels = _labels(loaded, class_, count, unconditional)
     settings = {
         "sampler": sampler,
         "steps": steps,
@@ -157,8 +169,21 @@ def sample(
         "seed": seed,
         "batch_size": batch_size,
     }
-    writer = _writer(out)
-    writer(loaded, labels, settings, out)
+    if prefix is not None and infill is not None:
+        raise LatentiaError("--prefix and --infill exclude each other")
+    template = f"{prefix} {GAP}" if prefix is not None else infill
+    if isinstance(loaded.codec, PictureCodec):
+        if length is not None or template is not None or between is not None:
+            raise LatentiaError("--length, --prefix, --infill and --between are for texts; this model makes pictures")
+        if out is None:
+            raise LatentiaError("--out is missing: say where the pictures go, such as --out grid.png")
+        _writer(out)(loaded, _labels(loaded, class_, count, unconditional), settings, out)
+    else:
+        texts = _texts(loaded, class_, count, unconditional, length, template, between, settings)
+        if out is None:
+            typer.echo("\n".join(texts))
+            return
+        _write_texts(texts, out)
     typer.echo(f"wrote {out}")
 
 
@@ -217,7 +242,7 @@ def info(model: Model) -> None:
             "process": str(loaded.process),
             "denoiser": f"{type(loaded.denoiser).__name__}, {count_parameters(loaded.denoiser):,} parameters, "
             f"hash {module_hash(loaded.denoiser)}",
-            "pictures": f"{loaded.image_size}×{loaded.image_size}, latent {loaded.latent_shape}",
+            "makes": f"{_what(loaded)}, latent {loaded.latent_shape}",
             "classes": ", ".join(loaded.class_names) or "none",
             "sampling": loaded.sampling,
             "data": made.get("data", "unknown"),
@@ -229,6 +254,13 @@ def info(model: Model) -> None:
     )
 
 
+def _what(model: "LatentModel") -> str:
+    from latentia.data import PictureCodec
+
+    size = model.codec.size
+    return f"pictures of {size}×{size}" if isinstance(model.codec, PictureCodec) else f"texts of up to {size} tokens"
+
+
 def _labels(model: "LatentModel", class_: str | None, count: int, unconditional: bool) -> Any:
     import numpy as np
 
@@ -238,6 +270,42 @@ def _labels(model: "LatentModel", class_: str | None, count: int, unconditional:
             raise LatentiaError(f"--class {class_}: the model has no classes, or --unconditional forbids one")
         return np.full(count, len(names))
     return np.full(count, model.class_index(class_)) if class_ is not None else np.arange(count) % len(names)
+
+
+def _texts(
+    model: "LatentModel",
+    class_: str | None,
+    count: int,
+    unconditional: bool,
+    length: int | None,
+    template: str | None,
+    between: tuple[str, str] | None,
+    settings: dict[str, Any],
+) -> list[str]:
+    from latentia.applications import complete, interpolate
+
+    if between is not None:
+        return interpolate(model, *between, count)
+    lengths = None if length is None else [length] * count
+    if template is None:
+        labels = _labels(model, class_, count, unconditional)
+        texts: list[str] = model.generate(labels, lengths=lengths, progress=True, **settings)
+        return texts
+    label = None if class_ is None else model.class_index(class_)
+    found = complete(model, template, count, label=label, lengths=lengths, **settings)
+    missed = sum(not completion.keeps_template for completion in found)
+    if missed:
+        _say(f"{missed} of {count} texts do not keep the template word for word")
+    return [completion.text for completion in found]
+
+
+def _write_texts(texts: list[str], out: Path) -> None:
+    from latentia.files import atomic_path
+
+    if out.suffix.lower() != ".txt":
+        raise LatentiaError(f"--out {out}: expected a name that ends in .txt")
+    with atomic_path(out) as temporary:
+        temporary.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
 
 
 def _interval(text: str | None) -> tuple[float, float] | None:
@@ -262,7 +330,7 @@ def _write_grid(model: "LatentModel", labels: Any, settings: dict[str, Any], out
     from latentia.data import picture_grid, save_png
 
     images = model.generate(labels, progress=True, **settings)
-    save_png(picture_grid(images, scale=_scale(model.image_size)), out)
+    save_png(picture_grid(images, scale=_scale(model.codec.size)), out)
 
 
 def _write_array(model: "LatentModel", labels: Any, settings: dict[str, Any], out: Path) -> None:
@@ -295,7 +363,7 @@ def _write_film(model: "LatentModel", labels: Any, settings: dict[str, Any], out
     """Left to right as the sampler goes: what the model believes the clean pictures to be after each step."""
     from latentia.data import picture_grid, save_gif
 
-    scale, frames = _scale(model.image_size), []
+    scale, frames = _scale(model.codec.size), []
     settings = settings | {"batch_size": len(labels)}  # one batch, so that every frame shows all pictures
 
     def keep(step: int, z_t: Any, denoised: Any) -> None:

@@ -99,7 +99,7 @@ def _splits(model: LatentModel, data: str | None, root: str | Path | None) -> tu
     if name is None:
         raise LatentiaError("the model does not say what it was trained on; name a data set")
     train, test = (
-        load_pictures(name, split, model.image_size, recipe.get("on_corrupt", "refuse"), root)
+        load_pictures(name, split, model.codec.size, recipe.get("on_corrupt", "refuse"), root)
         for split in ("train", "test")
     )
     if train.channels != model.first_stage.config["in_channels"] or train.class_names != model.class_names:

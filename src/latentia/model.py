@@ -15,26 +15,28 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from latentia.data import class_index, to_float, to_uint8
+from latentia.data import PictureCodec, TextCodec, Tokenizer, class_index
 from latentia.denoiser import DENOISERS
 from latentia.diffusion import (
     EDM,
     SAMPLERS,
     SPACINGS,
     VP,
+    Denoise,
     RectifiedFlow,
     batched_guidance,
     denoise_with,
     initial_noise,
     process_config,
     process_from_config,
+    self_conditioned,
 )
 from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, load_part, read_json, save_part, write_json
 from latentia.first_stage import FIRST_STAGES, FirstStage
 from latentia.version import __version__
 
-INDEX_NAME, TRAINING_NAME = "model_index.json", "training.json"
+INDEX_NAME, TRAINING_NAME, TOKENIZER_NAME = "model_index.json", "training.json", "tokenizer/tokenizer.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -42,6 +44,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class LatentModel:
     """A first stage, a process and a denoiser that belong together.
 
+    Items are what people see: pictures uint8 (N, H, W, C), or a list of N texts; `codec` turns them into tensors.
     `sampling` holds the defaults of `generate` (sampler, steps, spacing, guidance_scale, guidance_interval,
     guidance_rescale); `training` says how the model was made.
     """
@@ -49,7 +52,7 @@ class LatentModel:
     first_stage: FirstStage
     process: VP | RectifiedFlow | EDM
     denoiser: nn.Module
-    image_size: int
+    codec: PictureCodec | TextCodec
     class_names: tuple[str, ...] = ()
     sampling: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -59,8 +62,9 @@ class LatentModel:
         return self.first_stage.latent_mean.device
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        return self.first_stage.latent_shape(self.image_size)
+    def latent_shape(self) -> tuple[int, ...]:
+        """(channels, *grid)."""
+        return self.first_stage.latent_shape(self.codec.size)
 
     def to(self, device: str | torch.device) -> "LatentModel":
         self.first_stage.to(device)
@@ -72,19 +76,21 @@ class LatentModel:
         return class_index(self.class_names, name_or_number, "the model")
 
     @torch.no_grad()
-    def encode(self, images: NDArray[np.uint8]) -> Tensor:
-        """Pictures uint8 (B, H, W, C) → normalised latents float32 (B, *latent_shape)."""
-        return self.first_stage.encode(to_float(images).to(self.device))
+    def encode(self, items: NDArray[np.uint8] | Sequence[str]) -> Tensor:
+        """Pictures uint8 (B, H, W, C), or texts → normalised latents float32 (B, *latent_shape)."""
+        return self.first_stage.encode(self.codec.to_tensor(items).to(self.device))  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> NDArray[np.uint8]:
-        """Latents (B, *latent_shape) → pictures uint8 (B, H, W, C)."""
-        return to_uint8(self.first_stage.decode(z.to(self.device)))
+    def decode(self, z: Tensor) -> Any:
+        """Latents (B, *latent_shape) → pictures uint8 (B, H, W, C), or texts."""
+        return self.codec.to_items(self.first_stage.decode(z.to(self.device)))
 
     def generate(
         self,
         labels: Sequence[int] | NDArray[np.int64] | int,
         *,
+        lengths: Sequence[int] | None = None,
+        context: Sequence[str] | None = None,
         sampler: str | None = None,
         steps: int | None = None,
         spacing: str | None = None,
@@ -95,13 +101,15 @@ class LatentModel:
         batch_size: int = 256,
         progress: bool = False,
         callback: Callable[[int, Tensor, Tensor], None] | None = None,
-    ) -> NDArray[np.uint8]:
-        """Draws one picture for each label: uint8 (N, H, W, C).
+    ) -> Any:
+        """Draws one item for each label: pictures uint8 (N, H, W, C), or a list of N texts.
 
         Args:
             labels: class numbers, with `len(class_names)` for no class; or a count, to draw that many without a class.
+            lengths: of each text the tokens that it shall have; None leaves that open. Texts only.
+            context: for each text the one that it shall complete, a "___" where something is to be written. Texts only.
             sampler, steps, spacing, guidance_scale, guidance_interval, guidance_rescale: None takes the model's own.
-            seed: the same seed, labels and batch_size give the same pictures on the same machine.
+            seed: the same seed, labels and batch_size give the same items on the same machine.
             callback: called as callback(step, z_t, denoised) after each network evaluation of each batch.
 
         Raises LatentiaError for an unknown sampler or spacing, a label out of range, or settings that do not fit.
@@ -125,29 +133,75 @@ class LatentModel:
         chosen = DEFAULT_SAMPLING | self.sampling | {name: value for name, value in given.items() if value is not None}
         solve = _choose("sampler", chosen["sampler"], SAMPLERS)
         times = _choose("spacing", chosen["spacing"], SPACINGS)(chosen["steps"], self.process)
-        interval = None if chosen["guidance_interval"] is None else tuple(chosen["guidance_interval"])
-        denoise = denoise_with(self.denoiser, self.process)
+        condition, nothing = self._conditions(torch.from_numpy(wanted), lengths, context)
 
-        pictures = np.empty((len(wanted), *self._picture_shape()), dtype=np.uint8)
-        bar = tqdm(total=len(wanted), desc="sampling", unit="picture", disable=not progress, dynamic_ncols=True)
+        parts: list[Any] = []
+        bar = tqdm(total=len(wanted), desc="sampling", unit="item", disable=not progress, dynamic_ncols=True)
         with bar, torch.inference_mode():
             for start in range(0, len(wanted), batch_size):
-                label = torch.from_numpy(wanted[start : start + batch_size]).to(self.device)
+                rows = slice(start, start + batch_size)
+                guided = self._guided([c[rows] for c in condition], [c[rows] for c in nothing], chosen)
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + start)  # on the CPU: one seed, any device
-                z = initial_noise(self.process, (len(label), *self.latent_shape), generator).to(self.device)
-                guided = batched_guidance(
-                    denoise,
-                    label,
-                    torch.full_like(label, null),
-                    chosen["guidance_scale"] if null else 1.0,
-                    self.process,
-                    interval=interval,
-                    rescale=chosen["guidance_rescale"],
-                )
+                shape = (len(wanted[rows]), *self.latent_shape)
+                z = initial_noise(self.process, shape, generator).to(self.device)
                 z = solve(guided, z, times, self.process, generator=generator, callback=callback)
-                pictures[start : start + len(label)] = self.decode(z)
-                bar.update(len(label))
-        return pictures
+                parts.append(self.decode(z))
+                bar.update(len(z))
+        return (
+            np.concatenate(parts) if isinstance(self.codec, PictureCodec) else [text for part in parts for text in part]
+        )
+
+    def _conditions(
+        self, label: Tensor, lengths: Sequence[int] | None, context: Sequence[str] | None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """What the denoiser gets beside latent and time, and the same that says nothing: each tensor is (N, ...)."""
+        null = torch.full_like(label, len(self.class_names))
+        if not isinstance(self.codec, TextCodec):
+            if lengths is not None or context is not None:
+                raise LatentiaError("lengths and context are for texts; this model makes pictures")
+            return [label.to(self.device)], [null.to(self.device)]
+        open_length = torch.full_like(label, self.codec.size)
+        length = open_length
+        if lengths is not None:
+            length = torch.as_tensor(lengths, dtype=torch.int64)
+            if length.shape != label.shape or not 1 <= length.min() <= length.max() < self.codec.size:
+                raise LatentiaError(f"lengths must be {len(label)} numbers from 1 to {self.codec.size - 1}")
+        empty = torch.zeros(len(label), *self.latent_shape)
+        hints = empty
+        if context is not None:
+            if len(context) != len(label):
+                raise LatentiaError(f"there are {len(context)} contexts for {len(label)} texts")
+            with torch.no_grad():
+                ids = self.codec.to_tensor(context, gaps=True).to(self.device)
+                hints = torch.cat([self.first_stage.encode(part) for part in ids.split(256)])
+        values = [label, length, hints], [null, open_length, empty]
+        return [value.to(self.device) for value in values[0]], [value.to(self.device) for value in values[1]]
+
+    def _guided(self, condition: list[Tensor], nothing: list[Tensor], chosen: dict[str, Any]) -> Denoise:
+        """The denoiser under guidance, for one batch."""
+        denoise = denoise_with(self.denoiser, self.process)
+        interval = None if chosen["guidance_interval"] is None else tuple(chosen["guidance_interval"])
+        says_something = any(not torch.equal(a, b) for a, b in zip(condition, nothing, strict=True))
+
+        def guide(condition: Sequence[Tensor], nothing: Sequence[Tensor]) -> Denoise:
+            return batched_guidance(
+                denoise,
+                condition,
+                nothing,
+                chosen["guidance_scale"] if says_something else 1.0,
+                self.process,
+                interval=interval,
+                rescale=chosen["guidance_rescale"],
+            )
+
+        if not isinstance(self.codec, TextCodec):
+            return guide(condition, nothing)
+
+        def denoise_text(z_t: Tensor, t: Tensor, estimate: Tensor) -> Tensor:
+            hinted = [(label, length, torch.cat([estimate, hints], 1)) for label, length, hints in (condition, nothing)]
+            return guide(*hinted)(z_t, t)
+
+        return self_conditioned(denoise_text)
 
     def save(self, folder: str | Path, *, dtype: str = "float32") -> None:
         """Writes the model folder, its index last: a folder without one is not a model.
@@ -160,20 +214,19 @@ class LatentModel:
         save_part(folder / "denoiser", self.denoiser, _config(self.denoiser), DTYPES[dtype])
         write_json(folder / "process" / CONFIG_NAME, process_config(self.process))
         write_json(folder / TRAINING_NAME, self.training)
+        if isinstance(self.codec, TextCodec):
+            self.codec.tokenizer.save(folder / TOKENIZER_NAME)
         index = {
             "_class_name": "LatentModel",
             "_latentia_version": __version__,
             "first_stage": ["latentia", type(self.first_stage).__name__],
             "process": ["latentia", type(self.process).__name__],
             "denoiser": ["latentia", type(self.denoiser).__name__],
-            "image_size": self.image_size,
+            "image_size" if isinstance(self.codec, PictureCodec) else "max_tokens": self.codec.size,
             "class_names": list(self.class_names),
             "sampling": self.sampling,
         }
         write_json(folder / INDEX_NAME, index)
-
-    def _picture_shape(self) -> tuple[int, int, int]:
-        return self.image_size, self.image_size, self.first_stage.config["in_channels"]
 
 
 DEFAULT_SAMPLING: dict[str, Any] = {
@@ -196,14 +249,19 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
     if index.get("_class_name") != "LatentModel":
         raise LatentiaError(f"{folder / INDEX_NAME} describes {index.get('_class_name')!r}, expected a LatentModel")
     try:
-        size, names, sampling = int(index["image_size"]), tuple(map(str, index["class_names"])), dict(index["sampling"])
+        names, sampling = tuple(map(str, index["class_names"])), dict(index["sampling"])
+        codec: PictureCodec | TextCodec
+        if "max_tokens" in index:
+            codec = TextCodec(Tokenizer.load(folder / TOKENIZER_NAME), int(index["max_tokens"]))
+        else:
+            codec = PictureCodec(int(index["image_size"]))
     except (KeyError, TypeError, ValueError) as error:
         raise LatentiaError(f"{folder / INDEX_NAME} lacks or garbles a field: {error}") from None
     model = LatentModel(
         first_stage=load_part(folder / "first_stage", FIRST_STAGES),
         process=process_from_config(read_json(folder / "process" / CONFIG_NAME)),
         denoiser=load_part(folder / "denoiser", DENOISERS),
-        image_size=size,
+        codec=codec,
         class_names=names,
         sampling=sampling,
         training=read_json(folder / TRAINING_NAME),
@@ -214,6 +272,9 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
             f"{folder}: the denoiser takes {config['in_channels']} channels and {config['num_classes']} classes, "
             f"the first stage gives {shape[0]} and the index names {len(names)}"
         )
+    vocabulary = codec.tokenizer.vocab_size if isinstance(codec, TextCodec) else None
+    if model.first_stage.config.get("vocab_size") != vocabulary:
+        raise LatentiaError(f"{folder}: first stage and tokenizer do not fit each other, or one of them is missing")
     for part in (model.first_stage, model.denoiser):
         part.eval().requires_grad_(False)
     return model.to(device)

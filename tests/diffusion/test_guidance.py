@@ -52,7 +52,7 @@ def test_guiding_the_denoised_is_guiding_the_output(process: Process, many_times
 
     expected = denoise_with(guided_network, process)(Z, t)
     denoise = Counting(process)
-    torch.testing.assert_close(batched_guidance(denoise, LABEL, NULL, 3.5, process)(Z, t), expected)
+    torch.testing.assert_close(batched_guidance(denoise, (LABEL,), (NULL,), 3.5, process)(Z, t), expected)
     assert denoise.batches == [6]
     pair = (lambda z_t, t, label=label: denoise(z_t, t, label) for label in (LABEL, NULL))
     torch.testing.assert_close(classifier_free_guidance(*pair, 3.5, process)(Z, t), expected)
@@ -62,7 +62,7 @@ def test_guiding_the_denoised_is_guiding_the_output(process: Process, many_times
 @pytest.mark.parametrize(("scale", "other"), [(1.0, LABEL), (0.0, NULL)])
 def test_scale_one_is_the_conditional_and_zero_the_unconditional(scale: float, other: Tensor):
     denoise = Counting(RectifiedFlow())
-    found = batched_guidance(denoise, LABEL, NULL, scale, RectifiedFlow(), rescale=0.0)(Z, torch.tensor(0.5))
+    found = batched_guidance(denoise, (LABEL,), (NULL,), scale, RectifiedFlow(), rescale=0.0)(Z, torch.tensor(0.5))
     assert denoise.batches == ([3] if scale == 1 else [6])
     torch.testing.assert_close(found, denoise(Z, torch.tensor(0.5), other))
 
@@ -71,7 +71,7 @@ def test_scale_one_is_the_conditional_and_zero_the_unconditional(scale: float, o
 def test_outside_the_interval_only_the_conditional_half_is_computed(t: float, inside: bool):
     process, time = EDM(), torch.tensor(t, dtype=F64)
     denoise = Counting(process)
-    found = batched_guidance(denoise, LABEL, NULL, 4.0, process, interval=(0.5, 2.0))(Z, time)
+    found = batched_guidance(denoise, (LABEL,), (NULL,), 4.0, process, interval=(0.5, 2.0))(Z, time)
     assert denoise.batches == [6 if inside else 3]
     conditional, unconditional = denoise(Z, time, LABEL), denoise(Z, time, NULL)
     expected = 4 * conditional - 3 * unconditional if inside else conditional
@@ -82,11 +82,11 @@ def test_the_interval_is_in_sigma_over_alpha_and_holds_per_sample():
     process = RectifiedFlow()
     t = torch.tensor([0.2, 0.5, 1.0], dtype=F64)  # σ/α = 1/4, 1, ∞
     denoise = Counting(process)
-    found = batched_guidance(denoise, LABEL, NULL, 4.0, process, interval=(0.5, 2.0))(Z, t)
+    found = batched_guidance(denoise, (LABEL,), (NULL,), 4.0, process, interval=(0.5, 2.0))(Z, t)
     conditional, unconditional = denoise(Z, t, LABEL), denoise(Z, t, NULL)
     expected = torch.stack([conditional[0], 4 * conditional[1] - 3 * unconditional[1], conditional[2]])
     torch.testing.assert_close(found, expected)
-    open_above = batched_guidance(denoise, LABEL, NULL, 4.0, process, interval=(0.5, float("inf")))(Z, t)
+    open_above = batched_guidance(denoise, (LABEL,), (NULL,), 4.0, process, interval=(0.5, float("inf")))(Z, t)
     torch.testing.assert_close(open_above[2], 4 * conditional[2] - 3 * unconditional[2])
 
 
@@ -96,7 +96,7 @@ def test_rescale_matches_diffusers(rescale: float):
 
     process, t = RectifiedFlow(), torch.tensor(0.5, dtype=F64)
     denoise = denoise_with(network, process)
-    found = batched_guidance(denoise, LABEL, NULL, 6.0, process, rescale=rescale)(Z, t)
+    found = batched_guidance(denoise, (LABEL,), (NULL,), 6.0, process, rescale=rescale)(Z, t)
     conditional, unconditional = denoise(Z, t, LABEL), denoise(Z, t, NULL)
     guided = 6 * conditional - 5 * unconditional
     torch.testing.assert_close(found, rescale_noise_cfg(guided, conditional, rescale))

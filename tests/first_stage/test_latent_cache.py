@@ -61,10 +61,10 @@ def encoded(monkeypatch) -> list[int]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("flips", [False, True])
-def test_rows_are_what_encode_gives(flips, dtype, tmp_path):
+@pytest.mark.parametrize("variants", [1, 2])
+def test_rows_are_what_encode_gives(variants, dtype, tmp_path):
     model, pictures = make_model(), make_pictures()
-    held = build(tmp_path, model, pictures, flips=flips, dtype=dtype)
+    held = build(tmp_path, model, pictures, variants=variants, dtype=dtype)
     rows = torch.tensor([20, 3, 3, 0])
     x = to_float(pictures.images)[rows]
     tolerance = 1e-5 if dtype == "float32" else 4e-3
@@ -73,15 +73,15 @@ def test_rows_are_what_encode_gives(flips, dtype, tmp_path):
     assert z.dtype == torch.float32
     assert labels.tolist() == pictures.labels[rows].tolist()
     assert labels.dtype == torch.int64
-    assert (len(held), held.latent_shape, held.has_flips) == (21, (2, 4, 4), flips)
-    if flips:
-        mirrored = torch.tensor([True, False, True, False])
+    assert (len(held), held.latent_shape, held.variants) == (21, (2, 4, 4), variants)
+    mirrored = torch.tensor([True, False, True, False])
+    if variants == 2:
         x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
-        z, _ = held.batch(rows, mirrored)
+        z, _ = held.batch(rows, mirrored.long())
         torch.testing.assert_close(z, model.encode(x).detach(), rtol=tolerance, atol=tolerance)
     else:
-        with pytest.raises(LatentiaError, match="flips=True"):
-            held.batch(rows, torch.ones(4, dtype=torch.bool))
+        with pytest.raises(LatentiaError, match="variants 0 to 1 were asked of a latent cache of 1"):
+            held.batch(rows, mirrored.long())
 
 
 def test_pictures_without_labels(tmp_path):
@@ -109,26 +109,26 @@ def test_the_first_stage_keeps_its_mode(tmp_path):
     assert model.training
 
 
-@pytest.mark.parametrize("flips", [False, True])
-def test_an_interrupted_cache_goes_on_and_ends_with_the_same_bytes(flips, tmp_path, encoded, monkeypatch):
-    whole = build(tmp_path / "whole", flips=flips).latents.tobytes()
+@pytest.mark.parametrize("variants", [1, 2])
+def test_an_interrupted_cache_goes_on_and_ends_with_the_same_bytes(variants, tmp_path, encoded, monkeypatch):
+    whole = build(tmp_path / "whole", variants=variants).latents.tobytes()
     encode_variants = cache.encode_variants
 
-    def interrupted(first_stage, x, wanted, start):
-        if start == 12:
+    def interrupted(first_stage, examples, rows, *rest):
+        if rows.start == 12:
             raise KeyboardInterrupt
-        return encode_variants(first_stage, x, wanted, start)
+        return encode_variants(first_stage, examples, rows, *rest)
 
     monkeypatch.setattr(cache, "encode_variants", interrupted)
     model = make_model().train()
     with pytest.raises(KeyboardInterrupt):
-        build(tmp_path / "stopped", model, flips=flips)
+        build(tmp_path / "stopped", model, variants=variants)
     assert model.training
     assert json.loads((only_folder(tmp_path / "stopped") / "meta.json").read_text())["rows"] == 12
     monkeypatch.setattr(cache, "encode_variants", encode_variants)
     encoded.clear()
-    resumed = build(tmp_path / "stopped", flips=flips)
-    assert sum(encoded) == 9 * (1 + flips)
+    resumed = build(tmp_path / "stopped", variants=variants)
+    assert sum(encoded) == 9 * variants
     assert resumed.latents.tobytes() == whole
 
 
@@ -141,10 +141,10 @@ def test_a_killed_process_leaves_a_cache_that_goes_on(tmp_path):
         from latentia.first_stage import cache
         cache.SECONDS = 0.0
         encode_variants = cache.encode_variants
-        def killed(first_stage, x, wanted, start):
-            if start == 12:
+        def killed(first_stage, examples, rows, *rest):
+            if rows.start == 12:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return encode_variants(first_stage, x, wanted, start)
+            return encode_variants(first_stage, examples, rows, *rest)
         cache.encode_variants = killed
         here.build(Path(sys.argv[1]))
     """
@@ -162,10 +162,10 @@ def test_a_killed_process_leaves_a_cache_that_goes_on(tmp_path):
         lambda: {"model": make_model(seed=1)},
         lambda: {"pictures": make_pictures(seed=1)},
         lambda: {"pictures": make_pictures(labelled=False)},
-        lambda: {"flips": True},
+        lambda: {"variants": 2},
         lambda: {"dtype": "float16"},
     ],
-    ids=["weights", "pictures", "labels", "flips", "dtype"],
+    ids=["weights", "pictures", "labels", "variants", "dtype"],
 )
 def test_another_input_means_another_cache(change: Callable[[], dict], tmp_path, encoded):
     build(tmp_path)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from latentia.data import PictureSet
+from latentia.data import PictureSet, TextSet, Tokenizer, train_tokenizer
 from latentia.metrics import FeatureNet, classifier_net
 
 
@@ -25,3 +25,37 @@ def test() -> PictureSet:
 @pytest.fixture(scope="session")
 def digit_net(train, test, tmp_path_factory) -> FeatureNet:
     return classifier_net(train, test, epochs=8, cache=tmp_path_factory.mktemp("classifiers"))
+
+
+PARTS = {  # class → subjects, verbs and places; half of the words are shared by the classes
+    "animal": (("fox", "owl", "horse", "trout"), ("hunts", "sleeps", "waits"), ("forest", "river", "field")),
+    "tool": (("hammer", "drill", "saw", "file"), ("rusts", "lies", "waits"), ("drawer", "shed", "field")),
+    "person": (("clerk", "baker", "singer", "judge"), ("speaks", "sleeps", "lies"), ("office", "river", "shed")),
+}
+
+
+def sentences(count: int, seed: int, name: str) -> TextSet:
+    """Sentences of a small grammar, with the kind of their subject as class."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 3, count)
+    texts = []
+    for label in labels:
+        subject, verb, place = (generator.choice(words) for words in list(PARTS.values())[label])
+        article, adjective = generator.choice(["a", "the", "one"]), generator.choice(["old", "small", "red", "quiet"])
+        texts.append(f"{article} {adjective} {subject} {verb} near {generator.choice(['a', 'the'])} {place}")
+    return TextSet(tuple(texts), labels.astype(np.int64), tuple(PARTS), name, "a small grammar")
+
+
+@pytest.fixture(scope="session")
+def text_train() -> TextSet:
+    return sentences(600, 0, "sentences train")
+
+
+@pytest.fixture(scope="session")
+def text_test() -> TextSet:
+    return sentences(200, 1, "sentences test")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(text_train) -> Tokenizer:
+    return train_tokenizer(text_train.texts, vocab_size=320)

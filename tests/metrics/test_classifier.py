@@ -95,7 +95,7 @@ def test_cache_follows_the_environment(train, tmp_path, monkeypatch):
     [
         (np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, int), {}, "holds no picture"),
         (np.zeros((2, 8, 8, 1), np.float32), np.zeros(2, int), {}, "expected uint8 pictures"),
-        (np.zeros((2, 8, 8, 1), np.uint8), np.zeros(3, int), {}, "2 pictures come with labels"),
+        (np.zeros((2, 8, 8, 1), np.uint8), np.zeros(3, int), {}, "2 samples come with labels"),
         (np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 3]), {}, "labels run from 0 to 3, expected 0 to 2"),
         (np.zeros((2, 7, 9, 1), np.uint8), np.zeros(2, int), {}, "at least 8×8"),
         (np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, int), {"epochs": 0}, "epochs ≥ 1"),

@@ -60,7 +60,7 @@ def test_one_feature():
 @pytest.mark.parametrize(
     ("a", "b", "message"),
     [
-        (np.ones((1, 3)), np.ones((5, 3)), "first set: 1 pictures are too few"),
+        (np.ones((1, 3)), np.ones((5, 3)), "first set: 1 samples are too few"),
         (np.ones((5, 3)), np.ones((5, 4)), "use one network"),
         (np.ones((5, 3)), np.full((5, 3), np.nan), "second set: the features of 5 of 5"),
         (np.ones(5), np.ones((5, 3)), r"expected features \(N, D\)"),

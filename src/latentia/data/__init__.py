@@ -1,18 +1,33 @@
-"""Readers: files become `uint8` pictures with labels and class names."""
+"""Readers: files become `uint8` pictures or texts, with labels and class names; texts become token ids."""
 
 from latentia.data.builtin import load_pictures
 from latentia.data.cifar import read_cifar10
-from latentia.data.fetch import fetch_cifar10, fetch_fashion_mnist
+from latentia.data.codec import GAP, PictureCodec, TextCodec, TokenSet
+from latentia.data.corpora import load_texts
+from latentia.data.examples import Examples
+from latentia.data.fetch import fetch_cifar10, fetch_fashion_mnist, fetch_wordnet
 from latentia.data.idx import read_idx
 from latentia.data.pictures import PictureSet, class_index, to_float, to_uint8
 from latentia.data.show import picture_grid, save_gif, save_png
+from latentia.data.texts import TextSet
+from latentia.data.tokens import Tokenizer, TokenMatrix, token_matrix, train_tokenizer
 
 __all__ = [
+    "GAP",
+    "Examples",
+    "PictureCodec",
     "PictureSet",
+    "TextCodec",
+    "TextSet",
+    "TokenMatrix",
+    "TokenSet",
+    "Tokenizer",
     "class_index",
     "fetch_cifar10",
     "fetch_fashion_mnist",
+    "fetch_wordnet",
     "load_pictures",
+    "load_texts",
     "picture_grid",
     "read_cifar10",
     "read_idx",
@@ -20,4 +35,6 @@ __all__ = [
     "save_png",
     "to_float",
     "to_uint8",
+    "token_matrix",
+    "train_tokenizer",
 ]

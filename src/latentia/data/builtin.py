@@ -11,7 +11,7 @@ from latentia.data.fetch import fetch_fashion_mnist
 from latentia.data.folder import read_folder
 from latentia.data.hub import parquet_files, read_hub, read_parquet
 from latentia.data.idx import fashion_mnist, find_idx, read_idx_folder
-from latentia.data.pictures import OnCorrupt, PictureSet, Split, resize_pictures
+from latentia.data.pictures import OnCorrupt, PictureSet, Split, check_choices, resize_pictures
 from latentia.errors import LatentiaError
 
 MAX_SIZE = 8192
@@ -74,10 +74,7 @@ def load_pictures(
 
     Raises LatentiaError where the name is unknown, an argument is wrong, or the files are missing or broken.
     """
-    if split not in ("train", "test"):
-        raise LatentiaError(f"split is {split!r}, expected 'train' or 'test'")
-    if on_corrupt not in ("refuse", "skip"):
-        raise LatentiaError(f"on_corrupt is {on_corrupt!r}, expected 'refuse' or 'skip'")
+    check_choices(split, on_corrupt)
     if size is not None and not 1 <= size <= MAX_SIZE:
         raise LatentiaError(f"size is {size}, expected 1 to {MAX_SIZE} pixels")
     base = None if root is None else Path(root).expanduser()

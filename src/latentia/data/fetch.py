@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from tqdm import tqdm
 
 from latentia.data.cifar import CIFAR10_FILE, CIFAR10_MD5, check_md5
 from latentia.data.idx import find_idx
+from latentia.data.wordnet import has_wordnet
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path, cache_dir
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MAX_CIFAR10_BYTES = 256 * 2**20
-DEBIAN_PACKAGE = "dataset-fashion-mnist"
 NETWORK_TIMEOUT = 60.0  # seconds without a byte
 COMMAND_TIMEOUT = 600.0  # seconds for one apt-get or dpkg-deb
 
@@ -30,38 +31,55 @@ def fetch_fashion_mnist(cache: Path | None = None) -> Path:
     Raises LatentiaError where apt is missing or cannot reach an archive that has the package.
     """
     folder = cache or cache_dir() / "fashion-mnist"
-    if find_idx(folder, "train") and find_idx(folder, "test"):
+
+    def whole() -> bool:
+        return bool(find_idx(folder, "train") and find_idx(folder, "test"))
+
+    return _fetch_debian("dataset-fashion-mnist", "*-ubyte.gz", folder, whole, "the four Fashion-MNIST files")
+
+
+def fetch_wordnet(cache: Path | None = None) -> Path:
+    """Puts WordNet's four data files into the folder `cache` (default `cache_dir()/wordnet`) and returns it.
+
+    They come from the Debian package `wordnet-base`, which apt verifies; no rights of root are needed.
+    Raises LatentiaError where apt is missing or cannot reach an archive that has the package.
+    """
+    folder = cache or cache_dir() / "wordnet"
+    return _fetch_debian(
+        "wordnet-base", "data.*", folder, lambda: has_wordnet(folder), "the four data files of WordNet"
+    )
+
+
+def _fetch_debian(package: str, pattern: str, folder: Path, whole: Callable[[], bool], files: str) -> Path:
+    """Puts the files of a Debian package that match `pattern` into `folder`, unless it is `whole` already."""
+    if whole():
         return folder
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise LatentiaError(
-            "Fashion-MNIST is fetched with apt-get and dpkg-deb, which are not here; pass root=... instead"
+            f"{package} is fetched with apt-get and dpkg-deb, which are not here; pass root=... with {files}"
         )
+    advice = f"install it with: sudo apt-get update && sudo apt-get install {package}, or pass root=..."
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            _run(["apt-get", "download", DEBIAN_PACKAGE], temporary)
+            _run(["apt-get", "download", package], temporary, advice)
         except LatentiaError:
             if os.geteuid() != 0:
                 raise
-            _run(["apt-get", "update"], temporary)  # a fresh container has no package lists
-            _run(["apt-get", "download", DEBIAN_PACKAGE], temporary)
-        package = next(Path(temporary).glob("*.deb"), None)
-        if package is None:
-            raise LatentiaError(
-                f"apt-get downloaded no {DEBIAN_PACKAGE}; install it with: sudo apt-get install {DEBIAN_PACKAGE}"
-            )
-        _run(["dpkg-deb", "-x", str(package), "unpacked"], temporary)
-        for file in sorted(Path(temporary, "unpacked").rglob("*-ubyte.gz")):
+            _run(["apt-get", "update"], temporary, advice)  # a fresh container has no package lists
+            _run(["apt-get", "download", package], temporary, advice)
+        archive = next(Path(temporary).glob("*.deb"), None)
+        if archive is None:
+            raise LatentiaError(f"apt-get downloaded no {package}; {advice}")
+        _run(["dpkg-deb", "-x", str(archive), "unpacked"], temporary, advice)
+        for file in sorted(Path(temporary, "unpacked").rglob(pattern)):
             with atomic_path(folder / file.name) as target:
                 shutil.copyfile(file, target)
-    if not find_idx(folder, "train") or not find_idx(folder, "test"):
-        raise LatentiaError(
-            f"the package {DEBIAN_PACKAGE} lacks some of the four Fashion-MNIST files; pass root=... instead"
-        )
+    if not whole():
+        raise LatentiaError(f"the package {package} lacks some of {files}; pass root=... instead")
     return folder
 
 
-def _run(command: list[str], folder: str) -> None:
-    advice = f"install it with: sudo apt-get update && sudo apt-get install {DEBIAN_PACKAGE}, or pass root=..."
+def _run(command: list[str], folder: str, advice: str) -> None:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=COMMAND_TIMEOUT, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -26,8 +26,8 @@ def read_folder(path: Path, split: Split, size: int | None, on_corrupt: OnCorrup
     path = path.resolve()
     train, test = split_folders(path)
     base = test if split == "test" and test is not None else train
-    files, ignored = list_pictures(base, path)
-    classes = class_names(list(files if base == train else list_pictures(train, path)[0]), train)
+    files, ignored = list_files(base, path)
+    classes = class_names(list(files if base == train else list_files(train, path)[0]), train)
     if test is None:
         files = {name: status for name, status in files.items() if held_out(name) == (split == "test")}
     if not files:
@@ -50,8 +50,8 @@ def read_folder(path: Path, split: Split, size: int | None, on_corrupt: OnCorrup
     return PictureSet(stored.images, labels, classes, path.name, source, (*ignored, *stored.skipped))
 
 
-def split_folders(path: Path) -> tuple[Path, Path | None]:
-    """Where the training pictures lie, and the test pictures where they lie apart."""
+def split_folders(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> tuple[Path, Path | None]:
+    """Where the files for training lie, and those for testing where they lie apart."""
     try:
         entries = [entry for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
     except OSError as error:
@@ -60,13 +60,15 @@ def split_folders(path: Path) -> tuple[Path, Path | None]:
     test = next((path / name for name in TEST_NAMES if name in folders), None)
     if "train" not in folders:
         return path, None
-    if test is None and any(list_pictures(path / name, path)[0] for name in folders - {"train"}):
-        return path, None  # pictures beside it make "train" a class, as in COCO
+    if test is None and any(list_files(path / name, path, suffixes)[0] for name in folders - {"train"}):
+        return path, None  # files beside it make "train" a class, as in COCO
     return path / "train", test
 
 
-def list_pictures(base: Path, root: Path) -> tuple[dict[str, os.stat_result], list[str]]:
-    """The pictures below `base` by relative path, sorted, and "path: reason" for each link not followed.
+def list_files(
+    base: Path, root: Path, suffixes: tuple[str, ...] = SUFFIXES
+) -> tuple[dict[str, os.stat_result], list[str]]:
+    """The files below `base` with these suffixes by relative path, sorted; "path: reason" for each link not followed.
 
     Links to files are followed inside `root` alone, links to folders nowhere.
     """
@@ -83,7 +85,7 @@ def list_pictures(base: Path, root: Path) -> tuple[dict[str, os.stat_result], li
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]  # os.walk does not enter them
         ignored += [f"{prefix}{name}: a link to a folder is not followed" for name in links]
         for name in names:
-            if name.startswith(".") or not name.lower().endswith(SUFFIXES):
+            if name.startswith(".") or not name.lower().endswith(suffixes):
                 continue
             full, relative = os.path.join(folder, name), prefix + name
             if os.path.islink(full) and not Path(full).resolve().is_relative_to(root):
@@ -100,7 +102,7 @@ def class_names(names: list[str], base: Path) -> tuple[str, ...]:
     loose = [name for name in names if "/" not in name]
     if loose and len(loose) < len(names):
         raise LatentiaError(
-            f"{base} holds pictures both in class folders and beside them ({loose[0]}); move these into a class"
+            f"{base} holds files both in class folders and beside them ({loose[0]}); move these into a class"
         )
     return tuple(sorted({name.split("/")[0] for name in names if "/" in name}))
 

@@ -20,7 +20,7 @@ def read_hub(name: str, split: Split, size: int | None, on_corrupt: OnCorrupt) -
 
     Raises LatentiaError where it cannot be loaded or has no column of pictures.
     """
-    return _read(_load(name, {}), name, f"hf:{name}", None, split, size, on_corrupt)
+    return _read(load_parts(name), name, f"hf:{name}", None, split, size, on_corrupt)
 
 
 def read_parquet(path: Path, split: Split, size: int | None, on_corrupt: OnCorrupt) -> PictureSet:
@@ -28,13 +28,17 @@ def read_parquet(path: Path, split: Split, size: int | None, on_corrupt: OnCorru
 
     Raises LatentiaError where they cannot be read or have no column of pictures.
     """
-    files = parquet_files(path)
+    identity = "\n".join(record_file(str(file.resolve()), file.stat()) for file in parquet_files(path))
+    return _read(load_parquet(path), path.stem, str(path), identity, split, size, on_corrupt)
+
+
+def load_parquet(path: Path) -> Any:
+    """The parts of a parquet file or of a folder of them, by the name of the split."""
     groups: dict[str, list[str]] = {}
-    for file in files:
+    for file in parquet_files(path):
         part = next((known for known in ("train", *TEST_NAMES) if file.name.lower().startswith(known)), "train")
         groups.setdefault(part if path.is_dir() else "train", []).append(str(file))
-    identity = "\n".join(record_file(str(file.resolve()), file.stat()) for file in files)
-    return _read(_load("parquet", {"data_files": groups}), path.stem, str(path), identity, split, size, on_corrupt)
+    return load_parts("parquet", groups)
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -44,15 +48,16 @@ def parquet_files(path: Path) -> list[Path]:
     return sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")])
 
 
-def _load(name: str, options: dict[str, Any]) -> Any:
+def load_parts(name: str, files: dict[str, list[str]] | None = None) -> Any:
+    """The parts of the data set `name` by the name of the split: the hub's, or those made of `files`."""
     try:
         import datasets  # here, because it is an extra and slow to import
     except ImportError:
         raise LatentiaError("Hugging Face data sets need the library datasets: pip install 'latentia[hub]'") from None
     try:
-        return datasets.load_dataset(name, **options)
+        return datasets.load_dataset(name, **({"data_files": files} if files else {}))
     except Exception as error:  # the library documents no common class for what it raises
-        where = ", ".join(file for files in options.get("data_files", {}).values() for file in files) or f"hf:{name}"
+        where = ", ".join(file for group in (files or {}).values() for file in group) or f"hf:{name}"
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise LatentiaError(f"{where} cannot be loaded as a data set: {reason}") from None
 
@@ -60,8 +65,7 @@ def _load(name: str, options: dict[str, Any]) -> Any:
 def _read(
     parts: Any, name: str, origin: str, identity: str | None, split: Split, size: int | None, on_corrupt: OnCorrupt
 ) -> PictureSet:
-    train = parts["train"] if "train" in parts else parts[next(iter(parts))]
-    test_name = next((known for known in TEST_NAMES if known in parts and parts[known] is not train), None)
+    train, test_name = split_parts(parts)
     rows = parts[test_name] if split == "test" and test_name else train
     indices = np.arange(len(rows))
     if test_name is None:
@@ -88,6 +92,12 @@ def _read(
     rule = "one in ten rows held out by the hash of its number" if test_name is None else "as the data set has it"
     text = f"The {split} split of {origin}, {rule}."
     return PictureSet(stored.images, kept, classes, name, text, stored.skipped)
+
+
+def split_parts(parts: Any) -> tuple[Any, str | None]:
+    """The rows for training, and the name of the part for testing where there is one."""
+    train = parts["train"] if "train" in parts else parts[next(iter(parts))]
+    return train, next((known for known in TEST_NAMES if known in parts and parts[known] is not train), None)
 
 
 def _undecoded(rows: Any, column: str) -> Any:
@@ -117,20 +127,25 @@ def _picture_column(features: Any, origin: str) -> str:
 
 def _labels(rows: Any, train: Any, origin: str) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
     """Labels of all rows and the class names, which both splits take from the training rows."""
-    features = train.features
-    named = [column for column, feature in features.items() if type(feature).__name__ == "ClassLabel"]
-    column = next((known for known in (*LABEL_COLUMNS, *named) if known in named), None)
-    classified = column is not None
-    column = column or next((known for known in LABEL_COLUMNS if known in features), None)
+    column, names = label_column(train.features)
     if column is None:
         return None, ()
     try:
         values = rows[column][:]
-        if classified:
-            return np.asarray(values, np.int64), tuple(features[column].names)
+        if names is not None:
+            return np.asarray(values, np.int64), names
         numbers = {value: number for number, value in enumerate(sorted(set(train[column][:])))}
         return np.array([numbers[value] for value in values], np.int64), tuple(map(str, numbers))
     except TypeError:  # None, or lists
         raise LatentiaError(f"{origin} has rows without exactly one class in its column {column}") from None
     except KeyError as error:
         raise LatentiaError(f"{origin} has a row of class {error}, which no training row has") from None
+
+
+def label_column(features: Any) -> tuple[str | None, tuple[str, ...] | None]:
+    """The column of labels, one with class names first, or None; and its class names where it has them."""
+    named = [column for column, feature in features.items() if type(feature).__name__ == "ClassLabel"]
+    column = next((known for known in (*LABEL_COLUMNS, *named) if known in named), None)
+    if column is not None:
+        return column, tuple(features[column].names)
+    return next((known for known in LABEL_COLUMNS if known in features), None), None

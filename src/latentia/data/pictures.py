@@ -53,19 +53,7 @@ class PictureSet:
             raise LatentiaError(
                 f"{self.name}: pictures are {shape[2]}×{shape[1]}; pass size=... to crop them to squares"
             )
-        if self.labels is None:
-            if self.class_names:
-                raise LatentiaError(f"{self.name} names {len(self.class_names)} classes but has no labels")
-            return
-        if self.labels.dtype != np.int64 or self.labels.shape != shape[:1]:
-            raise LatentiaError(
-                f"{self.name}: labels are {self.labels.dtype} {self.labels.shape}, expected int64 ({shape[0]},)"
-            )
-        low, high = int(self.labels.min()), int(self.labels.max())
-        if low < 0 or high >= len(self.class_names):
-            raise LatentiaError(
-                f"{self.name}: labels run from {low} to {high}, but there are {len(self.class_names)} classes"
-            )
+        check_labels(self.labels, self.class_names, shape[0], self.name)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -81,6 +69,11 @@ class PictureSet:
         return int(self.images.shape[1])
 
     @property
+    def size(self) -> int:
+        """The same by the name that every set of examples has."""
+        return self.image_size
+
+    @property
     def channels(self) -> int:
         """1 for grey, 3 for RGB."""
         return int(self.images.shape[3])
@@ -94,6 +87,11 @@ class PictureSet:
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()[:16]
+
+    def tensor(self, rows: NDArray[Any] | slice, variant: int = 0) -> Tensor:
+        """The pictures at `rows` as float32 (B, C, S, S) in [-1, 1]; variant 1 is mirrored left to right."""
+        x = to_float(self.images[rows])
+        return x.flip(-1) if variant else x
 
     def subset(self, indices: Sequence[int] | NDArray[Any] | slice) -> "PictureSet":
         """The pictures at `indices` (integers, a boolean mask or a slice), with all class names.
@@ -112,6 +110,27 @@ class PictureSet:
     def class_index(self, name_or_number: str | int) -> int:
         """The label of a class, as the function of this name gives it."""
         return class_index(self.class_names, name_or_number, self.name)
+
+
+def check_labels(labels: NDArray[np.int64] | None, class_names: Sequence[str], count: int, owner: str) -> None:
+    """Raises LatentiaError where `labels` are not int64 (count,) in [0, len(class_names)), or None without classes."""
+    if labels is None:
+        if class_names:
+            raise LatentiaError(f"{owner} names {len(class_names)} classes but has no labels")
+        return
+    if labels.dtype != np.int64 or labels.shape != (count,):
+        raise LatentiaError(f"{owner}: labels are {labels.dtype} {labels.shape}, expected int64 ({count},)")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= len(class_names):
+        raise LatentiaError(f"{owner}: labels run from {low} to {high}, but there are {len(class_names)} classes")
+
+
+def check_choices(split: str, on_corrupt: str) -> None:
+    """Raises LatentiaError where a reader was called with a choice that it does not have."""
+    if split not in ("train", "test"):
+        raise LatentiaError(f"split is {split!r}, expected 'train' or 'test'")
+    if on_corrupt not in ("refuse", "skip"):
+        raise LatentiaError(f"on_corrupt is {on_corrupt!r}, expected 'refuse' or 'skip'")
 
 
 def class_index(class_names: Sequence[str], name_or_number: str | int, owner: str) -> int:

@@ -130,6 +130,8 @@ class DiT(nn.Module):
     `rope` adds axial rotary positions to the fixed absolute ones, `swiglu` gates the feed-forward, `qk_norm` normalises
     queries and keys, `rms_norm` drops the mean from the norms (Yao et al. 2025). `shared_modulation` gives all
     blocks one modulation network plus an offset each (adaLN-single, Chen et al. 2023, §2.3): a third fewer parameters.
+    `hint_channels` more channels enter beside the latent (LDM's concatenation, Rombach et al. 2022, §3.3), such as an
+    earlier estimate or the latent of a context; `lengths` adds a second label, the length of what is to be made.
     The output is exactly zero at initialisation. Raises LatentiaError for sizes that do not fit each other.
     """
 
@@ -151,9 +153,13 @@ class DiT(nn.Module):
         shared_modulation: bool = False,
         rope_base: float = 100.0,
         out_channels: int | None = None,
+        hint_channels: int = 0,
+        lengths: int = 0,
     ) -> None:
         super().__init__()
         grid = tuple(grid)
+        if hint_channels < 0:
+            raise LatentiaError(f"hint_channels is {hint_channels}, expected 0 (no hints) or more")
         check_sizes(in_channels, out_channels, grid, patch, width, depth, heads, mlp_ratio)
         self.config: dict[str, Any] = {
             "in_channels": in_channels,
@@ -171,15 +177,19 @@ class DiT(nn.Module):
             "shared_modulation": shared_modulation,
             "rope_base": rope_base,
             "out_channels": out_channels,
+            "hint_channels": hint_channels,
+            "lengths": lengths,
         }
         self.in_channels, self.num_classes, self.patch, self.width = in_channels, num_classes, patch, width
+        self.hint_channels, self.lengths = hint_channels, lengths
         self.grid = tuple(n // patch for n in grid)  # in patches
         self.head_dim, self.rope, self.rope_base = width // heads, rope, rope_base
         hidden, volume = int(width * mlp_ratio), patch ** len(grid)
 
-        self.patch_embed = nn.Linear(in_channels * volume, width)
+        self.patch_embed = nn.Linear((in_channels + hint_channels) * volume, width)
         self.time_embed = TimestepEmbedder(width)
         self.label_embed = LabelEmbedder(num_classes, width)
+        self.length_embed = LabelEmbedder(lengths, width) if lengths else None
         self.modulation = nn.Linear(width, 6 * width) if shared_modulation else nn.Identity()
         self.blocks = nn.ModuleList(
             Block(width, heads, hidden, swiglu, qk_norm, rms_norm, shared_modulation) for _ in range(depth)
@@ -191,7 +201,7 @@ class DiT(nn.Module):
 
     def initialise(self) -> None:
         """Xavier everywhere, then zeros where adaLN-Zero asks: every block starts as the identity, the output as 0."""
-        embedders = {*self.time_embed.modules(), *self.label_embed.modules()}
+        embedders = {*self.time_embed.modules()}
         linears = {name: module for name, module in self.named_modules() if isinstance(module, nn.Linear)}
         for name, linear in linears.items():
             if linear not in embedders:
@@ -199,19 +209,33 @@ class DiT(nn.Module):
                 (nn.init.zeros_ if zero else nn.init.xavier_uniform_)(linear.weight)
                 nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        label: Tensor | None = None,
+        length: Tensor | None = None,
+        hints: Tensor | None = None,
+    ) -> Tensor:
         """x (B, C, *grid), time (B,) in about 0..1000, label (B,) in 0..num_classes or None → (B, C_out, *grid).
 
+        `length` (B,) is in 0..lengths, `hints` are (B, hint_channels, *grid); None is the null length, and zeros.
         Computes in the weights' dtype (or autocast's) and answers in x's. With `rope` the grid may differ from the
         constructor's. Raises LatentiaError for a shape that does not fit and for a label out of range.
         """
-        self.check_input(x, time)
+        self.check_input(x, time, hints)
         dtype = self.patch_embed.weight.dtype
+        if self.hint_channels:
+            empty = x.new_zeros(x.shape[0], self.hint_channels, *x.shape[2:])
+            x = torch.cat([x, empty if hints is None else hints.to(x.dtype)], dim=1)
         grid = tuple(n // self.patch for n in x.shape[2:])
         position = position_sinusoids(grid, self.width, self.grid, x.device)
         tokens = self.patch_embed(patchify(x.to(dtype), self.patch)) + position.to(dtype)
 
-        condition = F.silu(self.time_embed(time) + self.label_embed(label, x.shape[0]))
+        embedding = self.time_embed(time) + self.label_embed(label, x.shape[0])
+        if self.length_embed is not None:
+            embedding = embedding + self.length_embed(length, x.shape[0])
+        condition = F.silu(embedding)
         block_condition = self.modulation(condition)
         rotation: Rotation | None = None
         if self.rope:
@@ -224,7 +248,7 @@ class DiT(nn.Module):
         tokens = self.final(modulate(self.final_norm(tokens), shift, scale))
         return unpatchify(tokens, grid, self.patch).to(x.dtype)
 
-    def check_input(self, x: Tensor, time: Tensor) -> None:
+    def check_input(self, x: Tensor, time: Tensor, hints: Tensor | None) -> None:
         axes = len(self.grid)
         if x.dim() != 2 + axes or x.shape[1] != self.in_channels:
             raise LatentiaError(
@@ -237,6 +261,9 @@ class DiT(nn.Module):
             raise LatentiaError(f"latents have grid {tuple(x.shape[2:])}, a DiT without rope is bound to {trained}")
         if time.shape != x.shape[:1]:
             raise LatentiaError(f"times have shape {tuple(time.shape)}, expected ({x.shape[0]},)")
+        wanted = (x.shape[0], self.hint_channels, *x.shape[2:])
+        if hints is not None and hints.shape != wanted:
+            raise LatentiaError(f"hints have shape {tuple(hints.shape)}, expected {wanted}")
 
 
 def check_sizes(

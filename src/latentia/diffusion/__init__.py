@@ -6,6 +6,7 @@ from latentia.diffusion.denoise import (
     eps_from_denoised,
     initial_noise,
     score,
+    self_conditioned,
     training_loss,
 )
 from latentia.diffusion.guidance import ConditionalDenoise, batched_guidance, classifier_free_guidance
@@ -52,6 +53,7 @@ __all__ = [
     "process_config",
     "process_from_config",
     "score",
+    "self_conditioned",
     "trailing",
     "training_loss",
     "uniform",

@@ -27,6 +27,21 @@ def denoise_with(network: Callable[..., Tensor], process: Process) -> Callable[.
     return denoise
 
 
+def self_conditioned(denoise: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Denoise:
+    """A `Denoise` that tells each call of `denoise(z_t, t, estimate)` what the last one answered, zeros at first.
+
+    Chen et al. 2023 ("Analog bits"), §3.2. It remembers: make a new one for each batch of samples.
+    """
+    estimate: Tensor | None = None
+
+    def remembering(z_t: Tensor, t: Tensor) -> Tensor:
+        nonlocal estimate
+        estimate = denoise(z_t, t, torch.zeros_like(z_t) if estimate is None else estimate)
+        return estimate
+
+    return remembering
+
+
 def training_loss(
     network: Callable[[Tensor, Tensor], Tensor], z: Tensor, eps: Tensor, t: Tensor, process: Process
 ) -> Tensor:

@@ -1,4 +1,4 @@
-"""First stages: autoencoders between pictures and latents."""
+"""First stages: autoencoders between pictures or texts and latents."""
 
 from collections.abc import Callable
 
@@ -14,9 +14,12 @@ from latentia.first_stage.losses import (
     reconstruction_loss,
 )
 from latentia.first_stage.statistics import FirstStage, measure_latent_statistics, set_latent_statistics
+from latentia.first_stage.text import TextAutoencoder, token_loss
 from latentia.first_stage.vq import AutoencoderVQ
 
-FIRST_STAGES: dict[str, Callable[..., FirstStage]] = {"AutoencoderKL": AutoencoderKL, "AutoencoderVQ": AutoencoderVQ}
+FIRST_STAGES: dict[str, Callable[..., FirstStage]] = {
+    kind.__name__: kind for kind in (AutoencoderKL, AutoencoderVQ, TextAutoencoder)
+}
 
 __all__ = [
     "FIRST_STAGES",
@@ -26,6 +29,7 @@ __all__ = [
     "LatentCache",
     "PatchDiscriminator",
     "Reconstruction",
+    "TextAutoencoder",
     "adaptive_weight",
     "build_latent_cache",
     "hinge_discriminator_loss",
@@ -35,4 +39,5 @@ __all__ = [
     "perceptual_loss",
     "reconstruction_loss",
     "set_latent_statistics",
+    "token_loss",
 ]

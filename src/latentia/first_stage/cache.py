@@ -1,4 +1,4 @@
-"""The latent cache: each picture is encoded once, and training reads latents from a memory map."""
+"""The latent cache: each example is encoded once, and training reads latents from a memory map."""
 
 import os
 import shutil
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from latentia.data import PictureSet, to_float
+from latentia.data import Examples
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path, module_hash, read_json, write_json
 from latentia.first_stage.statistics import FirstStage
 
 LATENTS_NAME, LABELS_NAME, META_NAME, LOCK_NAME = "latents.npy", "labels.npy", "meta.json", ".lock"
-FORMAT = 1  # raise it when the layout changes: older caches then count as stale
+FORMAT = 2  # raise it when the layout changes: older caches then count as stale
 SECONDS = 2.0  # between two records of progress, which each wait for the disk
 
 
 class LatentCache:
-    """Latents (N, V, C, h, w) on disk, V = 2 with flips: 0 the picture's, 1 its mirror image's."""
+    """Latents (N, V, C, *grid) on disk: of each example itself and of its other variants (see `Examples.tensor`)."""
 
     def __init__(self, latents: NDArray[Any], labels: NDArray[np.int64] | None) -> None:
         self.latents = latents
@@ -36,50 +36,48 @@ class LatentCache:
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """(C, h, w)."""
+        """(C, *grid)."""
         return tuple(self.latents.shape[2:])
 
     @property
-    def has_flips(self) -> bool:
-        return bool(self.latents.shape[1] == 2)
+    def variants(self) -> int:
+        return int(self.latents.shape[1])
 
-    def batch(self, indices: Tensor, flips: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Latents (B, C, h, w) float32 and labels (B,) int64 of the rows `indices` (B,).
+    def batch(self, indices: Tensor, variant: Tensor | int = 0) -> tuple[Tensor, Tensor | None]:
+        """Latents (B, C, *grid) float32 and labels (B,) int64 of the rows `indices` (B,).
 
-        Labels are None where the pictures have none. `flips` (B,), bool, picks the mirror images' latents.
-        Raises LatentiaError where an index is out of range, or flips are asked of a cache built without.
+        Labels are None where the examples have none. `variant` is one number for all or (B,) integers.
+        Raises LatentiaError where an index or a variant is out of range.
         """
         rows = indices.cpu().numpy()
-        if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
-            raise LatentiaError(f"rows {rows.min()} to {rows.max()} were asked of a latent cache of {len(self)}")
-        if flips is None:
-            z = self.latents[rows, 0]
-        elif not self.has_flips:
-            raise LatentiaError("mirror images were asked of a latent cache without them; build it with flips=True")
-        else:
-            z = self.latents[rows, flips.cpu().bool().numpy().astype(np.int64)]
+        chosen = np.broadcast_to(torch.as_tensor(variant).cpu().numpy().astype(np.int64), rows.shape)
+        for name, numbers, count in (("rows", rows, len(self)), ("variants", chosen, self.variants)):
+            if numbers.size and not 0 <= numbers.min() <= numbers.max() < count:
+                raise LatentiaError(
+                    f"{name} {numbers.min()} to {numbers.max()} were asked of a latent cache of {count}"
+                )
         labels = None if self.labels is None else torch.from_numpy(self.labels[rows])
-        return torch.from_numpy(np.asarray(z, dtype=np.float32)), labels
+        return torch.from_numpy(np.asarray(self.latents[rows, chosen], dtype=np.float32)), labels
 
 
 def build_latent_cache(
     first_stage: FirstStage,
-    pictures: PictureSet,
+    examples: Examples,
     folder: Path,
     *,
-    flips: bool = False,
+    variants: int = 1,
     dtype: Literal["float16", "float32"] = "float32",
     batch_size: int = 256,
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> LatentCache:
-    """Opens the cache of these pictures under this first stage in `folder`, encoding what it lacks.
+    """Opens the cache of these examples, in so many variants, under this first stage, encoding what it lacks.
 
     A finished cache is only opened. An interrupted one goes on where progress was last recorded, and ends with the same
-    bytes as an uninterrupted one. One of other weights, pictures or layout, or a damaged one, is never used but built
+    bytes as an uninterrupted one. One of other weights, examples or layout, or a damaged one, is never used but built
     anew. A second process waits for the first.
 
-    Raises LatentiaError where the pictures' size or channels do not fit, a latent is not finite, or the disk is too
+    Raises LatentiaError where the examples do not fit the first stage, a latent is not finite, or the disk is too
     small or not writable.
     """
     if dtype not in ("float16", "float32"):
@@ -87,21 +85,21 @@ def build_latent_cache(
     wanted = {
         "format": FORMAT,
         "first_stage": module_hash(first_stage),
-        "pictures": pictures.fingerprint,
+        "examples": examples.fingerprint,
         "dtype": dtype,
-        "shape": [len(pictures), 1 + flips, *first_stage.latent_shape(pictures.image_size)],
-        "labels": pictures.labels is not None,
+        "shape": [len(examples), variants, *first_stage.latent_shape(examples.size)],
+        "labels": examples.labels is not None,
     }
-    path = folder / f"{wanted['first_stage']}-{wanted['pictures']}-{dtype}{'-flips' if flips else ''}"
+    path = folder / f"{wanted['first_stage']}-{wanted['examples']}-{dtype}{f'-{variants}' if variants > 1 else ''}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         with locked(path / LOCK_NAME):
             done = rows_done(path, wanted)
             if done is None:
-                create(path, wanted, pictures.labels)
+                create(path, wanted, examples.labels)
                 done = 0
-            if done < len(pictures):
-                encode_rows(first_stage, pictures, path, wanted, done, batch_size, torch.device(device), progress)
+            if done < len(examples):
+                encode_rows(first_stage, examples, path, wanted, done, batch_size, torch.device(device), progress)
     except OSError as error:
         raise LatentiaError(f"the latent cache {path} cannot be written: {error}; choose another folder") from None
     labels = np.load(path / LABELS_NAME, allow_pickle=False) if wanted["labels"] else None
@@ -109,7 +107,7 @@ def build_latent_cache(
 
 
 def rows_done(path: Path, wanted: dict[str, Any]) -> int | None:
-    """How many pictures a cache already holds, or None where it must be built anew."""
+    """How many examples a cache already holds, or None where it must be built anew."""
     try:
         meta = read_json(path / META_NAME)
         latents = np.load(path / LATENTS_NAME, mmap_mode="r", allow_pickle=False)
@@ -148,7 +146,7 @@ def create(path: Path, wanted: dict[str, Any], labels: NDArray[np.int64] | None)
 
 def encode_rows(
     first_stage: FirstStage,
-    pictures: PictureSet,
+    examples: Examples,
     path: Path,
     wanted: dict[str, Any],
     done: int,
@@ -156,7 +154,7 @@ def encode_rows(
     device: torch.device,
     progress: bool,
 ) -> None:
-    """Encodes pictures from `done` on. Progress is recorded when the latents are on disk: it never promises more."""
+    """Encodes examples from `done` on. Progress is recorded when the latents are on disk: it never promises more."""
     latents = np.lib.format.open_memmap(path / LATENTS_NAME, "r+")
     home, training = first_stage.latent_mean.device, first_stage.training
     first_stage.to(device).eval()
@@ -166,12 +164,11 @@ def encode_rows(
         write_json(path / META_NAME, {**wanted, "rows": done})
 
     recorded = time.monotonic()
-    bar = tqdm(total=len(pictures), initial=done, desc="Encoding", unit="picture", disable=not progress)
+    bar = tqdm(total=len(examples), initial=done, desc="Encoding", unit="example", disable=not progress)
     try:
-        for start in range(done, len(pictures), batch_size):
-            stop = min(start + batch_size, len(pictures))
-            x = to_float(pictures.images[start:stop]).to(device)
-            latents[start:stop] = encode_variants(first_stage, x, wanted, start)
+        for start in range(done, len(examples), batch_size):
+            stop = min(start + batch_size, len(examples))
+            latents[start:stop] = encode_variants(first_stage, examples, slice(start, stop), wanted, device)
             done = stop
             bar.update(stop - start)
             if time.monotonic() - recorded > SECONDS:
@@ -184,15 +181,17 @@ def encode_rows(
 
 
 @torch.inference_mode()
-def encode_variants(first_stage: FirstStage, x: Tensor, wanted: dict[str, Any], start: int) -> NDArray[Any]:
-    """(B, C, H, W) → (B, V, C, h, w). Raises LatentiaError where a latent is not finite in the cache's dtype."""
-    variants = [x, x.flip(-1)][: wanted["shape"][1]]
-    z = torch.stack([first_stage.encode(variant) for variant in variants], dim=1)
+def encode_variants(
+    first_stage: FirstStage, examples: Examples, rows: slice, wanted: dict[str, Any], device: torch.device
+) -> NDArray[Any]:
+    """Latents (B, V, C, *grid) of some rows. Raises LatentiaError where one is not finite in the cache's dtype."""
+    variants = range(wanted["shape"][1])
+    z = torch.stack([first_stage.encode(examples.tensor(rows, variant).to(device)) for variant in variants], dim=1)
     z = z.to(getattr(torch, wanted["dtype"]))
     if not torch.isfinite(z).all():
         raise LatentiaError(
-            f"the first stage gives latents that are NaN or infinite in {wanted['dtype']} among pictures {start} to "
-            f"{start + len(x) - 1}; it has diverged: train it again with a lower learning rate"
+            f"the first stage gives latents that are NaN or infinite in {wanted['dtype']} among examples {rows.start} "
+            f"to {rows.stop - 1}; it has diverged: train it again with a lower learning rate"
         )
     return z.cpu().numpy()
 

@@ -11,10 +11,15 @@ def register_statistics(module: nn.Module, channels: int) -> None:
 
 
 def normalise(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(z − mean) / std for z (B, C, h, w), mean and std (C,)."""
-    return (z - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+    """(z − mean) / std for z (B, C, *grid), mean and std (C,)."""
+    return (z - over_grid(mean, z)) / over_grid(std, z)
 
 
 def denormalise(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """z · std + mean, the inverse of `normalise`."""
-    return z * std.view(-1, 1, 1) + mean.view(-1, 1, 1)
+    return z * over_grid(std, z) + over_grid(mean, z)
+
+
+def over_grid(values: Tensor, z: Tensor) -> Tensor:
+    """One value a channel (C,) in a shape that broadcasts over z (B, C, *grid)."""
+    return values.view(-1, *[1] * (z.ndim - 2))

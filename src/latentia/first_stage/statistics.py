@@ -7,9 +7,10 @@ from torch import Tensor
 
 from latentia.errors import LatentiaError
 from latentia.first_stage.kl import AutoencoderKL
+from latentia.first_stage.text import TextAutoencoder
 from latentia.first_stage.vq import AutoencoderVQ
 
-FirstStage = AutoencoderKL | AutoencoderVQ
+FirstStage = AutoencoderKL | AutoencoderVQ | TextAutoencoder
 
 
 def set_latent_statistics(first_stage: FirstStage, mean: Tensor, std: Tensor) -> None:
@@ -35,14 +36,14 @@ def set_latent_statistics(first_stage: FirstStage, mean: Tensor, std: Tensor) ->
 def measure_latent_statistics(first_stage: FirstStage, batches: Iterable[Tensor]) -> None:
     """Sets the statistics so that the latents of `batches` have mean 0 and std 1 in each channel.
 
-    A batch is (B, C, H, W) in [-1, 1]. Moments are merged in float64 by Chan et al. 1983, eq. 2.1, so that a large mean
+    A batch is what `encode` takes: (B, C, H, W) in [-1, 1], or ids (B, T). Moments are merged in float64 by Chan et al. 1983, eq. 2.1, so that a large mean
     costs no digits. Raises LatentiaError where there are no data, or a channel is constant or not finite.
     """
     count = 0
     mean = torch.zeros_like(first_stage.latent_mean, dtype=torch.float64)
     squares = torch.zeros_like(mean)  # Σ (z − mean)²
     for batch in batches:
-        z = first_stage.encode(batch.to(mean.device)).double().transpose(0, 1).flatten(1)  # (C, B·h·w)
+        z = first_stage.encode(batch.to(mean.device)).double().transpose(0, 1).flatten(1)  # (C, B · cells)
         new, part = z.shape[1], z.mean(1)
         if new == 0:
             continue
@@ -51,7 +52,7 @@ def measure_latent_statistics(first_stage: FirstStage, batches: Iterable[Tensor]
         mean += shift * (new / (count + new))
         count += new
     if count == 0:
-        raise LatentiaError("there are no pictures to measure the latents of; give at least one batch")
+        raise LatentiaError("there are no examples to measure the latents of; give at least one batch")
     std = (squares / count).sqrt()
     constant = (std <= 1e-6 * (1 + mean.abs())).nonzero().flatten().tolist()
     if constant:

@@ -1,5 +1,6 @@
 """What every metric asks of its input, with errors that name the set at fault."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,12 +34,23 @@ def check_alike(name_a: str, a: Pictures, name_b: str, b: Pictures) -> None:
         )
 
 
+def check_texts(name: str, texts: Sequence[str], at_least: int = 1) -> None:
+    """Raises LatentiaError unless `texts` is a sequence of at least so many strings (one bare string is none)."""
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise LatentiaError(f"{name}: expected a sequence of strings, one a text")
+    if len(texts) < at_least:
+        raise LatentiaError(f"{name}: {len(texts)} texts are too few, this metric needs at least {at_least}")
+
+
 def check_labels(name: str, labels: NDArray[Any] | None, count: int, num_classes: int) -> Labels:
     """Returns the labels as int64 (N,). Raises LatentiaError where there are none, too few, or one out of range."""
     if labels is None:
-        raise LatentiaError(f"{name}: the pictures carry no labels, which this needs; put them in one folder a class")
+        raise LatentiaError(
+            f"{name}: there are no labels, which this needs; pictures get them from one folder a class, texts from the "
+            "field 'label'"
+        )
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-        raise LatentiaError(f"{name}: {count} pictures come with labels of {labels.dtype} and shape {labels.shape}")
+        raise LatentiaError(f"{name}: {count} samples come with labels of {labels.dtype} and shape {labels.shape}")
     if count and (labels.min() < 0 or labels.max() >= num_classes):
         raise LatentiaError(
             f"{name}: labels run from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}"
@@ -54,13 +66,13 @@ def check_features(name: str, features: NDArray[Any], at_least: int = 1) -> Feat
     if features.ndim != 2:
         raise LatentiaError(f"{name}: expected features (N, D), got shape {tuple(features.shape)}")
     if len(features) < at_least:
-        raise LatentiaError(f"{name}: {len(features)} pictures are too few, this metric needs at least {at_least}")
+        raise LatentiaError(f"{name}: {len(features)} samples are too few, this metric needs at least {at_least}")
     exact = np.asarray(features, dtype=np.float64)
     broken = ~np.isfinite(exact).all(axis=1)
     if broken.any():
         first = int(broken.argmax())
         raise LatentiaError(
-            f"{name}: the features of {broken.sum()} of {len(exact)} pictures are not finite (first: picture {first})"
+            f"{name}: the features of {broken.sum()} of {len(exact)} samples are not finite (first: sample {first})"
         )
     return exact
 
@@ -72,6 +84,6 @@ def check_feature_pair(
     left, right = check_features(name_a, a, at_least), check_features(name_b, b, at_least)
     if left.shape[1] != right.shape[1]:
         raise LatentiaError(
-            f"{name_a} has {left.shape[1]} features a picture, {name_b} has {right.shape[1]}: use one network for both"
+            f"{name_a} has {left.shape[1]} features a sample, {name_b} has {right.shape[1]}: use one network for both"
         )
     return left, right

@@ -25,7 +25,7 @@ LOOKED_UP = 2000  # pictures whose nearest neighbours are sought: a median settl
 
 @dataclass(frozen=True)
 class Figure:
-    """One value, measured on n pictures, beside its reference; `spread` is a standard deviation over draws."""
+    """One value, measured on n samples, beside its reference; `spread` is a standard deviation over draws."""
 
     name: str
     value: float
@@ -37,13 +37,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured and with which feature network."""
+    """What was measured and with which feature network; `notes` name whatever else the figures depend on."""
 
     title: str
     reference: str  # what the reference column means
     feature_net: str
     feature_net_accuracy: float | None
     figures: tuple[Figure, ...]
+    notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Figure:
         """The figure of that name. Raises LatentiaError that lists the names where there is none."""
@@ -53,7 +54,7 @@ class Report:
         raise LatentiaError(f"the report has no {name!r}, only {', '.join(figure.name for figure in self.figures)}")
 
     def table(self) -> str:
-        """An aligned Markdown table under two lines that say what was measured and how."""
+        """An aligned Markdown table under the lines that say what was measured and how."""
         rows = [("figure", "value", "reference", "better", "n")]
         for figure in self.figures:
             spread = "" if figure.spread is None else f" ± {figure.spread:.4g}"
@@ -63,8 +64,8 @@ class Report:
         lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
         lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
         known = "" if self.feature_net_accuracy is None else f" (accuracy {self.feature_net_accuracy:.1%} on test)"
-        head = f"{self.title}; feature network: {self.feature_net}{known}\nreference: {self.reference}\n"
-        return "\n".join([head, *lines]) + "\n"
+        head = [f"{self.title}; feature network: {self.feature_net}{known}", f"reference: {self.reference}"]
+        return "\n".join([*head, *self.notes, "", *lines]) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; an infinite one, which JSON cannot hold, becomes None."""

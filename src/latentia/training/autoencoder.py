@@ -1,12 +1,15 @@
-"""Trains a first stage: pixels (and, where asked, features and an adversary) against a regularised latent."""
+"""Trains a first stage: pixels (and, where asked, features and an adversary), or tokens, through a narrow latent."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from latentia.data import PictureSet, picture_grid, to_float, to_uint8
+from latentia.data import Examples, PictureSet, TokenSet, picture_grid, to_uint8
+from latentia.files import atomic_path
 from latentia.first_stage import (
     FIRST_STAGES,
     FirstStage,
@@ -17,20 +20,28 @@ from latentia.first_stage import (
     measure_latent_statistics,
     perceptual_loss,
     reconstruction_loss,
+    token_loss,
 )
 from latentia.training.checkpoint import Checkpoint, Trainee
 from latentia.training.engine import apply_gradients, averaged, local_share, prepare
 from latentia.training.loop import run_loop
-from latentia.training.order import ShuffledOrder, step_generator
-from latentia.training.recipe import Recipe
+from latentia.training.order import ShuffledOrder, SortedOrder, step_generator
+from latentia.training.recipe import FirstStage as PictureStage
+from latentia.training.recipe import Recipe, TextStage
 
-MEASURED = 5_000  # pictures from which the latents' mean and standard deviation are taken
+MEASURED = 5_000  # examples from which the latents' mean and standard deviation are taken
 
 
-def train_first_stage(
-    recipe: Recipe, pictures: PictureSet, folder: Path, accelerator: Accelerator, *, perceptual: nn.Module | None = None
+def train_picture_stage(
+    recipe: Recipe,
+    stage: PictureStage,
+    pictures: PictureSet,
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    perceptual: nn.Module | None = None,
 ) -> FirstStage:
-    """Trains, or continues, the recipe's first stage and returns it with averaged weights and measured latents.
+    """Trains, or continues, a picture autoencoder and returns it with averaged weights and measured latents.
 
     The loss is LDM's (Rombach 2022, §3.1, App. G; Esser 2021, eq. 4–7): reconstruction + perceptual + w · regulariser
     + λ · adversary. `perceptual` is any frozen network that gives feature maps. Writes the log, the checkpoint and
@@ -38,10 +49,10 @@ def train_first_stage(
 
     Raises LatentiaError where sizes do not fit or the loss breaks, and Stopped on Ctrl-C.
     """
-    stage, device = recipe.first_stage, accelerator.device
+    device, arguments = accelerator.device, stage.arguments(pictures.channels)
     torch.manual_seed(recipe.seed)
-    model = FIRST_STAGES[stage.kind](**stage.arguments(pictures.channels)).to(device)
-    model.latent_shape(pictures.image_size)  # refuses a size that does not divide, before any work
+    model = FIRST_STAGES[stage.kind](**arguments).to(device)
+    model.latent_shape(pictures.size)  # refuses a size that does not divide, before any work
     if perceptual is not None:
         perceptual = perceptual.to(device).eval().requires_grad_(False)
     network, trainee = prepare(model, stage.training, accelerator, compile=recipe.compute.compile)
@@ -60,7 +71,7 @@ def train_first_stage(
     def update(step: int) -> dict[str, Tensor]:
         rows = order.batch(step)[mine].numpy()
         generator = step_generator(recipe.seed, step, accelerator.process_index, device=device)
-        x = to_float(pictures.images[rows]).to(device)
+        x = pictures.tensor(rows).to(device)
         if recipe.data.flips:
             mirrored = torch.rand(len(x), 1, 1, 1, generator=generator, device=device) < 0.5
             x = torch.where(mirrored, x.flip(-1), x)
@@ -92,18 +103,73 @@ def train_first_stage(
         return averaged({"loss": loss, **losses, **result.stats}, accelerator)
 
     def preview(step: int) -> None:
-        x = to_float(pictures.images[:16]).to(device)
+        x = pictures.tensor(slice(16)).to(device)
         with trainee.ema.swapped(), torch.no_grad():  # type: ignore[union-attr]
             y = model.decode(model.encode(x))
         if accelerator.is_main_process:
             picture_grid(to_uint8(torch.cat([x, y])), columns=16).save(folder / f"reconstructions-{step:06d}.png")
 
+    return _run(recipe, pictures, folder, accelerator, trainees, update, preview, arguments)
+
+
+def train_text_stage(
+    recipe: Recipe, stage: TextStage, texts: TokenSet, folder: Path, accelerator: Accelerator
+) -> FirstStage:
+    """Trains, or continues, a text autoencoder: cross-entropy of the tokens through noisy latents.
+
+    A batch is cut to its longest text. Writes log, checkpoint and reconstructions into `folder`.
+    Raises LatentiaError where sizes do not fit or the loss breaks, and Stopped on Ctrl-C.
+    """
+    device, arguments = accelerator.device, stage.arguments(texts.codec.tokenizer.vocab_size)
+    torch.manual_seed(recipe.seed)
+    model = FIRST_STAGES[stage.kind](**arguments).to(device)
+    model.latent_shape(texts.size)
+    network, trainee = prepare(model, stage.training, accelerator, compile=recipe.compute.compile)
+    lengths = torch.from_numpy(texts.lengths)
+    order = SortedOrder(lengths, stage.training.batch_size, recipe.seed)
+    mine = local_share(stage.training.batch_size, accelerator)
+
+    def update(step: int) -> dict[str, Tensor]:
+        rows = order.batch(step)[mine]
+        generator = step_generator(recipe.seed, step, accelerator.process_index, device=device)
+        ids = texts.tensor(rows.numpy())[:, : int(lengths[rows].max()) + 1].to(device)
+        with accelerator.autocast():
+            result = network(ids, generator)
+            loss = token_loss(result.x, ids)
+        accelerator.backward(loss)
+        apply_gradients(trainee, stage.training, step, accelerator)
+        return averaged({"loss": loss, **result.stats}, accelerator)
+
+    def preview(step: int) -> None:
+        ids = texts.tensor(slice(16)).to(device)
+        with trainee.ema.swapped(), torch.no_grad():  # type: ignore[union-attr]
+            again = model.decode(model.encode(ids))
+        if accelerator.is_main_process:
+            pairs = zip(texts.codec.to_items(ids), texts.codec.to_items(again), strict=True)
+            with atomic_path(folder / f"reconstructions-{step:06d}.txt") as temporary:
+                temporary.write_text("".join(f"{x}\n  {y}\n" for x, y in pairs), encoding="utf-8")
+
+    return _run(recipe, texts, folder, accelerator, {"first_stage": trainee}, update, preview, arguments)
+
+
+def _run(
+    recipe: Recipe,
+    examples: Examples,
+    folder: Path,
+    accelerator: Accelerator,
+    trainees: dict[str, Trainee],
+    update: Callable[[int], dict[str, Tensor]],
+    preview: Callable[[int], None],
+    arguments: dict[str, Any],
+) -> FirstStage:
+    """The loop, and what follows it: averaged weights in a new first stage, and the statistics of its latents."""
+    stage = recipe.first_stage
     run_loop(
         accelerator,
         Checkpoint(
             folder / "checkpoint.safetensors",
             trainees,
-            recipe.hash("seed", "data", "first_stage") + pictures.fingerprint,
+            recipe.hash("seed", "data", "first_stage") + examples.fingerprint,
         ),
         update,
         title="first stage",
@@ -114,9 +180,9 @@ def train_first_stage(
         preview=preview,
         preview_every=stage.training.preview_every,
     )
-    finished = FIRST_STAGES[stage.kind](**stage.arguments(pictures.channels))
-    finished.load_state_dict(trainee.averaged_weights())
-    finished = finished.to(device).eval().requires_grad_(False)
-    batches = (to_float(pictures.images[i : i + 256]) for i in range(0, min(len(pictures), MEASURED), 256))
-    measure_latent_statistics(finished, batches)
+    finished = FIRST_STAGES[stage.kind](**arguments)
+    finished.load_state_dict(trainees["first_stage"].averaged_weights())
+    finished = finished.to(accelerator.device).eval().requires_grad_(False)
+    measured = range(0, min(len(examples), MEASURED), 256)
+    measure_latent_statistics(finished, (examples.tensor(slice(i, i + 256)) for i in measured))
     return finished

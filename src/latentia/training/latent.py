@@ -8,9 +8,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from latentia.data import PictureSet, picture_grid
+from latentia.data import Examples, PictureCodec, TokenSet, picture_grid
 from latentia.denoiser import DENOISERS
-from latentia.diffusion import PROCESSES, training_loss
+from latentia.diffusion import PROCESSES, Process, denoise_with, training_loss
+from latentia.files import atomic_path
+from latentia.errors import LatentiaError
 from latentia.first_stage import FirstStage, LatentCache
 from latentia.model import LatentModel
 from latentia.training.checkpoint import Checkpoint
@@ -19,14 +21,25 @@ from latentia.training.loop import run_loop
 from latentia.training.order import ShuffledOrder, step_generator
 from latentia.training.recipe import Recipe
 
+OPEN_LENGTH = 0.5  # share of texts trained without a length: a class alone must do, too
+SELF_CONDITIONED = 0.5  # share of the updates
 
-def build_denoiser(recipe: Recipe, latent_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """The recipe's denoiser for latents (channels, *grid), with the recipe's seed."""
+
+def build_denoiser(recipe: Recipe, latent_shape: tuple[int, ...], examples: Examples) -> nn.Module:
+    """The recipe's denoiser for latents (channels, *grid) of such examples, with the recipe's seed.
+
+    For texts it also takes a length, and as hints its own last estimate and the latents of a context.
+    """
     torch.manual_seed(recipe.seed)
     arguments = recipe.denoiser.model_dump(exclude={"kind", "preset"}, exclude_none=True)
     channels, *grid = latent_shape
+    num_classes = examples.num_classes
     if recipe.denoiser.kind == "DiT":
         arguments["grid"] = tuple(grid)
+    if isinstance(examples, TokenSet):
+        if recipe.denoiser.kind != "DiT":
+            raise LatentiaError(f"texts need a DiT as denoiser, not a {recipe.denoiser.kind}: set denoiser.kind=DiT")
+        arguments |= {"hint_channels": 2 * channels, "lengths": examples.size}
     return DENOISERS[recipe.denoiser.kind](in_channels=channels, num_classes=num_classes, **arguments)
 
 
@@ -34,7 +47,7 @@ def train_denoiser(
     recipe: Recipe,
     first_stage: FirstStage,
     cache: LatentCache,
-    pictures: PictureSet,
+    examples: Examples,
     folder: Path,
     accelerator: Accelerator,
 ) -> LatentModel:
@@ -42,60 +55,79 @@ def train_denoiser(
 
     A step draws times t and noise ε for the whole batch, replaces `label_dropout` of the labels by the null class (Ho &
     Salimans 2022, Alg. 1) and lowers the process's weighted error. Every process draws all numbers and takes its
-    share, so the loss does not depend on how many there are. Writes log, checkpoint and sample grids into `folder`.
+    share, so the loss does not depend on how many there are. Texts get a length, a context and an estimate beside the
+    label, each of them only sometimes. Writes log, checkpoint and sample grids into `folder`.
 
     Raises LatentiaError where sizes do not fit or the loss breaks, and Stopped on Ctrl-C.
     """
     device, loop = accelerator.device, recipe.training
-    num_classes = pictures.num_classes
+    num_classes = examples.num_classes
     process = PROCESSES[recipe.process.kind](**recipe.process.model_dump(exclude={"kind"}))
-    denoiser = build_denoiser(recipe, cache.latent_shape, num_classes).to(device)
+    denoiser = build_denoiser(recipe, cache.latent_shape, examples).to(device)
     network, trainee = prepare(denoiser, loop, accelerator, compile=recipe.compute.compile)
 
     order = ShuffledOrder(len(cache), loop.batch_size, recipe.seed)
     mine = local_share(loop.batch_size, accelerator)
     parts = recipe.compute.microbatches
+    lengths = torch.from_numpy(examples.lengths) if isinstance(examples, TokenSet) else None
 
     def update(step: int) -> dict[str, Tensor]:
         generator = step_generator(recipe.seed, step, device=device)
         size = loop.batch_size
         t = process.sample_times(size, generator)[mine]
         dropped = (torch.rand(size, generator=generator, device=device) < recipe.label_dropout)[mine]
-        flips = (torch.rand(size, generator=generator, device=device) < 0.5)[mine] if cache.has_flips else None
         eps = torch.randn((size, *cache.latent_shape), generator=generator, device=device)[mine]
-        z, labels = cache.batch(order.batch(step)[mine], flips)
+        variant = torch.randint(cache.variants, (size,), generator=generator, device=device)[mine]
+        rows = order.batch(step)[mine]
+        z, labels = cache.batch(rows, variant if lengths is None else 0)
         z = z.to(device, non_blocking=True)
         label = torch.full_like(dropped, num_classes, dtype=torch.int64)
         if labels is not None:
             label = torch.where(dropped, label, labels.to(device, non_blocking=True))
+        condition = [label]
+        guess = False
+        if lengths is not None:
+            open_length, no_context, guesses = torch.rand((3, size), generator=generator, device=device)
+            unguided = dropped | (no_context[mine] >= recipe.context_share)
+            is_open = dropped | (open_length[mine] < OPEN_LENGTH)
+            length = torch.where(is_open, examples.size, lengths[rows].to(device))
+            context, _ = cache.batch(rows, variant.clamp(min=1))
+            condition += [length, torch.where(unguided[:, None, None], 0.0, context.to(device))]
+            guess = bool(guesses[0] < SELF_CONDITIONED)
         torch.manual_seed(step_generator(recipe.seed, step, accelerator.process_index).initial_seed())  # dropout
         losses = []
-        for part in zip(*(value.chunk(parts) for value in (z, eps, t, label)), strict=True):
-            z_part, eps_part, t_part, label_part = part
+        for part in zip(*(value.chunk(parts) for value in (z, eps, t, *condition)), strict=True):
+            z_part, eps_part, t_part, *given = part
             with accelerator.autocast():
-                loss = training_loss(partial(network, label=label_part), z_part, eps_part, t_part, process)
+                if lengths is not None:
+                    given = with_estimate(network, process, z_part, eps_part, t_part, given, guess)
+                loss = training_loss(partial(_call, network, given), z_part, eps_part, t_part, process)
             accelerator.backward(loss.sum() / len(z))
             losses.append(loss.detach())
         apply_gradients(trainee, loop, step, accelerator)
         return averaged({"loss": torch.cat(losses).mean()}, accelerator)
 
-    model = LatentModel(
-        first_stage, process, denoiser, pictures.image_size, pictures.class_names, recipe.sampling.model_dump()
-    )
+    codec = examples.codec if isinstance(examples, TokenSet) else PictureCodec(examples.size)
+    model = LatentModel(first_stage, process, denoiser, codec, examples.class_names, recipe.sampling.model_dump())
 
     def preview(step: int) -> None:
         labels = np.arange(64) % num_classes if num_classes else np.zeros(64, np.int64)
         assert trainee.ema is not None
         with trainee.ema.swapped():
             denoiser.eval()
-            images = model.generate(labels, seed=recipe.seed, batch_size=64)
+            items = model.generate(labels, seed=recipe.seed, batch_size=64)
             denoiser.train()
-        if accelerator.is_main_process:
-            picture_grid(images, columns=10 if num_classes == 10 else 8).save(folder / f"samples-{step:06d}.png")
+        if not accelerator.is_main_process:
+            return
+        if isinstance(codec, PictureCodec):
+            picture_grid(items, columns=10 if num_classes == 10 else 8).save(folder / f"samples-{step:06d}.png")
+        else:
+            with atomic_path(folder / f"samples-{step:06d}.txt") as temporary:
+                temporary.write_text("\n".join(items) + "\n", encoding="utf-8")
 
     run_loop(
         accelerator,
-        Checkpoint(folder / "checkpoint.safetensors", {"denoiser": trainee}, identity(recipe, pictures)),
+        Checkpoint(folder / "checkpoint.safetensors", {"denoiser": trainee}, identity(recipe, examples)),
         update,
         title="denoiser",
         folder=folder,
@@ -105,13 +137,40 @@ def train_denoiser(
         preview=preview,
         preview_every=loop.preview_every,
     )
-    model.denoiser = build_denoiser(recipe, cache.latent_shape, num_classes)
+    model.denoiser = build_denoiser(recipe, cache.latent_shape, examples)
     model.denoiser.load_state_dict(trainee.averaged_weights())
     model.denoiser.to(device).eval().requires_grad_(False)
     return model
 
 
-def identity(recipe: Recipe, pictures: PictureSet) -> str:
+def with_estimate(
+    network: nn.Module,
+    process: Process,
+    z: Tensor,
+    eps: Tensor,
+    t: Tensor,
+    condition: list[Tensor],
+    guess: bool,
+) -> list[Tensor]:
+    """The condition with an estimate of z before its context: the network's own first one, or zeros without `guess`.
+
+    Chen et al. 2023 ("Analog bits"), Alg. 1: half of the updates see what they would have answered, without gradient.
+    """
+    *rest, context = condition
+    blind = [*rest, torch.cat([torch.zeros_like(z), context], 1)]
+    if not guess:
+        return blind
+    with torch.no_grad():
+        estimate = denoise_with(network, process)(process.noise(z, eps, t), t, *blind)
+    return [*rest, torch.cat([estimate, context], 1)]
+
+
+def _call(network: nn.Module, condition: list[Tensor], x: Tensor, time: Tensor) -> Tensor:
+    output: Tensor = network(x, time, *condition)
+    return output
+
+
+def identity(recipe: Recipe, examples: Examples) -> str:
     """What must be the same for a checkpoint to be continued."""
     sections = ("seed", "data", "first_stage", "process", "denoiser", "label_dropout", "training")
-    return recipe.hash(*sections) + pictures.fingerprint
+    return recipe.hash(*sections) + examples.fingerprint

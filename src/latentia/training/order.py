@@ -37,3 +37,25 @@ class ShuffledOrder:
             generator = step_generator(self.seed, epoch)
             self._epoch, self._permutation = epoch, torch.randperm(self.count, generator=generator)
         return self._permutation
+
+
+class SortedOrder:
+    """As `ShuffledOrder`, but the rows of a batch have like lengths, so that little of it is padding.
+
+    The rows of `together` shuffled batches are sorted by `lengths` (count,) and cut into batches, and those shuffled.
+    """
+
+    def __init__(self, lengths: Tensor, batch_size: int, seed: int, together: int = 32) -> None:
+        self.lengths, self.batch_size, self.seed, self.together = lengths, batch_size, seed, together
+        self._order = ShuffledOrder(len(lengths), batch_size * together, seed)
+        self._group, self._batches = -1, torch.empty(0, dtype=torch.int64)
+
+    def batch(self, step: int) -> Tensor:
+        """The row numbers of batch `step`: int64 (batch_size,)."""
+        group, place = divmod(step, self.together)
+        if group != self._group:
+            rows = self._order.batch(group)
+            batches = rows[self.lengths[rows].argsort(stable=True)].view(self.together, self.batch_size)
+            shuffled = torch.randperm(self.together, generator=step_generator(self.seed, group, self.together))
+            self._group, self._batches = group, batches[shuffled]
+        return self._batches[place]

@@ -24,19 +24,23 @@ class Data(Section):
     name: str = Field(
         "auto",
         description="fashion-mnist, digits, cifar10, hf:NAME, or the path of a folder of pictures, a parquet file or "
-        "an archive; auto takes fashion-mnist where it can be had and digits elsewhere",
+        "an archive; auto takes fashion-mnist where it can be had and digits elsewhere; for texts wordnet, hf:NAME, or "
+        "the path of a .txt or .jsonl file or of a folder of .txt files",
     )
     root: str | None = Field(None, description="folder that holds the files of a named set")
     size: int | None = Field(
         None, ge=4, le=2048, description="side in pixels: resize and centre-crop; null keeps the set's own"
     )
-    on_corrupt: Literal["refuse", "skip"] = Field("refuse", description="what to do about pictures that cannot be read")
+    on_corrupt: Literal["refuse", "skip"] = Field("refuse", description="what to do about examples that cannot be read")
+    on_long: Literal["refuse", "truncate", "skip"] = Field(
+        "refuse", description="what to do about texts of more tokens than first_stage.max_tokens"
+    )
     flips: bool = Field(False, description="train on left-right mirrored pictures as well")
 
 
 class Loop(Section):
     steps: int = Field(ge=1, description="updates of the weights")
-    batch_size: int = Field(ge=1, description="pictures an update, over all processes")
+    batch_size: int = Field(ge=1, description="examples an update, over all processes")
     learning_rate: float = Field(gt=0, description="peak learning rate")
     warmup: int = Field(100, ge=0, description="updates of linear warm-up, before the cosine down to zero")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
@@ -51,7 +55,7 @@ class Loop(Section):
     ema_sigma_rel: float = Field(0.1, gt=0, lt=0.28, description="relative width of the power-function EMA")
     log_every: int = Field(20, ge=1, description="updates between two rows of the log")
     checkpoint_every: int = Field(200, ge=1, description="updates between two checkpoints")
-    preview_every: int = Field(1000, ge=1, description="updates between two preview pictures")
+    preview_every: int = Field(1000, ge=1, description="updates between two previews")
 
 
 class Discriminator(Section):
@@ -87,6 +91,24 @@ class FirstStage(Section):
         shared = {"latent_channels", "channels", "blocks", "patch", "attention"}
         own = {"codebook_size", "commitment"} if self.kind == "AutoencoderVQ" else set()
         return {"in_channels": in_channels, **self.model_dump(include=shared | own)}
+
+
+class TextStage(Section):
+    kind: Literal["TextAutoencoder"] = "TextAutoencoder"
+    vocab_size: int = Field(8192, ge=300, le=2**20, description="entries of the byte-level BPE that is learned")
+    max_tokens: int = Field(64, ge=2, le=8192, description="tokens of the longest text, its end counted")
+    latents: int = Field(16, ge=1, le=4096, description="latent vectors of a text")
+    latent_channels: int = Field(64, ge=2, le=4096, description="channels of a latent vector")
+    width: int = Field(256, ge=8, le=8192, description="channels of a token")
+    depth: int = Field(2, ge=1, le=64, description="transformer layers of encoder and decoder each")
+    heads: int = Field(4, ge=1, le=128, description="attention heads")
+    noise: float = Field(0.7, ge=0, description="largest noise on the latents in training, whose own size is 1")
+    masking: float = Field(0.2, ge=0, lt=1, description="largest share of tokens hidden from the encoder in training")
+    training: Loop = Field(description="how the first stage is trained")
+
+    def arguments(self, vocab_size: int) -> dict[str, Any]:
+        """The constructor's arguments, for the size that the learned vocabulary really has."""
+        return {**self.model_dump(exclude={"kind", "training"}), "vocab_size": vocab_size}
 
 
 class VP(Section):
@@ -190,12 +212,15 @@ class Recipe(Section):
     name: str = Field("run", description="name of the run")
     description: str = Field("", description="what the recipe is for")
     seed: int = Field(0, ge=0, description="seed of everything random")
-    data: Data = Field(Data(), description="the pictures")
-    first_stage: FirstStage = Field(description="the autoencoder")
+    data: Data = Field(Data(), description="the examples")
+    first_stage: Annotated[FirstStage | TextStage, Field(discriminator="kind", description="the autoencoder")]
     process: Annotated[VP | RectifiedFlow | EDM, Field(discriminator="kind", description="the diffusion process")]
     denoiser: Annotated[DiT | UNet, Field(discriminator="kind", description="the denoiser")]
     label_dropout: float = Field(
         0.1, ge=0, le=1, description="share of labels replaced by the null class, for guidance"
+    )
+    context_share: float = Field(
+        0.25, ge=0, le=1, description="texts only: share trained to complete a beginning or to fill a gap"
     )
     training: Loop = Field(description="how the denoiser is trained")
     sampling: Sampling = Field(Sampling(), description="defaults of `latentia sample` for this model")

@@ -1,4 +1,4 @@
-"""A whole run: pictures → first stage → latent cache → denoiser → model folder."""
+"""A whole run: pictures or texts → first stage → latent cache → denoiser → model folder."""
 
 import platform
 import subprocess
@@ -11,18 +11,28 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
-from latentia.data import PictureSet, load_pictures
+from latentia.data import (
+    Examples,
+    PictureSet,
+    TextCodec,
+    Tokenizer,
+    TokenSet,
+    load_pictures,
+    load_texts,
+    train_tokenizer,
+)
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path, load_part, module_hash, save_part
 from latentia.first_stage import FIRST_STAGES, FirstStage, build_latent_cache
-from latentia.model import LatentModel
-from latentia.training.autoencoder import train_first_stage
+from latentia.model import TOKENIZER_NAME, LatentModel
+from latentia.training.autoencoder import train_picture_stage, train_text_stage
 from latentia.training.engine import build_accelerator
 from latentia.training.latent import train_denoiser
 from latentia.training.log import plot_losses, read_log
-from latentia.training.recipe import Recipe, dump_recipe
+from latentia.training.recipe import Recipe, TextStage, dump_recipe
 from latentia.version import __version__
 
+TEXT_VARIANTS = 3  # a text, its beginning, the text with a gap
 VERSIONED = ("torch", "accelerate", "numpy", "safetensors")
 
 
@@ -45,7 +55,7 @@ def train(
 
     Raises LatentiaError for what the user can mend, and Stopped on Ctrl-C.
     """
-    out = Path(out)
+    out, commit = Path(out), git_commit()  # of the code that runs, whatever is committed meanwhile
     recipe_path = out / "recipe.yaml"
     if recipe_path.exists() and not resume:
         raise LatentiaError(f"{out} already holds a run; add --resume to continue it, or choose another folder")
@@ -58,20 +68,20 @@ def train(
         with atomic_path(recipe_path) as temporary:
             temporary.write_text(dump_recipe(recipe), encoding="utf-8")
 
-    data = recipe.data
-    pictures = load_pictures(data.name, "train", data.size, data.on_corrupt, data.root)
-    size = pictures.image_size
-    tell(f"data: {pictures.source} {len(pictures)} pictures of {size}×{size}, {pictures.num_classes} classes")
-    if pictures.skipped:
-        tell(f"data: {len(pictures.skipped)} files skipped, the first {pictures.skipped[0]}")
+    with accelerator.main_process_first():
+        examples = load_examples(recipe, out, first_stage)
+    tell(f"data: {describe(examples)}")
+    if examples.skipped:
+        tell(f"data: {len(examples.skipped)} skipped, the first {examples.skipped[0]}")
 
-    stage = _first_stage(recipe, pictures, out / "first_stage", accelerator, first_stage, perceptual)
+    stage = _first_stage(recipe, examples, out / "first_stage", accelerator, first_stage, perceptual)
+    variants = TEXT_VARIANTS if isinstance(examples, TokenSet) else 1 + recipe.data.flips
     with accelerator.main_process_first():
         cache = build_latent_cache(
-            stage, pictures, out / "latents", flips=data.flips, device=accelerator.device, progress=main
+            stage, examples, out / "latents", variants=variants, device=accelerator.device, progress=main
         )
-    model = train_denoiser(recipe, stage, cache, pictures, out / "denoiser", accelerator)
-    model.training = _provenance(recipe, pictures, model, accelerator, out)
+    model = train_denoiser(recipe, stage, cache, examples, out / "denoiser", accelerator)
+    model.training = _provenance(recipe, examples, model, accelerator, out) | {"git_commit": commit}
     if main:
         model.save(out / "model", dtype=recipe.compute.weights_dtype)
         plot_losses({"first stage": out / "first_stage", "denoiser": out / "denoiser"}, out / "loss.png")
@@ -81,9 +91,30 @@ def train(
     return out / "model"
 
 
+def load_examples(recipe: Recipe, out: Path, first_stage: str | Path | None = None) -> PictureSet | TokenSet:
+    """The training split of a recipe's data; texts as tokens of a tokenizer kept in `out`, or of the given stage's."""
+    data, stage = recipe.data, recipe.first_stage
+    if not isinstance(stage, TextStage):
+        return load_pictures(data.name, "train", data.size, data.on_corrupt, data.root)
+    texts = load_texts(data.name, "train", data.on_corrupt, data.root)
+    path = Path(first_stage).parent / TOKENIZER_NAME if first_stage else out / TOKENIZER_NAME
+    if not path.exists() and first_stage is None:
+        train_tokenizer(texts.texts, stage.vocab_size).save(path)
+    return TokenSet.of(texts, TextCodec(Tokenizer.load(path), stage.max_tokens), data.on_long)
+
+
+def describe(examples: PictureSet | TokenSet) -> str:
+    if isinstance(examples, PictureSet):
+        size = examples.image_size
+        what = f"{len(examples)} pictures of {size}×{size}"
+    else:
+        what = f"{len(examples)} texts of {examples.lengths.mean():.1f} tokens on average, {examples.cut} too long,"
+    return f"{examples.source} {what}, {examples.num_classes} classes"
+
+
 def _first_stage(
     recipe: Recipe,
-    pictures: PictureSet,
+    examples: PictureSet | TokenSet,
     folder: Path,
     accelerator: Accelerator,
     given: str | Path | None,
@@ -94,12 +125,12 @@ def _first_stage(
     source = Path(given) if given else finished
     if given or finished.exists():
         stage = load_part(source, FIRST_STAGES)
-        if stage.config["in_channels"] != pictures.channels:
-            raise LatentiaError(
-                f"{source} reads {stage.config['in_channels']} channels, but {pictures.name} has {pictures.channels}"
-            )
+        require_fit(stage, examples, source)
         return stage.to(accelerator.device).eval().requires_grad_(False)
-    stage = train_first_stage(recipe, pictures, folder, accelerator, perceptual=perceptual)
+    if isinstance(examples, PictureSet) and not isinstance(recipe.first_stage, TextStage):
+        stage = train_picture_stage(recipe, recipe.first_stage, examples, folder, accelerator, perceptual=perceptual)
+    else:
+        stage = train_text_stage(recipe, recipe.first_stage, examples, folder, accelerator)
     if accelerator.is_main_process:
         partial = folder / "finishing"  # renamed when whole
         save_part(partial, stage, stage.config)
@@ -108,23 +139,34 @@ def _first_stage(
     return stage
 
 
+def require_fit(stage: FirstStage, examples: PictureSet | TokenSet, source: Path) -> None:
+    """Raises LatentiaError where a first stage reads something else than these examples."""
+    name, has = (
+        ("in_channels", examples.channels)
+        if isinstance(examples, PictureSet)
+        else ("vocab_size", examples.codec.tokenizer.vocab_size)
+    )
+    reads = stage.config.get(name)
+    if reads != has:
+        raise LatentiaError(f"{source} is a {type(stage).__name__} of {name} {reads}, but {examples.name} has {has}")
+
+
 def _provenance(
-    recipe: Recipe, pictures: PictureSet, model: LatentModel, accelerator: Accelerator, out: Path
+    recipe: Recipe, examples: Examples, model: LatentModel, accelerator: Accelerator, out: Path
 ) -> dict[str, Any]:
     rows = {stage: read_log(out / stage / "log.csv") for stage in ("first_stage", "denoiser")}
     return {
         "recipe": recipe.model_dump(mode="json"),
         "data": {
-            "name": pictures.name,
-            "source": pictures.source,
-            "fingerprint": pictures.fingerprint,
-            "count": len(pictures),
-            "skipped": len(pictures.skipped),
+            "name": examples.name,
+            "source": examples.source,
+            "fingerprint": examples.fingerprint,
+            "count": len(examples),
+            "skipped": len(examples.skipped),
         },
         "hashes": {"first_stage": module_hash(model.first_stage), "denoiser": module_hash(model.denoiser)},
         "versions": {"latentia": __version__, "python": platform.python_version()}
         | {name: version(name) for name in VERSIONED},
-        "git_commit": git_commit(),
         "machine": {
             "processor": platform.machine(),
             "device": str(accelerator.device),

@@ -1,0 +1,178 @@
+"""The text autoencoder: tokens ↔ a short sequence of latent vectors that still decodes under noise."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from latentia.errors import LatentiaError
+from latentia.first_stage.autoencoder import Reconstruction, check_integer
+from latentia.first_stage.normalise import denormalise, normalise, register_statistics
+
+PAD, EOS, MASK = 0, 2, 3  # as in data/tokens.py
+MAX_WEIGHTS = 2**28
+
+
+class TextAutoencoder(nn.Module):
+    """Tokens → transformer → `latents` vectors → transformer → tokens, all of them at once.
+
+    As in LD4LG (Lovelace et al. 2023, §4.1) learned queries draw a fixed number of vectors from the encoder's output
+    (Perceiver resampler, Jaegle et al. 2021). Each vector is scaled to a root mean square of 1 and, in training, gets
+    noise of a standard deviation drawn from [0, `noise`] for each text, and for half of the texts up to `masking` of
+    the tokens are hidden from the encoder (COSMOS, Meshchaninov et al. 2025, §3): near latents decode to near texts.
+
+    Texts are ids (B, T ≤ max_tokens) int64: tokens, eos, then pad. Latents are (B, latent_channels, latents).
+    Raises LatentiaError where an argument is out of range.
+    """
+
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        max_tokens: int = 64,
+        latents: int = 16,
+        latent_channels: int = 64,
+        width: int = 256,
+        depth: int = 2,
+        heads: int = 4,
+        noise: float = 0.7,
+        masking: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "vocab_size": check_integer("vocab_size", vocab_size, MASK + 2, 2**20),
+            "max_tokens": check_integer("max_tokens", max_tokens, 2, 8192),
+            "latents": check_integer("latents", latents, 1, 4096),
+            "latent_channels": check_integer("latent_channels", latent_channels, 2, 4096),
+            "width": check_integer("width", width, 8, 8192),
+            "depth": check_integer("depth", depth, 1, 64),
+            "heads": check_integer("heads", heads, 1, 128),
+            "noise": noise,
+            "masking": masking,
+        }
+        if width % heads:
+            raise LatentiaError(f"width {width} does not split into {heads} heads")
+        if not 0 <= noise < math.inf or not 0 <= masking < 1:
+            raise LatentiaError(f"noise is {noise}, expected 0 or more; masking is {masking}, expected 0 to below 1")
+        if vocab_size * width + 40 * (depth + 1) * width**2 > MAX_WEIGHTS:
+            raise LatentiaError(
+                f"a text autoencoder of width {width}, depth {depth}, vocab_size {vocab_size} is too large"
+            )
+        self.noise, self.masking = float(noise), float(masking)
+
+        self.embed = nn.Embedding(vocab_size, width)
+        self.positions = nn.Parameter(0.02 * torch.randn(max_tokens, width))
+        self.encoder = nn.ModuleList(nn.TransformerEncoderLayer(**_layer(width, heads)) for _ in range(depth))
+        self.queries = nn.Parameter(0.02 * torch.randn(latents, width))
+        self.resampler = nn.ModuleList(nn.TransformerDecoderLayer(**_layer(width, heads)) for _ in range(2))
+        self.to_latent = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, latent_channels))
+
+        self.from_latent = nn.Linear(latent_channels, width)
+        self.latent_positions = nn.Parameter(0.02 * torch.randn(latents, width))
+        self.mixer = nn.TransformerEncoderLayer(**_layer(width, heads))
+        self.slots = nn.Parameter(0.02 * torch.randn(max_tokens, width))
+        self.decoder = nn.ModuleList(nn.TransformerDecoderLayer(**_layer(width, heads)) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        nn.init.normal_(self.embed.weight, std=0.02)
+        register_statistics(self, latent_channels)
+
+    def latent_shape(self, max_tokens: int) -> tuple[int, int]:
+        """(latent_channels, latents). Raises LatentiaError where texts of `max_tokens` are too long."""
+        if max_tokens > self.config["max_tokens"]:
+            raise LatentiaError(f"texts have up to {max_tokens} tokens, the model takes {self.config['max_tokens']}")
+        return self.config["latent_channels"], self.config["latents"]
+
+    def unit_latents(self, ids: Tensor) -> Tensor:
+        """(B, T) → (B, latents, latent_channels), each vector of root mean square 1."""
+        check_ids(ids, self.config)
+        padding = ids == PAD
+        h = self.embed(ids) + self.positions[: ids.shape[1]]
+        for layer in self.encoder:
+            h = layer(h, src_key_padding_mask=padding)
+        q = self.queries.expand(len(ids), -1, -1)
+        for layer in self.resampler:
+            q = layer(q, h, memory_key_padding_mask=padding)
+        return F.rms_norm(self.to_latent(q).float(), (self.config["latent_channels"],), eps=1e-6)
+
+    def hidden(self, latents: Tensor, length: int) -> Tensor:
+        """Unit latents (B, latents, latent_channels) → (B, length, width), one vector a token to be."""
+        memory = self.mixer(self.from_latent(latents) + self.latent_positions)
+        h = self.slots[:length].expand(len(latents), -1, -1)
+        for layer in self.decoder:
+            h = layer(h, memory)
+        out: Tensor = self.norm(h)
+        return out
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., width) → (..., vocab_size), with the weights of the embedding (Press & Wolf 2017)."""
+        return F.linear(hidden, self.embed.weight)
+
+    def encode(self, ids: Tensor) -> Tensor:
+        """Normalised latents (B, latent_channels, latents) of ids (B, T)."""
+        return normalise(self.unit_latents(ids).transpose(1, 2), self.latent_mean, self.latent_std)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The likeliest ids (B, max_tokens) int64 of normalised latents; after the first eos all is pad."""
+        wanted = (self.config["latent_channels"], self.config["latents"])
+        if z.shape[1:] != wanted:
+            raise LatentiaError(f"latents have shape {tuple(z.shape)}, expected (batch, {wanted[0]}, {wanted[1]})")
+        latents = denormalise(z, self.latent_mean, self.latent_std).transpose(1, 2)
+        ids = self.logits(self.hidden(latents, self.config["max_tokens"])).argmax(-1)
+        ended = (ids == EOS).cumsum(1) - (ids == EOS).int() > 0
+        return ids.masked_fill(ended, PAD)
+
+    def forward(self, ids: Tensor, generator: torch.Generator) -> Reconstruction:
+        """Logits (M, vocab_size) of the M tokens and eos, without pad, from noisy latents; randomness from `generator`.
+
+        The regulariser is 0: the noise itself regularises. `stats` has the share of tokens that come back right.
+        """
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, device=generator.device).to(ids.device)
+
+        rate = self.masking * uniform(len(ids), 1) * (uniform(len(ids), 1) < 0.5)
+        hidden = (uniform(*ids.shape) < rate) & (ids > MASK)
+        latents = self.unit_latents(ids.masked_fill(hidden, MASK))
+        sigma = self.noise * uniform(len(ids), 1, 1)
+        noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(ids.device)
+        wanted = ids != PAD
+        logits = self.logits(self.hidden(latents + sigma * noise, ids.shape[1])[wanted])
+        right = (logits.detach().argmax(-1) == ids[wanted]).float().mean()
+        return Reconstruction(logits, logits.new_zeros(()), {"token_accuracy": right})
+
+
+def token_loss(logits: Tensor, ids: Tensor) -> Tensor:
+    """Mean cross-entropy in nats over the tokens and eos of ids (B, T); logits (M, vocab_size) as `forward` gives."""
+    return F.cross_entropy(logits.float(), ids[ids != PAD])
+
+
+def check_ids(ids: Tensor, config: dict[str, Any]) -> None:
+    """Raises LatentiaError where ids are not int64 (B, T) with 1 ≤ T ≤ max_tokens, each text holding something."""
+    if ids.ndim != 2 or ids.dtype != torch.int64 or not 1 <= ids.shape[1] <= config["max_tokens"]:
+        raise LatentiaError(
+            f"texts are {ids.dtype} {tuple(ids.shape)}, expected int64 (batch, 1 to {config['max_tokens']} tokens)"
+        )
+    if not ids.is_meta and ids.device.type == "cpu" and ids.numel():
+        low, high = (int(bound) for bound in ids.aminmax())
+        if low < 0 or high >= config["vocab_size"] or bool((ids[:, 0] == PAD).any()):
+            raise LatentiaError(
+                f"ids run from {low} to {high}, expected 0 to {config['vocab_size'] - 1}, no text empty"
+            )
+
+
+def _layer(width: int, heads: int) -> dict[str, Any]:
+    """A pre-norm transformer layer of PyTorch."""
+    return {
+        "d_model": width,
+        "nhead": heads,
+        "dim_feedforward": 4 * width,
+        "dropout": 0.0,
+        "activation": "gelu",
+        "batch_first": True,
+        "norm_first": True,
+    }

@@ -1,0 +1,93 @@
+"""Codecs and token sets: what is read comes back, and contexts keep what they should."""
+
+import numpy as np
+import pytest
+import torch
+
+from latentia.data import PictureCodec, TextCodec, TextSet, Tokenizer, TokenSet, load_pictures, train_tokenizer
+from latentia.data.codec import cut_text
+from latentia.errors import LatentiaError
+
+TEXTS = ("the cat sat on the mat", "a dog", "the small bird sang", "x")
+
+
+@pytest.fixture(scope="module")
+def codec() -> TextCodec:
+    return TextCodec(train_tokenizer(TEXTS, 280), 16)
+
+
+def make_set(codec: TextCodec, on_long: str = "refuse") -> TokenSet:
+    labels = np.array([0, 1, 0, 1])
+    return TokenSet.of(TextSet(TEXTS, labels, ("even", "odd"), "four", "Made here."), codec, on_long)
+
+
+def test_texts_come_back(codec):
+    ids = codec.to_tensor(TEXTS)
+    assert ids.dtype == torch.int64
+    assert ids.shape == (4, 16)
+    assert codec.to_items(ids) == list(TEXTS)
+
+
+def test_pictures_come_back():
+    images = load_pictures("digits").images[:5]
+    assert np.array_equal(PictureCodec(8).to_items(PictureCodec(8).to_tensor(images)), images)
+
+
+def test_a_gap_is_one_mask_and_only_where_gaps_are_asked_for(codec):
+    row = codec.to_tensor(["the ___ sat"], gaps=True)[0].tolist()
+    assert row.count(Tokenizer.mask_id) == 1
+    assert codec.to_items(torch.tensor([row])) == ["the sat"]
+    assert Tokenizer.mask_id not in codec.to_tensor(["a ___"])[0].tolist()
+
+
+@pytest.mark.parametrize("text", ["", "the small cat and the large dog went out to sea in a pea-green boat"])
+def test_empty_and_long_texts_are_refused(codec, text):
+    with pytest.raises(LatentiaError, match="expected 1 to 15"):
+        codec.to_tensor([text])
+
+
+def test_a_token_set_is_its_texts(codec):
+    held = make_set(codec)
+    assert torch.equal(held.tensor(slice(None)), codec.to_tensor(TEXTS))
+    assert held.lengths.tolist() == [len(row) for row in codec.tokenizer.encode(TEXTS)]
+    assert (len(held), held.num_classes, held.size, held.name) == (4, 2, 16, "four")
+
+
+def test_its_fingerprint_changes_with_the_tokenizer(codec):
+    other = TextCodec(train_tokenizer(TEXTS, 262), 24)
+    assert make_set(codec).fingerprint == make_set(codec).fingerprint
+    assert make_set(codec).fingerprint != make_set(other).fingerprint
+
+
+def test_long_texts_are_left_out_with_their_labels(codec):
+    short = TokenSet.of(make_set(codec).texts, TextCodec(codec.tokenizer, 6), "skip")
+    assert short.cut == 4 - len(short) > 0
+    assert short.labels is not None
+    assert len(short.labels) == len(short)
+
+
+def test_a_beginning_keeps_the_first_tokens(codec):
+    held = make_set(codec)
+    for whole, cut in zip(held.tensor(slice(None)).tolist(), held.tensor(slice(None), 1).tolist(), strict=True):
+        place = cut.index(Tokenizer.mask_id)
+        assert cut[:place] == whole[:place]
+        assert cut[place + 1] == Tokenizer.eos_id
+        assert set(cut[place + 2 :]) == {Tokenizer.pad_id}
+
+
+def test_a_gap_keeps_both_sides_and_rows_do_not_depend_on_their_batch(codec):
+    held = make_set(codec)
+    cuts = held.tensor(slice(None), 2)
+    for number, (row, cut) in enumerate(zip(held.ids, cuts.tolist(), strict=True)):
+        whole = row[: held.lengths[number] + 1].tolist()
+        place = cut.index(Tokenizer.mask_id)
+        after = cut[place + 1 : cut.index(Tokenizer.eos_id) + 1]
+        assert whole[:place] + whole[len(whole) - len(after) :] == cut[:place] + after
+        assert place + len(after) < len(whole)
+        assert torch.equal(held.tensor(np.array([number]), 2)[0], cuts[number])
+
+
+def test_gaps_fall_everywhere():
+    ids = np.array([5, 6, 7, 8, 2, 0, 0], np.int32)
+    gaps = {tuple(cut_text(ids, number, 2).tolist()) for number in range(300)}
+    assert len(gaps) == 4 + 3 + 2 + 1  # every stretch of one to four tokens

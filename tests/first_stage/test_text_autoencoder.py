@@ -1,0 +1,126 @@
+"""The text autoencoder: shapes, masking of padding, what noise does, and that it learns to give texts back."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from latentia.errors import LatentiaError
+from latentia.first_stage import TextAutoencoder, measure_latent_statistics, token_loss
+
+VOCABULARY, LONGEST = 20, 8
+
+
+def make_model(seed: int = 0, **changes) -> TextAutoencoder:
+    torch.manual_seed(seed)
+    sizes = {"max_tokens": LONGEST, "latents": 3, "latent_channels": 6, "width": 16, "depth": 1, "heads": 2}
+    return TextAutoencoder(vocab_size=VOCABULARY, **(sizes | changes)).eval()
+
+
+def make_texts(count: int, seed: int = 0) -> torch.Tensor:
+    """Random tokens 4..19, eos 2, pad 0."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(4, VOCABULARY, (count, LONGEST), generator=generator)
+    lengths = torch.randint(1, LONGEST, (count, 1), generator=generator)
+    place = torch.arange(LONGEST)
+    return torch.where(place < lengths, ids, 0).masked_fill(place == lengths, 2)
+
+
+def test_latents_have_unit_vectors_before_normalisation():
+    model, ids = make_model(), make_texts(5)
+    latents = model.unit_latents(ids)
+    assert latents.shape == (5, 3, 6)
+    torch.testing.assert_close(latents.square().mean(-1), torch.ones(5, 3), rtol=1e-4, atol=1e-4)
+    assert model.latent_shape(LONGEST) == (6, 3)
+    torch.testing.assert_close(model.encode(ids), latents.transpose(1, 2))
+
+
+def test_statistics_normalise_each_channel():
+    model, ids = make_model(), make_texts(64)
+    measure_latent_statistics(model, [ids[:40], ids[40:]])
+    z = model.encode(ids)
+    torch.testing.assert_close(z.mean((0, 2)), torch.zeros(6), atol=1e-4, rtol=0)
+    torch.testing.assert_close(z.std((0, 2), correction=0), torch.ones(6), atol=1e-4, rtol=0)
+
+
+def test_padding_changes_nothing():
+    model, ids = make_model(), make_texts(6)
+    ids[:, 5:] = 0
+    ids[:, 4] = 2
+    torch.testing.assert_close(model.encode(ids), model.encode(ids[:, :5]), atol=1e-5, rtol=1e-5)
+
+
+def test_decode_gives_one_text_of_legal_ids_that_ends_once():
+    model = make_model()
+    ids = model.decode(torch.randn(32, 6, 3))
+    assert ids.shape == (32, LONGEST)
+    for row in ids.tolist():
+        if 2 in row:
+            assert set(row[row.index(2) + 1 :]) <= {0}
+
+
+def test_loss_counts_tokens_and_eos_but_no_padding():
+    model, ids = make_model(noise=0.0, masking=0.0), make_texts(7)
+    result = model(ids, torch.Generator().manual_seed(0))
+    everywhere = model.logits(model.hidden(model.unit_latents(ids), LONGEST))
+    by_hand = F.cross_entropy(everywhere.transpose(1, 2), ids, reduction="none")[ids != 0].mean()
+    torch.testing.assert_close(token_loss(result.x, ids), by_hand)
+    assert result.x.shape == (int((ids != 0).sum()), VOCABULARY)
+
+
+def test_noise_and_masks_come_from_the_generator():
+    model, ids = make_model(noise=1.0, masking=0.9), make_texts(9)
+    first, again, other = (model(ids, torch.Generator().manual_seed(seed)).x for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_it_learns_to_give_texts_back():
+    model = make_model(width=32, noise=0.1).train()
+    ids = make_texts(32)
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(250):
+        loss = token_loss(model(ids, generator).x, ids)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    measure_latent_statistics(model, [ids])
+    assert (model.decode(model.encode(ids)) == ids).all(1).float().mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 15}, "heads"),
+        ({"latents": 0}, "latents"),
+        ({"noise": -1.0}, "noise"),
+        ({"masking": 1.0}, "masking"),
+        ({"width": 8192, "depth": 64}, "too large"),
+    ],
+)
+def test_bad_sizes_are_refused(changes, message):
+    with pytest.raises(LatentiaError, match=message):
+        make_model(**changes)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (torch.zeros(2, 3, dtype=torch.int64), "no text empty"),
+        (torch.full((2, 3), VOCABULARY), "0 to 19"),
+        (torch.full((2, 3), -1), "0 to 19"),
+        (torch.full((2, LONGEST + 1), 4), "1 to 8 tokens"),
+        (torch.full((2, 3), 4.0), "int64"),
+    ],
+)
+def test_bad_ids_are_refused(ids, message):
+    with pytest.raises(LatentiaError, match=message):
+        make_model().encode(ids)
+
+
+def test_bad_latents_and_lengths_are_refused():
+    with pytest.raises(LatentiaError, match="latents have shape"):
+        make_model().decode(torch.zeros(2, 3, 6))
+    with pytest.raises(LatentiaError, match="up to 9 tokens"):
+        make_model().latent_shape(9)
