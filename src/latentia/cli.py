@@ -12,6 +12,7 @@ from latentia.errors import LatentiaError, Stopped
 from latentia.version import __version__
 
 if TYPE_CHECKING:
+    from latentia.data import PictureSet, TextSet
     from latentia.model import LatentModel
 
 app = typer.Typer(
@@ -30,10 +31,10 @@ Model = Annotated[Path, typer.Argument(help="Model folder, as `latentia train` l
 Device = Annotated[str, typer.Option(help="Where to compute, such as cpu, cuda or mps.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a field: denoiser.depth=8. Repeatable.")]
-SetName = Annotated[str, typer.Argument(help="fashion-mnist, digits, cifar10, hf:NAME, or a path.")]
+SetName = Annotated[str, typer.Argument(help="fashion-mnist, digits, cifar10, wordnet, hf:NAME, or a path.")]
 Root = Annotated[Path | None, typer.Option(help="Folder that holds the files of a named set.")]
 Size = Annotated[int | None, typer.Option(help="Resize and centre-crop to this side in pixels.")]
-OnCorrupt = Annotated[str, typer.Option(help="What to do about unreadable pictures: refuse or skip.")]
+OnCorrupt = Annotated[str, typer.Option(help="What to do about what cannot be read: refuse or skip.")]
 
 
 @data_app.command("show")
@@ -44,39 +45,48 @@ def data_show(
     root: Root = None,
     size: Size = None,
     on_corrupt: OnCorrupt = "refuse",
+    texts: Annotated[bool, typer.Option("--texts", help="Read texts: needed for hf:NAME and folders only.")] = False,
 ) -> None:
-    """Say what a data set holds: count, size, classes, fingerprint, files skipped."""
-    from latentia.data import load_pictures, picture_grid, save_png
+    """Say what a data set holds: count, size, classes, fingerprint, what was skipped."""
+    from latentia.data import load_pictures, load_texts, picture_grid, save_png
 
-    pictures = load_pictures(
-        name,
-        _one_of("--split", split, "train", "test"),
-        size,
-        _one_of("--on-corrupt", on_corrupt, "refuse", "skip"),
-        root,
-    )
-    _show_pairs(
-        {
-            "source": pictures.source,
-            "pictures": f"{len(pictures)} of {pictures.image_size}×{pictures.image_size}×{pictures.channels}",
-            "classes": ", ".join(pictures.class_names) or "none",
-            "fingerprint": pictures.fingerprint,
-            "skipped": len(pictures.skipped),
-        }
-    )
-    for reason in pictures.skipped[:20]:
-        typer.echo(f"  {reason}")
+    chosen = _one_of("--split", split, "train", "test"), _one_of("--on-corrupt", on_corrupt, "refuse", "skip")
+    if texts or name == "wordnet" or name.endswith((".txt", ".jsonl")):
+        if out or size:
+            raise LatentiaError("--out and --size are for pictures")
+        held = load_texts(name, *chosen, root)
+        _show_set(held, f"{len(held)} texts")
+        for text in held.texts[:10]:
+            typer.echo(f"  {text}")
+        return
+    pictures = load_pictures(name, chosen[0], size, chosen[1], root)
+    side = pictures.image_size
+    _show_set(pictures, f"{len(pictures)} pictures of {side}×{side}×{pictures.channels}")
     if out:
-        save_png(picture_grid(pictures.images[:64], scale=_scale(pictures.image_size)), out)
+        save_png(picture_grid(pictures.images[:64], scale=_scale(side)), out)
         typer.echo(f"wrote {out}")
 
 
-@data_app.command("fetch")
-def data_fetch(name: Annotated[str, typer.Argument(help="fashion-mnist or cifar10.")]) -> None:
-    """Fetch a public data set into the cache: Fashion-MNIST from Debian's package, CIFAR-10 from its home page."""
-    from latentia.data import fetch_cifar10, fetch_fashion_mnist
+def _show_set(held: "PictureSet | TextSet", what: str) -> None:
+    _show_pairs(
+        {
+            "source": held.source,
+            "holds": what,
+            "classes": ", ".join(held.class_names) or "none",
+            "fingerprint": held.fingerprint,
+            "skipped": len(held.skipped),
+        }
+    )
+    for reason in held.skipped[:20]:
+        typer.echo(f"  {reason}")
 
-    fetch = {"fashion-mnist": fetch_fashion_mnist, "cifar10": fetch_cifar10}
+
+@data_app.command("fetch")
+def data_fetch(name: Annotated[str, typer.Argument(help="fashion-mnist, wordnet or cifar10.")]) -> None:
+    """Fetch a public data set into the cache: Fashion-MNIST and WordNet from Debian, CIFAR-10 from its home page."""
+    from latentia.data import fetch_cifar10, fetch_fashion_mnist, fetch_wordnet
+
+    fetch = {"fashion-mnist": fetch_fashion_mnist, "wordnet": fetch_wordnet, "cifar10": fetch_cifar10}
     if name not in fetch:
         raise LatentiaError(f"{name} cannot be fetched, expected one of {', '.join(fetch)}")
     typer.echo(f"{name} lies in {fetch[name]()}")
@@ -193,7 +203,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for report.md, report.json and pictures.")],
     data: Annotated[str | None, typer.Option(help="Data set to measure against; without it, the model's own.")] = None,
     root: Root = None,
-    count: Annotated[int, typer.Option(min=10, help="How many pictures to generate.")] = 10_000,
+    count: Annotated[int, typer.Option(min=10, help="How many pictures or texts to generate.")] = 10_000,
     features: Annotated[
         str, typer.Option(help="classifier (trained here) or inception (the real FID).")
     ] = "classifier",
@@ -203,7 +213,7 @@ def evaluate(
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Measure a model: reconstruction, distances, coverage, accuracy score, memorisation, each with its floor."""
+    """Measure a model: reconstruction, distances, accuracy, memorisation, perplexity of texts, each with its floor."""
     from latentia.evaluation import evaluate_model
 
     report = evaluate_model(

@@ -147,7 +147,7 @@ def test_a_test_file_alone_is_not_trained_on(tmp_path):
 
 def test_too_few_texts_leave_a_split_empty(tmp_path):
     path = write_lines(tmp_path / "few.txt", next(text for text in WORDS if not held_out_text(text)))
-    with pytest.raises(LatentiaError, match="the test split of .* holds no texts.*too few"):
+    with pytest.raises(LatentiaError, match=r"the test split of .* holds no texts.*too few"):
         load_texts(path, "test")
 
 
@@ -335,7 +335,7 @@ def test_a_damaged_document_is_named_by_line(tmp_path):
     write_lines(tmp_path / "test" / "x.txt", "Other.")
     endless = b"word " * 100 + b"\n"
     (tmp_path / "train" / "x.txt").write_bytes(b"Good.\nStill\n\xff bad.\nGood again.\n\n" + endless * 200)
-    with pytest.raises(LatentiaError, match=r"2 of 5 .*x\.txt line 3: not UTF-8.*x\.txt line 6: a text of more than"):
+    with pytest.raises(LatentiaError, match=r"2 of 6 .*x\.txt line 3: not UTF-8.*x\.txt line 6: a text of more than"):
         load_texts(tmp_path)
     texts = load_texts(tmp_path, on_corrupt="skip").texts
     assert texts[:3] == ("Good.", "Still", "Good again.")
@@ -378,6 +378,16 @@ def test_the_only_column_of_strings_is_the_text(hub, monkeypatch):
     train, test = load_texts("hf:owner/verses"), load_texts("hf:owner/verses", "test")
     assert sorted(train.texts + test.texts) == sorted(WORDS)
     assert (train.labels, train.name) == (None, "owner/verses")
+
+
+def test_a_part_without_the_column_is_named(hub, monkeypatch):
+    parts = hub.DatasetDict(
+        train=hub.Dataset.from_dict({"text": ["a"], "label": ["x"]}), test=hub.Dataset.from_dict({"text": ["b"]})
+    )
+    monkeypatch.setattr(hub, "load_dataset", lambda name: parts)
+    assert load_texts("hf:owner/set").class_names == ("x",)
+    with pytest.raises(LatentiaError, match="hf:owner/set test lacks the column label"):
+        load_texts("hf:owner/set", "test")
 
 
 @pytest.mark.parametrize(

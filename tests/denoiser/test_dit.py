@@ -246,3 +246,44 @@ def test_sizes_that_do_not_fit_are_refused(change, message):
 def test_inputs_that_do_not_fit_are_refused(x, time, label, message):
     with pytest.raises(LatentiaError, match=message):
         DiT(**TINY)(x, time, label)
+
+
+HINTED = {**TINY, "hint_channels": 2, "lengths": 7}
+
+
+def test_null_length_and_zero_hints_are_none_and_others_differ():
+    model = randomised(DiT(**HINTED))
+    x, time = inputs()
+    length, hints = torch.full((3,), 7), torch.zeros(3, 2, 4, 4)
+    nothing = model(x, time)
+    assert torch.equal(nothing, model(x, time, None, length, hints))
+    for more in ({"length": length - 1}, {"hints": hints + 1}):
+        assert (nothing - model(x, time, **more)).abs().max() > 1e-3
+
+
+def test_hints_enter_where_they_lie():
+    """Beside the latent, cell by cell: in a network without blocks a cell sees the hints of its own patch only."""
+    model = randomised(DiT(**{**HINTED, "depth": 1}))
+    model.blocks = torch.nn.ModuleList()
+    x, time = inputs()
+    hints = torch.zeros(3, 2, 4, 4)
+    hints[:, :, :2, :2] = 1.0
+    changed = (model(x, time) - model(x, time, hints=hints)).abs().amax((0, 1)) > 1e-4
+    assert changed.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"length": torch.tensor([0, 8])}, "labels run from 0 to 8"),
+        ({"hints": torch.zeros(2, 3, 4, 4)}, r"hints have shape \(2, 3, 4, 4\), expected \(2, 2, 4, 4\)"),
+    ],
+)
+def test_lengths_and_hints_that_do_not_fit_are_refused(more, message):
+    with pytest.raises(LatentiaError, match=message):
+        DiT(**HINTED)(torch.zeros(2, 3, 4, 4), torch.zeros(2), **more)
+
+
+def test_a_negative_number_of_hints_is_refused():
+    with pytest.raises(LatentiaError, match="hint_channels is -1"):
+        DiT(**{**HINTED, "hint_channels": -1})

@@ -12,6 +12,7 @@ from latentia.diffusion import (
     batched_guidance,
     classifier_free_guidance,
     denoise_with,
+    self_conditioned,
 )
 from latentia.errors import LatentiaError
 
@@ -124,3 +125,30 @@ def test_rescaling_a_constant_stays_finite():
 def test_bad_numbers_are_refused(arguments: dict, words: str):
     with pytest.raises(LatentiaError, match=words):
         classifier_free_guidance(lambda z, t: z, lambda z, t: z, process=EDM(), **arguments)
+
+
+def test_several_conditions_are_each_guided_by_their_own_null():
+    def denoise(z_t: Tensor, t: Tensor, label: Tensor, shift: Tensor) -> Tensor:
+        return z_t + label.view(-1, 1, 1, 1) + shift
+
+    shift = torch.full_like(Z, 0.5)
+    guided = batched_guidance(denoise, (LABEL, shift), (NULL, 0 * shift), 2.0, RectifiedFlow())
+    expected = 2 * (Z + LABEL.view(-1, 1, 1, 1) + 0.5) - (Z + 9)
+    torch.testing.assert_close(guided(Z, torch.tensor(0.5)), expected)
+
+
+def test_self_conditioning_hands_on_the_last_answer_and_starts_from_nothing():
+    seen: list[Tensor] = []
+
+    def denoise(z_t: Tensor, t: Tensor, estimate: Tensor) -> Tensor:
+        seen.append(estimate)
+        return z_t + estimate + 1
+
+    remembering = self_conditioned(denoise)
+    first = remembering(Z, torch.tensor(1.0))
+    second = remembering(Z, torch.tensor(0.5))
+    assert torch.equal(seen[0], torch.zeros_like(Z))
+    assert torch.equal(seen[1], first)
+    assert torch.equal(second, Z + first + 1)
+    self_conditioned(denoise)(Z, torch.tensor(1.0))
+    assert torch.equal(seen[2], torch.zeros_like(Z))

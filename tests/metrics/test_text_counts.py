@@ -75,7 +75,7 @@ def test_self_bleu_is_bounded_by_its_sample():
     mixed = same + varied
     few = [self_bleu(mixed, references=3, generator=np.random.default_rng(seed)) for seed in (0, 0, 1, 2, 3)]
     assert few[0] == few[1]
-    assert set(few) <= {0, 50, 75, 100} | {pytest.approx(x) for x in few}
+    assert {round(score, 6) for score in few} <= {0, 50, 75, 100}  # as 0, 2, 3 or 4 of four texts are the same
     assert len(set(few)) > 1
     assert self_bleu(mixed, references=1000, generator=np.random.default_rng(0)) == pytest.approx(50)
 

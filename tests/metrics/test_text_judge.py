@@ -1,4 +1,3 @@
-import itertools
 import math
 
 import numpy as np
@@ -134,11 +133,11 @@ def test_learns_a_markov_source_to_its_entropy_rate():
     visits = START[:3] @ np.linalg.inv(np.eye(3) - STEP[:, :3])  # expected, of each state in one row
     rate = math.exp((entropy[0] + visits @ entropy[1:]) / (visits.sum() + 1))
     network = train_judge(
-        markov_rows(3000, 0), 8, steps=250, batch_size=64, learning_rate=1e-2, width=16, depth=1, heads=2
+        markov_rows(3000, 0), FIRST + 3, steps=250, batch_size=64, learning_rate=1e-2, width=16, depth=1, heads=2
     )
     reached = perplexity(network, markov_rows(1500, 1))
     assert reached == pytest.approx(rate, rel=0.03)
-    assert rate < 2.6 < math.exp(np.log(4))  # a uniform guess, or one by frequency alone, would be far off
+    assert rate < 2.7  # of 4 states; their frequencies alone would give 3.8
     made = generate(network, 1500, generator=torch.Generator().manual_seed(0))
     assert (made == EOS).any(1).mean() > 0.98
     follows = np.zeros((3, 3))
@@ -147,17 +146,6 @@ def test_learns_a_markov_source_to_its_entropy_rate():
         np.add.at(follows, (states[:-1], states[1:]), 1)
     expected = STEP[:, :3] / STEP[:, :3].sum(1, keepdims=True)
     assert follows / follows.sum(1, keepdims=True) == pytest.approx(expected, abs=0.05)
-
-
-def test_batches_are_a_shuffled_partition_of_alike_lengths():
-    lengths = torch.from_numpy(np.random.default_rng(0).integers(1, 60, 1000))
-    batches = list(itertools.islice(judge._batches(lengths, 16, torch.Generator().manual_seed(0)), 126))
-    assert torch.cat(batches[:63]).sort().values.tolist() == list(range(1000))
-    assert torch.cat(batches[63:]).sort().values.tolist() == list(range(1000))
-    assert not torch.equal(torch.cat(batches[:63]), torch.cat(batches[63:]))
-    computed = sum(len(batch) * int(lengths[batch].max()) for batch in batches[:63])
-    assert computed < 1.1 * int(lengths.sum())  # unsorted batches would compute twice as many
-    assert len({int(lengths[batch].max()) for batch in batches[:4]}) > 2
 
 
 def test_a_seed_decides_everything_and_global_state_nothing():
@@ -174,7 +162,7 @@ def test_a_seed_decides_everything_and_global_state_nothing():
 
 def test_is_kept_and_comes_back(text_train, tokenizer, tmp_path, monkeypatch):
     texts = text_train.subset(slice(0, 40))
-    made = trained_judge(texts, tokenizer, max_tokens=16, steps=2, cache=tmp_path)
+    made = trained_judge(texts, tokenizer, max_tokens=24, steps=2, cache=tmp_path)
     runs = []
     really_train = train_judge
 
@@ -183,16 +171,16 @@ def test_is_kept_and_comes_back(text_train, tokenizer, tmp_path, monkeypatch):
         return really_train(*arguments, **options)
 
     monkeypatch.setattr(judge, "train_judge", counted)
-    kept = trained_judge(texts, tokenizer, max_tokens=16, steps=2, cache=tmp_path)
+    kept = trained_judge(texts, tokenizer, max_tokens=24, steps=2, cache=tmp_path)
     assert not runs
     assert not kept.training
-    ids = token_matrix(tokenizer, texts.texts, 16, on_long="refuse").ids
+    ids = token_matrix(tokenizer, texts.texts, 24, on_long="refuse").ids
     assert perplexity(kept, ids) == perplexity(made, ids)
-    trained_judge(texts, tokenizer, max_tokens=16, steps=2, seed=1, cache=tmp_path)
+    trained_judge(texts, tokenizer, max_tokens=24, steps=2, seed=1, cache=tmp_path)
     assert len(runs) == 1
     for path in tmp_path.rglob(WEIGHTS_NAME):
         path.write_bytes(path.read_bytes()[:100])
-    repaired = trained_judge(texts, tokenizer, max_tokens=16, steps=2, cache=tmp_path)
+    repaired = trained_judge(texts, tokenizer, max_tokens=24, steps=2, cache=tmp_path)
     assert len(runs) == 2
     assert perplexity(repaired, ids) == perplexity(made, ids)
 

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentia.training.order import ShuffledOrder, step_generator
+from latentia.training.order import ShuffledOrder, SortedOrder, step_generator
 
 
 @given(count=st.integers(1, 40), batch_size=st.integers(1, 60), seed=st.integers(0, 9))
@@ -35,3 +35,30 @@ def test_generators_differ_by_place_and_repeat() -> None:
 
     assert draw(0, 1, 2) == draw(0, 1, 2)
     assert len({draw(0, 1), draw(0, 2), draw(1, 1), draw(0, 1, 0)}) == 4
+
+
+@given(batch_size=st.integers(1, 6), together=st.integers(1, 5), seed=st.integers(0, 3))
+def test_sorted_batches_hold_the_rows_of_the_shuffled_ones(batch_size: int, together: int, seed: int) -> None:
+    lengths = torch.randint(1, 30, (41,), generator=torch.Generator().manual_seed(seed))
+    held = SortedOrder(lengths, batch_size, seed, together)
+    for group in range(3):
+        batches = [held.batch(group * together + place) for place in range(together)]
+        rows = ShuffledOrder(41, batch_size * together, seed).batch(group)
+        assert sorted(torch.cat(batches).tolist()) == sorted(rows.tolist())
+        spans = sorted((int(lengths[batch].min()), int(lengths[batch].max())) for batch in batches)
+        assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+
+
+def test_sorted_batches_come_in_no_order_and_depend_on_the_step_alone() -> None:
+    lengths = torch.arange(1, 401)
+    walked = SortedOrder(lengths, 10, 0, 8)
+    means = [float(lengths[walked.batch(step)].float().mean()) for step in range(16)]
+    assert means[:8] != sorted(means[:8])
+    assert walked.batch(3).tolist() == SortedOrder(lengths, 10, 0, 8).batch(3).tolist()
+
+
+def test_sorted_batches_save_nearly_all_padding() -> None:
+    lengths = torch.randint(1, 60, (1600,), generator=torch.Generator().manual_seed(0))
+    batches = [SortedOrder(lengths, 16, 0).batch(step) for step in range(96)]
+    computed = sum(16 * int(lengths[batch].max()) for batch in batches)
+    assert computed < 1.1 * sum(int(lengths[batch].sum()) for batch in batches)  # shuffled ones compute twice as many

@@ -10,7 +10,6 @@ from latentia.applications import complete, interpolate
 from latentia.errors import LatentiaError, Stopped
 from latentia.model import load
 from latentia.training import load_recipe, train
-from latentia.training.log import read_log
 
 TINY_TEXT = """
 name: tiny-text

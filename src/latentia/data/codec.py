@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latentia.data.pictures import to_float, to_uint8
 from latentia.data.texts import TextSet
-from latentia.data.tokens import Tokenizer, token_matrix
+from latentia.data.tokens import OnLong, Tokenizer, token_matrix
 from latentia.errors import LatentiaError
 
 GAP = "___"  # what stands for text to be written, in contexts
@@ -63,7 +63,7 @@ class TokenSet:
     cut: int = 0  # texts that were truncated or left out because they are too long
 
     @classmethod
-    def of(cls, texts: TextSet, codec: TextCodec, on_long: str) -> "TokenSet":
+    def of(cls, texts: TextSet, codec: TextCodec, on_long: OnLong) -> "TokenSet":
         """Raises LatentiaError where a text has more tokens than fit and `on_long` is "refuse"."""
         matrix = token_matrix(codec.tokenizer, texts.texts, codec.size, on_long)
         return cls(matrix.ids, texts.subset(matrix.kept), codec, matrix.cut)

@@ -96,7 +96,7 @@ def _rows_of_parts(parts: Any, name: str, origin: str) -> Corpus:
     """The rows of a Hugging Face data set."""
     train, test_name = split_parts(parts)
     column, names = label_column(train.features)
-    kinds = {name: str(getattr(feature, "dtype", "")) for name, feature in train.features.items()}
+    kinds = {other: str(getattr(feature, "dtype", "")) for other, feature in train.features.items()}
     if names is None and column is not None and not kinds[column].startswith(("int", "uint", "string", "large_string")):
         column = None  # scores are no classes
     strings = [other for other, kind in kinds.items() if kind in ("string", "large_string") and other != column]
@@ -105,6 +105,9 @@ def _rows_of_parts(parts: Any, name: str, origin: str) -> Corpus:
     text = "text" if "text" in strings else strings[0]
 
     def rows(part: Any, part_name: str) -> Iterator[Row]:
+        missing = [wanted for wanted in (text, column) if wanted is not None and wanted not in part.features]
+        if missing:
+            raise LatentiaError(f"{origin} {part_name} lacks the column {missing[0]}, which the training rows have")
         labels = part[column][:] if column is not None else [None] * len(part)
         for i, (value, label) in enumerate(zip(part[text][:], labels, strict=True)):
             if names is not None and label is not None:

@@ -14,6 +14,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from latentia.data.texts import is_unicode
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path, read_json
 
@@ -81,10 +82,9 @@ class Tokenizer:
         ids: list[list[int]] = []
         for start in range(0, len(texts), ENCODED_AT_ONCE):
             some = list(texts[start : start + ENCODED_AT_ONCE])
-            try:
-                ids += [row.ids for row in self.backend.encode_batch_fast(some, add_special_tokens=False)]
-            except (TypeError, UnicodeEncodeError):
-                raise LatentiaError("only strings of Unicode without lone surrogates can be encoded") from None
+            if not all(isinstance(text, str) and is_unicode(text) for text in some):
+                raise LatentiaError("only strings of Unicode without lone surrogates can be encoded")
+            ids += [row.ids for row in self.backend.encode_batch_fast(some, add_special_tokens=False)]
         return ids
 
     def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentia.data import Tokenizer
 from latentia.errors import LatentiaError
 from latentia.first_stage.autoencoder import Reconstruction, check_integer
 from latentia.first_stage.normalise import denormalise, normalise, register_statistics
 
-PAD, EOS, MASK = 0, 2, 3  # as in data/tokens.py
+PAD, EOS, MASK = Tokenizer.pad_id, Tokenizer.eos_id, Tokenizer.mask_id
 MAX_WEIGHTS = 2**28
 
 

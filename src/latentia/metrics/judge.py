@@ -7,7 +7,6 @@ as the autoregressive baseline: `generate` draws texts from it.
 import hashlib
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,13 @@ from tqdm import tqdm
 from latentia.data import TextSet, Tokenizer, token_matrix
 from latentia.errors import LatentiaError
 from latentia.files import WEIGHTS_NAME, cache_dir, load_part, save_part
+from latentia.training.order import SortedOrder
 
 PAD, BOS, EOS, MASK = Tokenizer.pad_id, Tokenizer.bos_id, Tokenizer.eos_id, Tokenizer.mask_id
 
 STEPS, BATCH_SIZE = 2000, 64
 LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP = 1e-3, 0.1, (0.9, 0.95), 1.0
 WARMUP = 0.1  # of all steps
-POOL = 32  # batches whose rows are sorted by length together: enough to save the padding, few enough to stay shuffled
 AT_ONCE = 256  # rows of a pass without gradients
 SHRINK_BELOW = 0.75  # share of unfinished rows at which `generate` drops the finished ones from its batch
 
@@ -175,10 +174,10 @@ def train_judge(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=steps, pct_start=WARMUP, cycle_momentum=False
     )
-    batches = _batches(lengths, batch_size, torch.Generator().manual_seed(seed))
-    expected = min(batch_size, len(rows)) * float(lengths.float().mean())  # tokens of a batch
-    for _ in tqdm(range(steps), desc="judge", unit="step", disable=not progress):
-        index = next(batches)
+    order = SortedOrder(lengths, batch_size, seed)
+    expected = batch_size * float(lengths.float().mean())  # tokens of a batch
+    for step in tqdm(range(steps), desc="judge", unit="step", disable=not progress):
+        index = order.batch(step)
         loss = judge.losses(rows[index, : int(lengths[index].max())].to(device)).sum() / expected
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -206,7 +205,7 @@ def trained_judge(
     Raises LatentiaError where no text is short enough.
     """
     recipe = [train.fingerprint, tokenizer.fingerprint, max_tokens, steps, batch_size, seed]
-    recipe += [LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP, WARMUP, POOL]
+    recipe += [LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP, WARMUP]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
     folder = (cache_dir() / "judges" if cache is None else cache) / key
     if (folder / WEIGHTS_NAME).is_file():
@@ -290,12 +289,3 @@ def _draw(judge: JudgeLM, count: int, max_tokens: int, temperature: float, gener
         if float((~ended).double().mean()) < SHRINK_BELOW:
             going, token, memory = going[~ended], token[~ended], [part[:, ~ended] for part in memory]
     return ids
-
-
-def _batches(lengths: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless shuffled passes in batches of row numbers, each of rows that have nearly the same length."""
-    while True:
-        for pool in torch.split(torch.randperm(len(lengths), generator=generator), POOL * batch_size):
-            batches = torch.split(pool[lengths[pool].argsort(stable=True)], batch_size)
-            for i in torch.randperm(len(batches), generator=generator).tolist():
-                yield batches[i]

@@ -62,8 +62,9 @@ def mauve_score(p_features: NDArray[np.floating], q_features: NDArray[np.floatin
     """MAUVE (Pillutla et al. 2021, eq. 3), in (0, 1], 1 where the histograms of two sets of features are equal.
 
     `p_features` (N, D) and `q_features` (M, D) hold finite floats of one model; only GPT-2's are comparable with
-    published scores. Cells are min(N, M) / 10 clusters found from `seed`, as the authors advise: compare only values
-    of equally many texts. Raises LatentiaError for other input, or where mauve-text is not installed.
+    published scores. Cells are min(N, M) / 10 clusters found from `seed`, as the authors advise; faiss, which would
+    rather have fewer, says so on stderr. Compare only values of equally many texts. Raises LatentiaError for other
+    input, or where mauve-text is not installed.
     """
     p, q = check_feature_pair("first set", p_features, "second set", q_features, at_least=SMALLEST_MAUVE_SET)
     try:
