@@ -4,7 +4,7 @@ from typing import Any
 
 from latentia.version import __version__
 
-__all__ = ["LatentModel", "LatentiaError", "__version__", "load", "load_pictures", "load_recipe", "train"]
+__all__ = ["LatentModel", "LatentiaError", "__version__", "load", "load_pictures", "load_recipe", "load_texts", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -13,7 +13,7 @@ def __getattr__(name: str) -> Any:
         from latentia import model as room
     elif name == "LatentiaError":
         from latentia import errors as room  # type: ignore[no-redef]
-    elif name == "load_pictures":
+    elif name in ("load_pictures", "load_texts"):
         from latentia import data as room  # type: ignore[no-redef]
     elif name in ("load_recipe", "train"):
         from latentia import training as room  # type: ignore[no-redef]

@@ -208,6 +208,9 @@ def evaluate(
         str, typer.Option(help="classifier (trained here) or inception (the real FID).")
     ] = "classifier",
     inception_weights: Annotated[Path | None, typer.Option(help="File of torch-fidelity's Inception weights.")] = None,
+    judge_steps: Annotated[
+        int, typer.Option(min=1, help="Texts: updates of the language model that judges them, kept once trained.")
+    ] = 2000,
     steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="Steps of the sampler.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = None,
     seed: Seed = 0,
@@ -224,6 +227,7 @@ def evaluate(
         count=count,
         features=_one_of("--features", features, "classifier", "inception"),
         inception_weights=inception_weights,
+        judge_steps=judge_steps,
         sampling={"steps": steps, "guidance_scale": guidance},
         seed=seed,
         device=device,

@@ -1,6 +1,5 @@
 """The command line on texts, end to end."""
 
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -90,9 +89,8 @@ def test_continue_infill_and_between(model: Path) -> None:
 def test_evaluate_reports_each_figure_with_its_floor(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(texts, "trained_judge", partial(texts.trained_judge, steps=5))
     monkeypatch.setattr(texts, "sentence_net", _no_sentences)
-    text = say("evaluate", model, "--out", tmp_path, "--count", 20)
+    text = say("evaluate", model, "--out", tmp_path, "--count", 20, "--judge-steps", 5)
     for figure in ("token accuracy", "exact matches", "perplexity", "distinct-3", "self-BLEU-4", "whole texts in training"):
         assert figure in text, figure
     report = read_json(tmp_path / "report.json")

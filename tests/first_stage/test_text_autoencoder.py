@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from latentia.errors import LatentiaError
 from latentia.first_stage import TextAutoencoder, measure_latent_statistics, token_loss
+from latentia.first_stage.text import stretch
 
 VOCABULARY, LONGEST = 20, 8
 
@@ -54,16 +57,21 @@ def test_decode_gives_one_text_of_legal_ids_that_ends_once():
     ids = model.decode(torch.randn(32, 6, 3))
     assert ids.shape == (32, LONGEST)
     for row in ids.tolist():
-        if 2 in row:
-            assert set(row[row.index(2) + 1 :]) <= {0}
+        assert row.index(2) >= 1
+        assert min(row[: row.index(2)]) > 3
+        assert set(row[row.index(2) + 1 :]) <= {0}
 
 
 def test_loss_counts_tokens_and_eos_but_no_padding():
     model, ids = make_model(noise=0.0, masking=0.0), make_texts(7)
     result = model(ids, torch.Generator().manual_seed(0))
-    everywhere = model.logits(model.hidden(model.unit_latents(ids), LONGEST))
-    by_hand = F.cross_entropy(everywhere.transpose(1, 2), ids, reduction="none")[ids != 0].mean()
+    memory, length = model.memory(model.unit_latents(ids))
+    lengths = (ids != 0).sum(1)
+    everywhere = model.logits(model.hidden(memory, lengths))
+    wanted = ids[:, : everywhere.shape[1]]
+    by_hand = F.cross_entropy(everywhere.transpose(1, 2), wanted, reduction="none")[wanted != 0].mean()
     torch.testing.assert_close(token_loss(result.x, ids), by_hand)
+    torch.testing.assert_close(result.regulariser, F.cross_entropy(length, lengths))
     assert result.x.shape == (int((ids != 0).sum()), VOCABULARY)
 
 
@@ -79,14 +87,26 @@ def test_it_learns_to_give_texts_back():
     ids = make_texts(32)
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(250):
-        loss = token_loss(model(ids, generator).x, ids)
+    for _ in range(150):
+        result = model(ids, generator)
+        loss = token_loss(result.x, ids) + result.regulariser
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     model.eval()
     measure_latent_statistics(model, [ids])
     assert (model.decode(model.encode(ids)) == ids).all(1).float().mean() > 0.9
+
+
+@given(sources=st.integers(1, 9), targets=st.integers(1, 9))
+def test_stretching_a_line_gives_the_line(sources: int, targets: int):
+    """Away from the ends; and it is torch's antialiased resizing everywhere."""
+    weights = stretch(torch.tensor([sources]), torch.tensor([targets]), 9, 9)[0]
+    torch.testing.assert_close(weights[:targets].sum(1), torch.ones(targets))
+    assert float(weights[:targets, sources:].abs().max() if sources < 9 else 0) == 0
+    eye = torch.eye(sources)[None, None]
+    resized = F.interpolate(eye, (targets, sources), mode="bilinear", antialias=True)[0, 0]
+    torch.testing.assert_close(weights[:targets, :sources], resized, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ def evaluate_model(
     count: int = 10_000,
     features: Literal["classifier", "inception"] = "classifier",
     inception_weights: Path | None = None,
+    judge_steps: int = 2000,
     sampling: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -33,6 +34,7 @@ def evaluate_model(
         data, root: the set to measure against; None takes the one of the model's recipe.
         count: how many pictures or texts to generate; of texts at most as many as are held out.
         features: the network whose features of pictures are compared; "inception" alone gives a FID.
+        judge_steps: updates of the language model under which texts get a perplexity.
         sampling: arguments of `LatentModel.generate`; None values take the model's own.
 
     Raises LatentiaError where the model or the data cannot be read, or do not fit each other.
@@ -56,5 +58,14 @@ def evaluate_model(
     if features != "classifier":
         raise LatentiaError(f"--features {features} is for pictures; this model writes texts")
     return evaluate_text_model(
-        loaded, out, data=data, root=root, count=count, sampling=given, seed=seed, device=device, say=say
+        loaded,
+        out,
+        data=data,
+        root=root,
+        count=count,
+        judge_steps=judge_steps,
+        sampling=given,
+        seed=seed,
+        device=device,
+        say=say,
     )

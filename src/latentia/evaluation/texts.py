@@ -12,6 +12,7 @@ from latentia.data import TextCodec, TextSet, TokenSet, load_texts
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path, write_json
 from latentia.metrics import (
+    SMALLEST_MAUVE_SET,
     SentenceNet,
     evaluate_text_reconstruction,
     evaluate_texts,
@@ -33,6 +34,7 @@ def evaluate_text_model(
     data: str | None,
     root: str | Path | None,
     count: int,
+    judge_steps: int,
     sampling: dict[str, Any],
     seed: int,
     device: str,
@@ -55,15 +57,21 @@ def evaluate_text_model(
         agreement = token_agreement(again if noise == 0 else _reconstruct(model, held, noise, seed), held.ids)
         robust[noise] = {"tokens": agreement.tokens, "texts": agreement.texts}
 
-    judge = trained_judge(train, model.codec.tokenizer, max_tokens=model.codec.size, device=device, progress=True)
+    judge = trained_judge(
+        train,
+        model.codec.tokenizer,
+        max_tokens=model.codec.size,
+        steps=judge_steps,
+        device=device,
+        progress=True,
+    )
     classifier = train_text_classifier(train, seed=seed) if train.num_classes > 1 else None
+    chosen = np.random.default_rng(seed).permutation(len(held))[:count]
     network: SentenceNet | None = None
     try:
-        network = sentence_net()
+        network = sentence_net() if len(chosen) >= SMALLEST_MAUVE_SET else None
     except LatentiaError as error:
         say(f"no sentence embeddings: {error}")
-
-    chosen = np.random.default_rng(seed).permutation(len(held))[:count]
     labels = np.zeros(len(chosen), np.int64) if held.labels is None else held.labels[chosen]
     started = time.perf_counter()
     texts = model.generate(labels, seed=seed, progress=True, **sampling)

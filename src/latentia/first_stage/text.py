@@ -19,10 +19,13 @@ MAX_WEIGHTS = 2**28
 class TextAutoencoder(nn.Module):
     """Tokens → transformer → `latents` vectors → transformer → tokens, all of them at once.
 
-    As in LD4LG (Lovelace et al. 2023, §4.1) learned queries draw a fixed number of vectors from the encoder's output
-    (Perceiver resampler, Jaegle et al. 2021). Each vector is scaled to a root mean square of 1 and, in training, gets
-    noise of a standard deviation drawn from [0, `noise`] for each text, and for half of the texts up to `masking` of
-    the tokens are hidden from the encoder (COSMOS, Meshchaninov et al. 2025, §3): near latents decode to near texts.
+    As in LD4LG (Lovelace et al. 2023, §4.1) queries draw a fixed number of vectors from the encoder's output (Perceiver
+    resampler, Jaegle et al. 2021). Here they start from the tokens at their own share of the text, and the decoder's
+    slots from the vectors at theirs: the order of a text need not be found out by attention, and a short text uses all
+    vectors. How long it is the decoder reads from the vectors first. Each vector is scaled to a root mean square of 1
+    and, in training, gets noise of a standard deviation drawn from [0, `noise`] for each text, and from half of the
+    texts up to `masking` of the tokens are hidden (COSMOS, Meshchaninov et al. 2025, §3): near latents decode to near
+    texts.
 
     Texts are ids (B, T ≤ max_tokens) int64: tokens, eos, then pad. Latents are (B, latent_channels, latents).
     Raises LatentiaError where an argument is out of range.
@@ -76,6 +79,7 @@ class TextAutoencoder(nn.Module):
         self.from_latent = nn.Linear(latent_channels, width)
         self.latent_positions = nn.Parameter(0.02 * torch.randn(latents, width))
         self.mixer = nn.TransformerEncoderLayer(**_layer(width, heads))
+        self.length = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, max_tokens + 1))
         self.slots = nn.Parameter(0.02 * torch.randn(max_tokens, width))
         self.decoder = nn.ModuleList(nn.TransformerDecoderLayer(**_layer(width, heads)) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -95,17 +99,26 @@ class TextAutoencoder(nn.Module):
         h = self.embed(ids) + self.positions[: ids.shape[1]]
         for layer in self.encoder:
             h = layer(h, src_key_padding_mask=padding)
-        q = self.queries.expand(len(ids), -1, -1)
+        lengths = (~padding).sum(1)
+        spread = stretch(lengths, torch.full_like(lengths, len(self.queries)), ids.shape[1], len(self.queries))
+        q = self.queries + spread.to(h.dtype) @ h
         for layer in self.resampler:
             q = layer(q, h, memory_key_padding_mask=padding)
         return F.rms_norm(self.to_latent(q).float(), (self.config["latent_channels"],), eps=1e-6)
 
-    def hidden(self, latents: Tensor, length: int) -> Tensor:
-        """Unit latents (B, latents, latent_channels) → (B, length, width), one vector a token to be."""
+    def memory(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit latents → what the decoder reads (B, latents, width) and the logits (B, max_tokens + 1) of a length."""
         memory = self.mixer(self.from_latent(latents) + self.latent_positions)
-        h = self.slots[:length].expand(len(latents), -1, -1)
+        return memory, self.length(memory.mean(1))
+
+    def hidden(self, memory: Tensor, lengths: Tensor) -> Tensor:
+        """Memory and lengths (B,), eos counted → (B, longest, width), one vector a token to be."""
+        longest = int(lengths.max())
+        spread = stretch(torch.full_like(lengths, memory.shape[1]), lengths, memory.shape[1], longest)
+        h = self.slots[:longest] + spread.to(memory.dtype) @ memory
+        padding = torch.arange(longest, device=lengths.device) >= lengths[:, None]
         for layer in self.decoder:
-            h = layer(h, memory)
+            h = layer(h, memory, tgt_key_padding_mask=padding)
         out: Tensor = self.norm(h)
         return out
 
@@ -123,14 +136,19 @@ class TextAutoencoder(nn.Module):
         if z.shape[1:] != wanted:
             raise LatentiaError(f"latents have shape {tuple(z.shape)}, expected (batch, {wanted[0]}, {wanted[1]})")
         latents = denormalise(z, self.latent_mean, self.latent_std).transpose(1, 2)
-        ids = self.logits(self.hidden(latents, self.config["max_tokens"])).argmax(-1)
-        ended = (ids == EOS).cumsum(1) - (ids == EOS).int() > 0
-        return ids.masked_fill(ended, PAD)
+        memory, length = self.memory(latents)
+        lengths = length[:, 2:].argmax(1) + 2  # a token and eos at least
+        ids = self.logits(self.hidden(memory, lengths))
+        ids = ids[..., MASK + 1 :].argmax(-1) + MASK + 1  # no special token is text
+        places = torch.arange(ids.shape[1], device=ids.device)
+        ids = ids.masked_fill(places == lengths[:, None] - 1, EOS).masked_fill(places >= lengths[:, None], PAD)
+        return F.pad(ids, (0, self.config["max_tokens"] - ids.shape[1]), value=PAD)
 
     def forward(self, ids: Tensor, generator: torch.Generator) -> Reconstruction:
         """Logits (M, vocab_size) of the M tokens and eos, without pad, from noisy latents; randomness from `generator`.
 
-        The regulariser is 0: the noise itself regularises. `stats` has the share of tokens that come back right.
+        The regulariser is the cross-entropy of the length (the noise itself regularises the latents). `stats` has the
+        shares of tokens and of lengths that come back right.
         """
 
         def uniform(*shape: int) -> Tensor:
@@ -142,14 +160,33 @@ class TextAutoencoder(nn.Module):
         sigma = self.noise * uniform(len(ids), 1, 1)
         noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(ids.device)
         wanted = ids != PAD
-        logits = self.logits(self.hidden(latents + sigma * noise, ids.shape[1])[wanted])
-        right = (logits.detach().argmax(-1) == ids[wanted]).float().mean()
-        return Reconstruction(logits, logits.new_zeros(()), {"token_accuracy": right})
+        lengths = wanted.sum(1)
+        memory, length = self.memory(latents + sigma * noise)
+        logits = self.logits(self.hidden(memory, lengths)[wanted])
+        stats = {
+            "token_accuracy": (logits.detach().argmax(-1) == ids[wanted]).float().mean(),
+            "length_accuracy": (length.detach().argmax(-1) == lengths).float().mean(),
+        }
+        return Reconstruction(logits, F.cross_entropy(length.float(), lengths), stats)
 
 
 def token_loss(logits: Tensor, ids: Tensor) -> Tensor:
     """Mean cross-entropy in nats over the tokens and eos of ids (B, T); logits (M, vocab_size) as `forward` gives."""
     return F.cross_entropy(logits.float(), ids[ids != PAD])
+
+
+def stretch(sources: Tensor, targets: Tensor, most_sources: int, most_targets: int) -> Tensor:
+    """Weights (B, most_targets, most_sources) that stretch or shrink `sources` (B,) points to `targets` (B,) points.
+
+    Both sequences cover the same stretch evenly. A target takes the sources around its place by a triangle as wide as
+    the coarser spacing, as antialiased linear resizing does; each row of a target sums to 1.
+    """
+    scale = (sources / targets)[:, None, None]
+    place = (torch.arange(most_targets, device=sources.device)[:, None] + 0.5) * scale - 0.5
+    source = torch.arange(most_sources, device=sources.device)
+    weight = (1 - (source - place).abs() / scale.clamp(min=1)).clamp(min=0)
+    weight = weight * (source < sources[:, None, None])
+    return weight / weight.sum(-1, keepdim=True).clamp(min=1e-6)
 
 
 def check_ids(ids: Tensor, config: dict[str, Any]) -> None:

@@ -22,12 +22,13 @@ from latentia.metrics.judge import JudgeLM, perplexity, train_judge, trained_jud
 from latentia.metrics.neighbours import Memorisation, Neighbours, memorisation, nearest_neighbours, neighbour_sheet
 from latentia.metrics.reconstruction import psnr, reconstruction_frechet, ssim
 from latentia.metrics.report import Figure, Report, evaluate_pictures, evaluate_reconstruction
-from latentia.metrics.sentences import SentenceNet, mauve_score, sentence_embeddings, sentence_net
+from latentia.metrics.sentences import SMALLEST_MAUVE_SET, SentenceNet, mauve_score, sentence_embeddings, sentence_net
 from latentia.metrics.text_classifier import TextClassifier, class_accuracy, train_text_classifier
 from latentia.metrics.text_counts import TextMemorisation, bleu, distinct_n, self_bleu, text_memorisation
 from latentia.metrics.text_report import TokenAgreement, evaluate_text_reconstruction, evaluate_texts, token_agreement
 
 __all__ = [
+    "SMALLEST_MAUVE_SET",
     "ClassificationScore",
     "Coverage",
     "FeatureNet",

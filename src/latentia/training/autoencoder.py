@@ -115,7 +115,7 @@ def train_picture_stage(
 def train_text_stage(
     recipe: Recipe, stage: TextStage, texts: TokenSet, folder: Path, accelerator: Accelerator
 ) -> FirstStage:
-    """Trains, or continues, a text autoencoder: cross-entropy of the tokens through noisy latents.
+    """Trains, or continues, a text autoencoder: cross-entropy of length and tokens through noisy latents.
 
     A batch is cut to its longest text. Writes log, checkpoint and reconstructions into `folder`.
     Raises LatentiaError where sizes do not fit or the loss breaks, and Stopped on Ctrl-C.
@@ -135,7 +135,7 @@ def train_text_stage(
         ids = texts.tensor(rows.numpy())[:, : int(lengths[rows].max()) + 1].to(device)
         with accelerator.autocast():
             result = network(ids, generator)
-            loss = token_loss(result.x, ids)
+            loss = token_loss(result.x, ids) + result.regulariser
         accelerator.backward(loss)
         apply_gradients(trainee, stage.training, step, accelerator)
         return averaged({"loss": loss, **result.stats}, accelerator)
