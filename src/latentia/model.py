@@ -173,7 +173,7 @@ class LatentModel:
                 raise LatentiaError(f"there are {len(context)} contexts for {len(label)} texts")
             with torch.no_grad():
                 ids = self.codec.to_tensor(context, gaps=True).to(self.device)
-                hints = torch.cat([self.first_stage.encode(part) for part in ids.split(256)])
+                hints = self.first_stage.encode(ids)
         values = [label, length, hints], [null, open_length, empty]
         return [value.to(self.device) for value in values[0]], [value.to(self.device) for value in values[1]]
 

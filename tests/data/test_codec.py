@@ -66,28 +66,23 @@ def test_long_texts_are_left_out_with_their_labels(codec):
     assert len(short.labels) == len(short)
 
 
-def test_a_beginning_keeps_the_first_tokens(codec):
+def test_a_context_keeps_both_sides_and_rows_do_not_depend_on_their_batch(codec):
     held = make_set(codec)
-    for whole, cut in zip(held.tensor(slice(None)).tolist(), held.tensor(slice(None), 1).tolist(), strict=True):
-        place = cut.index(Tokenizer.mask_id)
-        assert cut[:place] == whole[:place]
-        assert cut[place + 1] == Tokenizer.eos_id
-        assert set(cut[place + 2 :]) == {Tokenizer.pad_id}
-
-
-def test_a_gap_keeps_both_sides_and_rows_do_not_depend_on_their_batch(codec):
-    held = make_set(codec)
-    cuts = held.tensor(slice(None), 2)
+    cuts = held.tensor(slice(None), 1)
     for number, (row, cut) in enumerate(zip(held.ids, cuts.tolist(), strict=True)):
         whole = row[: held.lengths[number] + 1].tolist()
         place = cut.index(Tokenizer.mask_id)
         after = cut[place + 1 : cut.index(Tokenizer.eos_id) + 1]
         assert whole[:place] + whole[len(whole) - len(after) :] == cut[:place] + after
         assert place + len(after) < len(whole)
-        assert torch.equal(held.tensor(np.array([number]), 2)[0], cuts[number])
+        assert set(cut[cut.index(Tokenizer.eos_id) + 1 :]) <= {Tokenizer.pad_id}
+        if number % 2 == 0:
+            assert after == [Tokenizer.eos_id]
+        assert torch.equal(held.tensor(np.array([number]), 1)[0], cuts[number])
 
 
 def test_gaps_fall_everywhere():
     ids = np.array([5, 6, 7, 8, 2, 0, 0], np.int32)
-    gaps = {tuple(cut_text(ids, number, 2).tolist()) for number in range(300)}
+    beginnings, gaps = ({tuple(cut_text(ids, number).tolist()) for number in range(odd, 400, 2)} for odd in (0, 1))
+    assert len(beginnings) == 4
     assert len(gaps) == 4 + 3 + 2 + 1  # every stretch of one to four tokens

@@ -91,7 +91,14 @@ def test_evaluate_reports_each_figure_with_its_floor(
 ) -> None:
     monkeypatch.setattr(texts, "sentence_net", _no_sentences)
     text = say("evaluate", model, "--out", tmp_path, "--count", 20, "--judge-steps", 5)
-    for figure in ("token accuracy", "exact matches", "perplexity", "distinct-3", "self-BLEU-4", "whole texts in training"):
+    for figure in (
+        "token accuracy",
+        "exact matches",
+        "perplexity",
+        "distinct-3",
+        "self-BLEU-4",
+        "whole texts in training",
+    ):
         assert figure in text, figure
     report = read_json(tmp_path / "report.json")
     assert set(report["first_stage_under_noise"]) == {"0.0", "0.25", "0.5", "0.75", "1.0"}

@@ -17,7 +17,8 @@ from latentia.first_stage import FIRST_STAGES, AutoencoderKL, AutoencoderVQ, Fir
 from latentia.first_stage import kl_divergence as closed_form
 
 TINY = {"latent_channels": 2, "channels": (4, 8)}
-BOTH = pytest.mark.parametrize("kind", list(FIRST_STAGES))
+PICTURES = ("AutoencoderKL", "AutoencoderVQ")
+BOTH = pytest.mark.parametrize("kind", PICTURES)
 
 
 def build(kind: str, seed: int = 0, **arguments: object) -> FirstStage:
@@ -31,7 +32,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    kind=st.sampled_from(list(FIRST_STAGES)),
+    kind=st.sampled_from(PICTURES),
     in_channels=st.sampled_from([1, 3]),
     latent_channels=st.integers(1, 5),
     channels=st.lists(st.sampled_from([1, 4, 6]), min_size=1, max_size=3),

@@ -231,7 +231,7 @@ def test_latents_that_are_not_finite_are_refused_every_time(tmp_path):
     model = make_model()
     model.encoder.head.bias.data[0] = float("nan")
     for _ in range(2):
-        with pytest.raises(LatentiaError, match="NaN or infinite in float32 among pictures 0 to 3"):
+        with pytest.raises(LatentiaError, match="NaN or infinite in float32 among examples 0 to 3"):
             build(tmp_path, model)
 
 

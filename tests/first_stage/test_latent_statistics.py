@@ -14,7 +14,7 @@ from latentia.first_stage import (
     set_latent_statistics,
 )
 
-BOTH = pytest.mark.parametrize("kind", list(FIRST_STAGES))
+BOTH = pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderVQ"])
 
 
 def build(kind: str = "AutoencoderKL") -> FirstStage:
@@ -78,7 +78,7 @@ def test_a_large_mean_costs_no_digits():
 
 
 def test_no_pictures_are_refused():
-    with pytest.raises(LatentiaError, match="no pictures"):
+    with pytest.raises(LatentiaError, match="no examples"):
         measure_latent_statistics(build(), [])
 
 

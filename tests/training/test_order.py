@@ -1,3 +1,5 @@
+import itertools
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +48,7 @@ def test_sorted_batches_hold_the_rows_of_the_shuffled_ones(batch_size: int, toge
         rows = ShuffledOrder(41, batch_size * together, seed).batch(group)
         assert sorted(torch.cat(batches).tolist()) == sorted(rows.tolist())
         spans = sorted((int(lengths[batch].min()), int(lengths[batch].max())) for batch in batches)
-        assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+        assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
 
 
 def test_sorted_batches_come_in_no_order_and_depend_on_the_step_alone() -> None:

@@ -79,8 +79,10 @@ def test_sections_offer_what_the_constructors_take() -> None:
     fields = room.Sampling.model_fields
     assert set(fields["sampler"].annotation.__args__) == set(SAMPLERS)
     assert set(fields["spacing"].annotation.__args__) == set(SPACINGS)
-    for name in FIRST_STAGES:
-        stage = load_recipe("demo").first_stage.model_copy(update={"kind": name})
+    recipes = {"AutoencoderKL": "demo", "AutoencoderVQ": "demo", "TextAutoencoder": "demo-text"}
+    assert set(recipes) == set(FIRST_STAGES)
+    for name, recipe in recipes.items():
+        stage = load_recipe(recipe).first_stage.model_copy(update={"kind": name})
         assert set(stage.arguments(3)) == set(inspect.signature(FIRST_STAGES[name]).parameters)
 
 

@@ -62,7 +62,7 @@ def interpolate(model: LatentModel, first: str, second: str, count: int) -> list
 
 
 def slerp(a: torch.Tensor, b: torch.Tensor, way: float) -> torch.Tensor:
-    """Between a (way 0) and b (way 1), both (C, *grid), along the arc of each vector over C; straight where parallel."""
+    """Between a (way 0) and b (way 1), both (C, *grid): along the arc of each vector over C, straight if parallel."""
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=0).clamp(-1, 1)
     angle = cosine.acos()[None]
     sine = angle.sin()

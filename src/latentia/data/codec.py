@@ -113,23 +113,23 @@ class TokenSet:
         return digest.hexdigest()[:16]
 
     def tensor(self, rows: NDArray[Any] | slice, variant: int = 0) -> Tensor:
-        """int64 ids (B, size); variant 1 keeps only a beginning, variant 2 leaves a gap out, as contexts do.
+        """int64 ids (B, size); variant 1 is the text with a gap, as contexts are.
 
         Where a text is cut is drawn from its row, so that a variant is always the same.
         """
         ids = self.ids[rows]
         if variant:
             numbers = np.arange(len(self))[rows]
-            ids = np.stack([cut_text(row, number, variant) for row, number in zip(ids, numbers, strict=True)])
+            ids = np.stack([cut_text(row, int(number)) for row, number in zip(ids, numbers, strict=True)])
         return torch.from_numpy(ids.astype(np.int64))
 
 
-def cut_text(ids: NDArray[np.int32], number: int, variant: int) -> NDArray[np.int32]:
-    """A text's ids (size,) with its end (variant 1) or a part of its inside (variant 2) replaced by one mask token."""
+def cut_text(ids: NDArray[np.int32], number: int) -> NDArray[np.int32]:
+    """Ids (size,) with a part replaced by one mask: the end of texts of even numbers, any part of those of odd ones."""
     length = int((ids != Tokenizer.pad_id).sum()) - 1
-    generator = np.random.default_rng((number, variant))
+    generator = np.random.default_rng(number)
     start = int(generator.integers(0, length))
-    stop = length if variant == 1 else int(generator.integers(start, length)) + 1
+    stop = length if number % 2 == 0 else int(generator.integers(start, length)) + 1
     kept = [*ids[:start], Tokenizer.mask_id, *ids[stop : length + 1]]
     cut = np.full_like(ids, Tokenizer.pad_id)
     cut[: len(kept)] = kept

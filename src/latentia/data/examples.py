@@ -40,6 +40,5 @@ class Examples(Protocol):
     def tensor(self, rows: NDArray[Any] | slice, variant: int = 0) -> Tensor:
         """The examples at `rows` as the first stage takes them.
 
-        Variant 0 is the example itself; others are a picture's mirror image (1), a text's beginning (1) and a text
-        with a gap (2).
+        Variant 0 is the example itself, variant 1 a picture's mirror image or a text with a gap.
         """

@@ -61,9 +61,7 @@ def evaluate_picture_model(
     started = time.perf_counter()
     images = model.generate(labels, seed=seed, progress=True, **sampling)
     rate = count / (time.perf_counter() - started)
-    generated = PictureSet(
-        images, labels if classes else None, model.class_names, "generated pictures", "Generated."
-    )
+    generated = PictureSet(images, labels if classes else None, model.class_names, "generated pictures", "Generated.")
     figures = evaluate_pictures(
         generated, train, test, feature_net=network, seed=seed, score=classes > 0, device=device, progress=True
     )

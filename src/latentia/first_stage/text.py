@@ -14,6 +14,7 @@ from latentia.first_stage.normalise import denormalise, normalise, register_stat
 
 PAD, EOS, MASK = Tokenizer.pad_id, Tokenizer.eos_id, Tokenizer.mask_id
 MAX_WEIGHTS = 2**28
+ENCODED_AT_ONCE = 64  # texts
 
 
 class TextAutoencoder(nn.Module):
@@ -70,20 +71,20 @@ class TextAutoencoder(nn.Module):
         self.noise, self.masking = float(noise), float(masking)
 
         self.embed = nn.Embedding(vocab_size, width)
-        self.positions = nn.Parameter(0.02 * torch.randn(max_tokens, width))
+        self.positions = nn.Parameter(0.3 * torch.randn(max_tokens, width))
         self.encoder = nn.ModuleList(nn.TransformerEncoderLayer(**_layer(width, heads)) for _ in range(depth))
-        self.queries = nn.Parameter(0.02 * torch.randn(latents, width))
+        self.queries = nn.Parameter(0.3 * torch.randn(latents, width))
         self.resampler = nn.ModuleList(nn.TransformerDecoderLayer(**_layer(width, heads)) for _ in range(2))
         self.to_latent = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, latent_channels))
 
         self.from_latent = nn.Linear(latent_channels, width)
-        self.latent_positions = nn.Parameter(0.02 * torch.randn(latents, width))
+        self.latent_positions = nn.Parameter(0.3 * torch.randn(latents, width))
         self.mixer = nn.TransformerEncoderLayer(**_layer(width, heads))
         self.length = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, max_tokens + 1))
-        self.slots = nn.Parameter(0.02 * torch.randn(max_tokens, width))
+        self.slots = nn.Parameter(0.3 * torch.randn(max_tokens, width))
         self.decoder = nn.ModuleList(nn.TransformerDecoderLayer(**_layer(width, heads)) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        nn.init.normal_(self.embed.weight, std=0.02)
+        nn.init.normal_(self.embed.weight, std=width**-0.5)  # of unit size as input and as logits alike
         register_statistics(self, latent_channels)
 
     def latent_shape(self, max_tokens: int) -> tuple[int, int]:
@@ -94,9 +95,8 @@ class TextAutoencoder(nn.Module):
 
     def unit_latents(self, ids: Tensor) -> Tensor:
         """(B, T) → (B, latents, latent_channels), each vector of root mean square 1."""
-        check_ids(ids, self.config)
         padding = ids == PAD
-        h = self.embed(ids) + self.positions[: ids.shape[1]]
+        h = self.embed(ids) * math.sqrt(self.config["width"]) + self.positions[: ids.shape[1]]
         for layer in self.encoder:
             h = layer(h, src_key_padding_mask=padding)
         lengths = (~padding).sum(1)
@@ -127,8 +127,14 @@ class TextAutoencoder(nn.Module):
         return F.linear(hidden, self.embed.weight)
 
     def encode(self, ids: Tensor) -> Tensor:
-        """Normalised latents (B, latent_channels, latents) of ids (B, T)."""
-        return normalise(self.unit_latents(ids).transpose(1, 2), self.latent_mean, self.latent_std)
+        """Normalised latents (B, latent_channels, latents) of ids (B, T), which need not have like lengths."""
+        check_ids(ids, self.config)
+        lengths = (ids != PAD).sum(1)
+        order = lengths.argsort(stable=True)  # few at a time and of like lengths: padding costs as much as text
+        groups: tuple[Tensor, ...] = torch.split(order, ENCODED_AT_ONCE)
+        parts = [self.unit_latents(ids[rows, : int(lengths[rows].max())]) for rows in groups]
+        latents = torch.cat(parts)[order.argsort()]
+        return normalise(latents.transpose(1, 2), self.latent_mean, self.latent_std)
 
     def decode(self, z: Tensor) -> Tensor:
         """The likeliest ids (B, max_tokens) int64 of normalised latents; after the first eos all is pad."""
@@ -154,6 +160,8 @@ class TextAutoencoder(nn.Module):
         def uniform(*shape: int) -> Tensor:
             return torch.rand(shape, generator=generator, device=generator.device).to(ids.device)
 
+        check_ids(ids, self.config)
+        ids = ids[:, : int((ids != PAD).sum(1).max())]  # padding at the end of all costs time only
         rate = self.masking * uniform(len(ids), 1) * (uniform(len(ids), 1) < 0.5)
         hidden = (uniform(*ids.shape) < rate) & (ids > MASK)
         latents = self.unit_latents(ids.masked_fill(hidden, MASK))

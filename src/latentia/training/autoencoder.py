@@ -87,7 +87,7 @@ def train_picture_stage(
             if adversary is not None and step >= adversary.start:
                 judge.requires_grad_(False)
                 fooling = hinge_generator_loss(judge(result.x))
-                balance = adaptive_weight(total, fooling, model.decoder.head.weight)
+                balance = adaptive_weight(total, fooling, model.decoder.head.weight)  # type: ignore[union-attr, arg-type]
                 loss = loss + adversary.weight * balance * fooling
         accelerator.backward(loss)
         apply_gradients(trainee, stage.training, step, accelerator)
@@ -117,7 +117,7 @@ def train_text_stage(
 ) -> FirstStage:
     """Trains, or continues, a text autoencoder: cross-entropy of length and tokens through noisy latents.
 
-    A batch is cut to its longest text. Writes log, checkpoint and reconstructions into `folder`.
+    A batch holds texts of like lengths. Writes log, checkpoint and reconstructions into `folder`.
     Raises LatentiaError where sizes do not fit or the loss breaks, and Stopped on Ctrl-C.
     """
     device, arguments = accelerator.device, stage.arguments(texts.codec.tokenizer.vocab_size)
@@ -125,14 +125,13 @@ def train_text_stage(
     model = FIRST_STAGES[stage.kind](**arguments).to(device)
     model.latent_shape(texts.size)
     network, trainee = prepare(model, stage.training, accelerator, compile=recipe.compute.compile)
-    lengths = torch.from_numpy(texts.lengths)
-    order = SortedOrder(lengths, stage.training.batch_size, recipe.seed)
+    order = SortedOrder(torch.from_numpy(texts.lengths), stage.training.batch_size, recipe.seed)
     mine = local_share(stage.training.batch_size, accelerator)
 
     def update(step: int) -> dict[str, Tensor]:
         rows = order.batch(step)[mine]
         generator = step_generator(recipe.seed, step, accelerator.process_index, device=device)
-        ids = texts.tensor(rows.numpy())[:, : int(lengths[rows].max()) + 1].to(device)
+        ids = texts.tensor(rows.numpy()).to(device)
         with accelerator.autocast():
             result = network(ids, generator)
             loss = token_loss(result.x, ids) + result.regulariser

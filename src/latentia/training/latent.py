@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from latentia.data import Examples, PictureCodec, TokenSet, picture_grid
 from latentia.denoiser import DENOISERS
 from latentia.diffusion import PROCESSES, Process, denoise_with, training_loss
-from latentia.files import atomic_path
 from latentia.errors import LatentiaError
+from latentia.files import atomic_path
 from latentia.first_stage import FirstStage, LatentCache
 from latentia.model import LatentModel
 from latentia.training.checkpoint import Checkpoint
@@ -91,7 +91,7 @@ def train_denoiser(
             unguided = dropped | (no_context[mine] >= recipe.context_share)
             is_open = dropped | (open_length[mine] < OPEN_LENGTH)
             length = torch.where(is_open, examples.size, lengths[rows].to(device))
-            context, _ = cache.batch(rows, variant.clamp(min=1))
+            context, _ = cache.batch(rows, 1)
             condition += [length, torch.where(unguided[:, None, None], 0.0, context.to(device))]
             guess = bool(guesses[0] < SELF_CONDITIONED)
         torch.manual_seed(step_generator(recipe.seed, step, accelerator.process_index).initial_seed())  # dropout

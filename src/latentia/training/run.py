@@ -32,7 +32,6 @@ from latentia.training.log import plot_losses, read_log
 from latentia.training.recipe import Recipe, TextStage, dump_recipe
 from latentia.version import __version__
 
-TEXT_VARIANTS = 3  # a text, its beginning, the text with a gap
 VERSIONED = ("torch", "accelerate", "numpy", "safetensors")
 
 
@@ -75,7 +74,7 @@ def train(
         tell(f"data: {len(examples.skipped)} skipped, the first {examples.skipped[0]}")
 
     stage = _first_stage(recipe, examples, out / "first_stage", accelerator, first_stage, perceptual)
-    variants = TEXT_VARIANTS if isinstance(examples, TokenSet) else 1 + recipe.data.flips
+    variants = 2 if isinstance(examples, TokenSet) or recipe.data.flips else 1
     with accelerator.main_process_first():
         cache = build_latent_cache(
             stage, examples, out / "latents", variants=variants, device=accelerator.device, progress=main
@@ -127,10 +126,13 @@ def _first_stage(
         stage = load_part(source, FIRST_STAGES)
         require_fit(stage, examples, source)
         return stage.to(accelerator.device).eval().requires_grad_(False)
-    if isinstance(examples, PictureSet) and not isinstance(recipe.first_stage, TextStage):
-        stage = train_picture_stage(recipe, recipe.first_stage, examples, folder, accelerator, perceptual=perceptual)
+    wanted = recipe.first_stage
+    if isinstance(wanted, TextStage):
+        assert isinstance(examples, TokenSet)
+        stage = train_text_stage(recipe, wanted, examples, folder, accelerator)
     else:
-        stage = train_text_stage(recipe, recipe.first_stage, examples, folder, accelerator)
+        assert isinstance(examples, PictureSet)
+        stage = train_picture_stage(recipe, wanted, examples, folder, accelerator, perceptual=perceptual)
     if accelerator.is_main_process:
         partial = folder / "finishing"  # renamed when whole
         save_part(partial, stage, stage.config)
