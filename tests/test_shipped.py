@@ -1,17 +1,19 @@
-"""The model folder that comes with the source tree."""
+"""The model folders that come with the source tree."""
 
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import latentia
 from latentia.files import module_hash
 
-FOLDER = Path(__file__).parents[1] / "models" / "fashion-mnist-demo"
+FOLDERS = sorted((Path(__file__).parents[1] / "models").iterdir())
 
 
-def test_the_shipped_model_is_the_one_that_was_trained_and_draws_classes_apart() -> None:
-    model = latentia.load(FOLDER)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_shipped_model_is_the_one_that_was_trained_and_draws_classes_apart(folder: Path) -> None:
+    model = latentia.load(folder)
     assert module_hash(model.denoiser) == model.training["hashes"]["denoiser"]
     assert module_hash(model.first_stage) == model.training["hashes"]["first_stage"]
     boots, trousers = (model.generate([model.class_index(name)] * 8, steps=5) for name in ("ankle boot", "trouser"))
@@ -24,5 +26,7 @@ def test_the_shipped_model_is_the_one_that_was_trained_and_draws_classes_apart()
     assert brightness_by_column(trousers)[:5].mean() < 0.3 * brightness_by_column(boots)[:5].mean()
 
 
-def test_it_is_small_enough_to_ship() -> None:
-    assert sum(path.stat().st_size for path in FOLDER.rglob("*")) < 16 * 2**20
+def test_both_models_are_there_and_small_enough_to_ship() -> None:
+    assert [folder.name for folder in FOLDERS] == ["fashion-mnist", "fashion-mnist-demo"]
+    for folder in FOLDERS:
+        assert sum(path.stat().st_size for path in folder.rglob("*")) < 16 * 2**20

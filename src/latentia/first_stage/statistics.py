@@ -37,7 +37,8 @@ def measure_latent_statistics(first_stage: FirstStage, batches: Iterable[Tensor]
     """Sets the statistics so that the latents of `batches` have mean 0 and std 1 in each channel.
 
     A batch is what `encode` takes: (B, C, H, W) in [-1, 1], or ids (B, T). Moments are merged in float64 by Chan et al.
-    1983, eq. 2.1, so that a large mean costs no digits. Raises LatentiaError where there are no data, or a channel is constant or not finite.
+    1983, eq. 2.1, so that a large mean costs no digits.
+    Raises LatentiaError where there are no data, or a channel is constant or not finite.
     """
     count = 0
     mean = torch.zeros_like(first_stage.latent_mean, dtype=torch.float64)

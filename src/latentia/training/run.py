@@ -24,7 +24,7 @@ from latentia.data import (
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path, load_part, module_hash, save_part
 from latentia.first_stage import FIRST_STAGES, FirstStage, build_latent_cache
-from latentia.model import TOKENIZER_NAME, LatentModel
+from latentia.model import DTYPES, TOKENIZER_NAME, LatentModel
 from latentia.training.autoencoder import train_picture_stage, train_text_stage
 from latentia.training.engine import build_accelerator
 from latentia.training.latent import train_denoiser
@@ -80,6 +80,7 @@ def train(
             stage, examples, out / "latents", variants=variants, device=accelerator.device, progress=main
         )
     model = train_denoiser(recipe, stage, cache, examples, out / "denoiser", accelerator)
+    model.denoiser.to(DTYPES[recipe.compute.weights_dtype]).float()  # what is saved is what is hashed and used
     model.training = _provenance(recipe, examples, model, accelerator, out) | {"git_commit": commit}
     if main:
         model.save(out / "model", dtype=recipe.compute.weights_dtype)
