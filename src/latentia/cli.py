@@ -166,6 +166,7 @@ def sample(
 ) -> None:
     """Draw pictures or texts from a model."""
     from latentia.data import GAP, PictureCodec
+    from latentia.files import write_text
     from latentia.model import load
 
     loaded = load(model, device)
@@ -189,11 +190,13 @@ def sample(
             raise LatentiaError("--out is missing: say where the pictures go, such as --out grid.png")
         _writer(out)(loaded, _labels(loaded, class_, count, unconditional), settings, out)
     else:
+        if out is not None and out.suffix.lower() != ".txt":
+            raise LatentiaError(f"--out {out}: expected a name that ends in .txt")
         texts = _texts(loaded, class_, count, unconditional, length, template, between, settings)
         if out is None:
             typer.echo("\n".join(texts))
             return
-        _write_texts(texts, out)
+        write_text(out, "".join(f"{text}\n" for text in texts))
     typer.echo(f"wrote {out}")
 
 
@@ -311,15 +314,6 @@ def _texts(
     if missed:
         _say(f"{missed} of {count} texts do not keep the template word for word")
     return [completion.text for completion in found]
-
-
-def _write_texts(texts: list[str], out: Path) -> None:
-    from latentia.files import atomic_path
-
-    if out.suffix.lower() != ".txt":
-        raise LatentiaError(f"--out {out}: expected a name that ends in .txt")
-    with atomic_path(out) as temporary:
-        temporary.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
 
 
 def _interval(text: str | None) -> tuple[float, float] | None:

@@ -26,6 +26,14 @@ def cache_dir() -> Path:
     return Path(os.environ.get("LATENTIA_CACHE") or Path.home() / ".cache" / "latentia")
 
 
+def data_folders(name: str, root: Path | None, installed: Path) -> list[Path]:
+    """Where to look for a data set: `root` or `$LATENTIA_DATA` and `name` below it; without `root` also where a package
+    has installed it and where the cache keeps it."""
+    given = root or os.environ.get("LATENTIA_DATA")
+    folders = [Path(given).expanduser(), Path(given).expanduser() / name] if given else []
+    return folders if root is not None else [*folders, installed, cache_dir() / name]
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary sibling of `path`: on success flushed to disk and renamed to `path`, on failure removed."""
@@ -40,9 +48,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 file, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

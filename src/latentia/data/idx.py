@@ -2,7 +2,6 @@
 
 import gzip
 import math
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from latentia.data.pictures import PictureSet, Split
 from latentia.errors import LatentiaError
-from latentia.files import cache_dir
+from latentia.files import data_folders
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
@@ -108,11 +107,7 @@ def fashion_mnist(split: Split, root: Path | None) -> PictureSet:
 
     Raises LatentiaError that lists the folders searched where none holds the files.
     """
-    given = root or os.environ.get("LATENTIA_DATA")
-    bases = [Path(given).expanduser()] if given else []
-    folders = [folder for base in bases for folder in (base, base / "fashion-mnist")]
-    if root is None:
-        folders += [DEBIAN_FOLDER, cache_dir() / "fashion-mnist"]
+    folders = data_folders("fashion-mnist", root, DEBIAN_FOLDER)
     for folder in folders:
         if find_idx(folder, split):
             return read_idx_folder(folder, split, "fashion-mnist", FASHION_MNIST_CLASSES)

@@ -16,7 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from latentia.data.texts import is_unicode
 from latentia.errors import LatentiaError
-from latentia.files import atomic_path, read_json
+from latentia.files import read_json, write_text
 
 OnLong = Literal["refuse", "truncate", "skip"]
 
@@ -105,8 +105,7 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Writes one JSON file in the format of the library `tokenizers`, atomically."""
-        with atomic_path(path) as temporary:
-            temporary.write_text(self.backend.to_str(), encoding="utf-8")
+        write_text(path, self.backend.to_str())
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":

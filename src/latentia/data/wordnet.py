@@ -1,13 +1,12 @@
 """The glosses of WordNet (Miller 1995, Communications of the ACM 38(11)), files as the manual page wndb(5) has them."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from latentia.data.lines import Row, read_lines
 from latentia.errors import LatentiaError
-from latentia.files import cache_dir
+from latentia.files import data_folders
 
 DEBIAN_FOLDER = Path("/usr/share/wordnet")  # where the package wordnet-base puts its files
 FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
@@ -55,11 +54,7 @@ def find_wordnet(root: Path | None) -> Path:
 
     Raises LatentiaError that lists the folders searched where none holds the files.
     """
-    given = root or os.environ.get("LATENTIA_DATA")
-    bases = [Path(given).expanduser()] if given else []
-    folders = [folder for base in bases for folder in (base, base / "wordnet")]
-    if root is None:
-        folders += [DEBIAN_FOLDER, cache_dir() / "wordnet"]
+    folders = data_folders("wordnet", root, DEBIAN_FOLDER)
     for folder in folders:
         if has_wordnet(folder):
             return folder

@@ -9,7 +9,8 @@ import numpy as np
 
 from latentia.data import PictureSet, load_pictures, picture_grid, save_png
 from latentia.errors import LatentiaError
-from latentia.files import atomic_path, write_json
+from latentia.evaluation.source import data_source
+from latentia.files import write_json, write_text
 from latentia.metrics import (
     FeatureNet,
     classifier_net,
@@ -75,8 +76,7 @@ def evaluate_picture_model(
     save_png(picture_grid(both, min(16, len(test))), out / "reconstructions.png")
     speed = f"{rate:.1f} pictures a second on {device}, sampling {model.sampling | sampling}"
     text = f"{reconstruction.table()}\n{figures.table()}\n{speed}\n"
-    with atomic_path(out / "report.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(out / "report.md", text)
     report = {"first_stage": reconstruction.to_dict(), "generated": figures.to_dict(), "pictures_per_second": rate}
     write_json(out / "report.json", report)
     return text
@@ -84,14 +84,8 @@ def evaluate_picture_model(
 
 def _splits(model: LatentModel, data: str | None, root: str | Path | None) -> tuple[PictureSet, PictureSet]:
     """Train and test pictures at the model's size; by default those that the model was trained on."""
-    recipe = model.training.get("recipe", {}).get("data", {})
-    name, root = data or recipe.get("name"), root or recipe.get("root")
-    if name is None:
-        raise LatentiaError("the model does not say what it was trained on; name a data set")
-    train, test = (
-        load_pictures(name, split, model.codec.size, recipe.get("on_corrupt", "refuse"), root)
-        for split in ("train", "test")
-    )
+    name, root, on_corrupt = data_source(model, data, root)
+    train, test = (load_pictures(name, split, model.codec.size, on_corrupt, root) for split in ("train", "test"))
     if train.channels != model.first_stage.config["in_channels"] or train.class_names != model.class_names:
         raise LatentiaError(
             f"{train.name} has {train.channels} channels, classes {', '.join(train.class_names) or 'none'}; the model "

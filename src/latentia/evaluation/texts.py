@@ -10,7 +10,8 @@ import torch
 
 from latentia.data import TextCodec, TextSet, TokenSet, load_texts
 from latentia.errors import LatentiaError
-from latentia.files import atomic_path, write_json
+from latentia.evaluation.source import data_source
+from latentia.files import write_json, write_text
 from latentia.metrics import (
     SMALLEST_MAUVE_SET,
     SentenceNet,
@@ -93,9 +94,9 @@ def evaluate_text_model(
     speed = f"{rate:.1f} texts a second on {device}, sampling {model.sampling | sampling}"
     text = f"{reconstruction.table()}\n{noisy}\n{figures.table()}\n{speed}\n"
     pairs = zip(held.texts.texts[:64], model.codec.tokenizer.decode(again[:64].tolist()), strict=True)
-    _write(out / "report.md", text)
-    _write(out / "samples.txt", "".join(f"{line}\n" for line in texts[:64]))
-    _write(out / "reconstructions.txt", "".join(f"{x}\n  {y}\n" for x, y in pairs))
+    write_text(out / "report.md", text)
+    write_text(out / "samples.txt", "".join(f"{line}\n" for line in texts[:64]))
+    write_text(out / "reconstructions.txt", "".join(f"{x}\n  {y}\n" for x, y in pairs))
     report = {
         "first_stage": reconstruction.to_dict(),
         "first_stage_under_noise": {str(noise): got for noise, got in robust.items()},
@@ -120,16 +121,8 @@ def _reconstruct(model: LatentModel, texts: TokenSet, noise: float, seed: int) -
 
 def _splits(model: LatentModel, data: str | None, root: str | Path | None) -> tuple[TextSet, TextSet]:
     """Training and held-out texts; by default those that the model was trained on."""
-    recipe = model.training.get("recipe", {}).get("data", {})
-    name, root = data or recipe.get("name"), root or recipe.get("root")
-    if name is None:
-        raise LatentiaError("the model does not say what it was trained on; name a data set")
-    train, test = (load_texts(name, split, recipe.get("on_corrupt", "refuse"), root) for split in ("train", "test"))
+    name, root, on_corrupt = data_source(model, data, root)
+    train, test = (load_texts(name, split, on_corrupt, root) for split in ("train", "test"))
     if train.class_names != model.class_names:
         raise LatentiaError(f"{train.name} has {train.num_classes} classes, not those {len(model.class_names)} learned")
     return train, test
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -3,12 +3,12 @@
 import json
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from latentia.data import PictureSet
+from latentia.data import PictureSet, TextSet
 from latentia.errors import LatentiaError
 from latentia.metrics.cas import classification_accuracy_score
 from latentia.metrics.checks import Features, Pictures, check_alike, check_features
@@ -17,6 +17,8 @@ from latentia.metrics.distances import coverage, frechet_distance, kernel_distan
 from latentia.metrics.features import FeatureNet
 from latentia.metrics.neighbours import FLOOR_QUANTILE, memorisation
 from latentia.metrics.reconstruction import psnr, reconstruction_frechet, ssim
+
+Set = TypeVar("Set", PictureSet, TextSet)
 
 SMALLEST_KERNEL_SET = 4
 COVERED = 5000  # pictures whose neighbourhoods are compared: the time grows with the square of their number
@@ -116,7 +118,7 @@ def evaluate_pictures(
             f"with k = {k} each set needs at least {needed} pictures (and k at least 1): generated has "
             f"{len(generated)}, train {len(train)}, test {len(test)}"
         )
-    made, unseen = _draw(generated, n, generator), _draw(test, n, generator)
+    made, unseen = draw(generated, n, generator), draw(test, n, generator)
     figures = _distance_figures(made, train, unseen, feature_net, k, generator)
     figures += _agreement_figure(feature_net, made, unseen)
     if score and generated.labels is not None:
@@ -125,7 +127,7 @@ def evaluate_pictures(
         )
         figures.append(Figure("classification accuracy score", cas.generated, cas.real, "higher", cas.n))
     looked_up = min(n, LOOKED_UP)
-    made, unseen = (_draw(part, looked_up, generator) for part in (made, unseen))
+    made, unseen = (draw(part, looked_up, generator) for part in (made, unseen))
     memory = memorisation(made.images, train.images, unseen.images)
     figures += [
         Figure(
@@ -203,6 +205,6 @@ def _features(feature_net: FeatureNet, pictures: PictureSet) -> Features:
     return check_features(f"{feature_net.name} of {pictures.name}", feature_net.extract(pictures.images))
 
 
-def _draw(pictures: PictureSet, n: int, generator: np.random.Generator) -> PictureSet:
-    """n of the pictures in their order, without replacement."""
-    return pictures.subset(np.sort(generator.choice(len(pictures), n, replace=False)))
+def draw(examples: Set, n: int, generator: np.random.Generator) -> Set:
+    """n of the pictures or texts in their order, without replacement."""
+    return examples.subset(np.sort(generator.choice(len(examples), n, replace=False)))

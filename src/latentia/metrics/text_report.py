@@ -11,7 +11,7 @@ from latentia.files import module_hash
 from latentia.metrics.checks import check_features, check_labels
 from latentia.metrics.distances import frechet_distance
 from latentia.metrics.judge import PAD, JudgeLM, perplexity
-from latentia.metrics.report import Figure, Report
+from latentia.metrics.report import Figure, Report, draw
 from latentia.metrics.sentences import SMALLEST_MAUVE_SET, SentenceNet, mauve_score, sentence_net
 from latentia.metrics.text_classifier import TextClassifier, class_accuracy
 from latentia.metrics.text_counts import SELF_BLEU_REFERENCES, bleu, distinct_n, self_bleu, text_memorisation
@@ -57,7 +57,7 @@ def evaluate_texts(
     n = min(len(generated), len(test))
     if n < 2:
         raise LatentiaError(f"{generated.name} and {test.name} need at least 2 texts each, got {n}")
-    made, unseen = _draw(generated, n, generator), _draw(test, n, generator)
+    made, unseen = draw(generated, n, generator), draw(test, n, generator)
     figures = [_perplexity_figure(judge, tokenizer, made, unseen)]
     for order in range(1, LARGEST_NGRAM + 1):
         value, reference = (distinct_n(part.texts, order) for part in (made, unseen))
@@ -155,7 +155,7 @@ def _sentence_figures(
     n = min(len(made), len(train), EMBEDDED)
     if n < SMALLEST_MAUVE_SET:
         raise LatentiaError(f"embeddings are compared over at least {SMALLEST_MAUVE_SET} texts of each set, got {n}")
-    fake, seen, real = (_embed(network, _draw(part, n, generator)) for part in (made, train, unseen))
+    fake, seen, real = (_embed(network, draw(part, n, generator)) for part in (made, train, unseen))
     distance, floor = (frechet_distance(real, other) for other in (fake, seen))
     score, ceiling = (mauve_score(real, other, seed) for other in (fake, seen))
     return [
@@ -166,8 +166,3 @@ def _sentence_figures(
 
 def _embed(network: SentenceNet, texts: TextSet) -> NDArray[np.float64]:
     return check_features(f"{network.name} of {texts.name}", network.extract(texts.texts))
-
-
-def _draw(texts: TextSet, n: int, generator: np.random.Generator) -> TextSet:
-    """n of the texts in their order, without replacement."""
-    return texts.subset(np.sort(generator.choice(len(texts), n, replace=False)))

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from latentia.data import Examples, PictureSet, TokenSet, picture_grid, to_uint8
-from latentia.files import atomic_path
+from latentia.files import write_text
 from latentia.first_stage import (
     FIRST_STAGES,
     FirstStage,
@@ -145,8 +145,7 @@ def train_text_stage(
             again = model.decode(model.encode(ids))
         if accelerator.is_main_process:
             pairs = zip(texts.codec.to_items(ids), texts.codec.to_items(again), strict=True)
-            with atomic_path(folder / f"reconstructions-{step:06d}.txt") as temporary:
-                temporary.write_text("".join(f"{x}\n  {y}\n" for x, y in pairs), encoding="utf-8")
+            write_text(folder / f"reconstructions-{step:06d}.txt", "".join(f"{x}\n  {y}\n" for x, y in pairs))
 
     return _run(recipe, texts, folder, accelerator, {"first_stage": trainee}, update, preview, arguments)
 

@@ -12,7 +12,7 @@ from latentia.data import Examples, PictureCodec, TokenSet, picture_grid
 from latentia.denoiser import DENOISERS
 from latentia.diffusion import PROCESSES, Process, denoise_with, training_loss
 from latentia.errors import LatentiaError
-from latentia.files import atomic_path
+from latentia.files import write_text
 from latentia.first_stage import FirstStage, LatentCache
 from latentia.model import LatentModel
 from latentia.training.checkpoint import Checkpoint
@@ -122,8 +122,7 @@ def train_denoiser(
         if isinstance(codec, PictureCodec):
             picture_grid(items, columns=10 if num_classes == 10 else 8).save(folder / f"samples-{step:06d}.png")
         else:
-            with atomic_path(folder / f"samples-{step:06d}.txt") as temporary:
-                temporary.write_text("\n".join(items) + "\n", encoding="utf-8")
+            write_text(folder / f"samples-{step:06d}.txt", "\n".join(items) + "\n")
 
     run_loop(
         accelerator,

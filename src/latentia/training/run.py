@@ -22,7 +22,7 @@ from latentia.data import (
     train_tokenizer,
 )
 from latentia.errors import LatentiaError
-from latentia.files import atomic_path, load_part, module_hash, save_part
+from latentia.files import load_part, module_hash, save_part, write_text
 from latentia.first_stage import FIRST_STAGES, FirstStage, build_latent_cache
 from latentia.model import DTYPES, TOKENIZER_NAME, LatentModel
 from latentia.training.autoencoder import train_picture_stage, train_text_stage
@@ -64,8 +64,7 @@ def train(
     accelerator.wait_for_everyone()  # all have looked for the recipe before one writes it
     if main:
         out.mkdir(parents=True, exist_ok=True)
-        with atomic_path(recipe_path) as temporary:
-            temporary.write_text(dump_recipe(recipe), encoding="utf-8")
+        write_text(recipe_path, dump_recipe(recipe))
 
     with accelerator.main_process_first():
         examples = load_examples(recipe, out, first_stage)
