@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from latentia.data import PictureCodec, TextCodec, Tokenizer, class_index
+from latentia.data import GAP, PictureCodec, TextCodec, Tokenizer, class_index
 from latentia.denoiser import DENOISERS
 from latentia.diffusion import (
     EDM,
@@ -33,7 +33,7 @@ from latentia.diffusion import (
 )
 from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, load_part, read_json, save_part, write_json
-from latentia.first_stage import FIRST_STAGES, FirstStage
+from latentia.first_stage import FIRST_STAGES, FirstStage, TextAutoencoder
 from latentia.version import __version__
 
 INDEX_NAME, TRAINING_NAME, TOKENIZER_NAME = "model_index.json", "training.json", "tokenizer/tokenizer.json"
@@ -81,9 +81,13 @@ class LatentModel:
         return self.first_stage.encode(self.codec.to_tensor(items).to(self.device))  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Any:
-        """Latents (B, *latent_shape) → pictures uint8 (B, H, W, C), or texts."""
-        return self.codec.to_items(self.first_stage.decode(z.to(self.device)))
+    def decode(self, z: Tensor, begin: Sequence[str] | None = None) -> Any:
+        """Latents (B, *latent_shape) → pictures uint8 (B, H, W, C), or texts, each beginning with its `begin`."""
+        if begin is None or not (isinstance(self.codec, TextCodec) and isinstance(self.first_stage, TextAutoencoder)):
+            return self.codec.to_items(self.first_stage.decode(z.to(self.device)))
+        rows = [torch.tensor(row, dtype=torch.int64) for row in self.codec.tokenizer.encode(begin)]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=Tokenizer.pad_id)
+        return self.codec.to_items(self.first_stage.decode(z.to(self.device), ids.to(self.device)))
 
     def generate(
         self,
@@ -107,7 +111,8 @@ class LatentModel:
         Args:
             labels: class numbers, with `len(class_names)` for no class; or a count, to draw that many without a class.
             lengths: of each text the tokens that it shall have; None leaves that open. Texts only.
-            context: for each text the one that it shall complete, a "___" where something is to be written. Texts only.
+            context: for each text the one that it shall complete, a "___" where something is to be written; what stands
+                before it is kept word for word. Texts only.
             sampler, steps, spacing, guidance_scale, guidance_interval, guidance_rescale: None takes the model's own.
             seed: the same seed, labels and batch_size give the same items on the same machine.
             callback: called as callback(step, z_t, denoised) after each network evaluation of each batch.
@@ -134,6 +139,7 @@ class LatentModel:
         solve = _choose("sampler", chosen["sampler"], SAMPLERS)
         times = _choose("spacing", chosen["spacing"], SPACINGS)(chosen["steps"], self.process)
         condition, nothing = self._conditions(torch.from_numpy(wanted), lengths, context)
+        begin = None if context is None else [text.partition(GAP)[0].rstrip() * (GAP in text) for text in context]
 
         parts: list[Any] = []
         bar = tqdm(total=len(wanted), desc="sampling", unit="item", disable=not progress, dynamic_ncols=True)
@@ -145,7 +151,7 @@ class LatentModel:
                 shape = (len(wanted[rows]), *self.latent_shape)
                 z = initial_noise(self.process, shape, generator).to(self.device)
                 z = solve(guided, z, times, self.process, generator=generator, callback=callback)
-                parts.append(self.decode(z))
+                parts.append(self.decode(z, None if begin is None else begin[rows]))
                 bar.update(len(z))
         return (
             np.concatenate(parts) if isinstance(self.codec, PictureCodec) else [text for part in parts for text in part]

@@ -62,16 +62,53 @@ def test_decode_gives_one_text_of_legal_ids_that_ends_once():
         assert set(row[row.index(2) + 1 :]) <= {0}
 
 
+def wake(model: TextAutoencoder) -> TextAutoencoder:
+    """Weights such as training gives: a new model's layers add nothing."""
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def test_decoding_is_greedy():
+    """Token by token gives what one pass over the result, which sees what stands before each place, finds likeliest."""
+    model, z = wake(make_model()), torch.randn(100, 6, 3)
+    ids = model.decode(z)
+    memory = model.memory(z.transpose(1, 2))
+    lengths = memory.length[:, 2:].argmax(1) + 2
+    assert torch.equal((ids != 0).sum(1), lengths)
+    scores = model.logits(model.hidden(memory, lengths, F.pad(ids[:, :-1], (1, 0), value=1)))
+    likeliest = scores[..., 4:].argmax(-1) + 4
+    assert torch.equal(likeliest[ids > 3], ids[ids > 3])
+    assert len(set(map(tuple, ids.tolist()))) > 5
+
+
+def test_a_given_beginning_is_kept():
+    model, z = wake(make_model()), torch.randn(100, 6, 3)
+    begin = torch.tensor([[7, 8, 9], [5, 0, 0], [0, 0, 0], [4, 4, 0]]).repeat(25, 1)
+    ids = model.decode(z, begin)
+    assert torch.equal(ids[:, :3][begin != 0], begin[begin != 0])
+    assert ((ids == 2).int().argmax(1) > (begin != 0).sum(1)).all()  # something follows it
+    assert torch.equal(ids[2::4], model.decode(z[2::4]))
+
+
+def test_a_new_model_copies():
+    ids = make_texts(64)
+    model = make_model(width=256, latent_channels=64, latents=LONGEST // 4, noise=0.0, masking=0.0)
+    again = model(ids, torch.Generator().manual_seed(0)).stats
+    assert again["token_accuracy"] > 0.5
+
+
 def test_loss_counts_tokens_and_eos_but_no_padding():
     model, ids = make_model(noise=0.0, masking=0.0), make_texts(7)
     result = model(ids, torch.Generator().manual_seed(0))
-    memory, length = model.memory(model.unit_latents(ids))
+    memory = model.memory(model.unit_latents(ids))
     lengths = (ids != 0).sum(1)
-    everywhere = model.logits(model.hidden(memory, lengths))
-    wanted = ids[:, : everywhere.shape[1]]
+    wanted = ids[:, : int(lengths.max())]
+    before = F.pad(wanted[:, :-1], (1, 0), value=1)  # bos
+    everywhere = model.logits(model.hidden(memory, lengths, before))
     by_hand = F.cross_entropy(everywhere.transpose(1, 2), wanted, reduction="none")[wanted != 0].mean()
     torch.testing.assert_close(token_loss(result.x, ids), by_hand)
-    torch.testing.assert_close(result.regulariser, F.cross_entropy(length, lengths))
+    torch.testing.assert_close(result.regulariser, F.cross_entropy(memory.length, lengths))
     assert result.x.shape == (int((ids != 0).sum()), VOCABULARY)
 
 
@@ -113,6 +150,7 @@ def test_stretching_a_line_gives_the_line(sources: int, targets: int):
     ("changes", "message"),
     [
         ({"width": 15}, "heads"),
+        ({"width": 18, "patch": 4}, "patch"),
         ({"latents": 0}, "latents"),
         ({"noise": -1.0}, "noise"),
         ({"masking": 1.0}, "masking"),

@@ -23,8 +23,9 @@ def complete(
 ) -> list[Completion]:
     """`count` texts that fill the "___" of a template, such as "a small bird ___" or "a ___ used for cutting".
 
-    The denoiser is conditioned on the latent of the template with a gap. A drawn text need not keep the template, so
-    texts are drawn anew, at most four times each; what keeps it to the letter comes first. `sampling` are arguments
+    The denoiser is conditioned on the latent of the template with a gap, and what stands before the gap is given to the
+    decoder. A drawn text need not keep what follows the gap, so texts are drawn anew, at most four times each; what
+    keeps it to the letter comes first. `sampling` are arguments
     of `LatentModel.generate`. Raises LatentiaError where the template has no gap or more than one, or is too long.
     """
     _require_text(model)

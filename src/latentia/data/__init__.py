@@ -10,7 +10,7 @@ from latentia.data.idx import read_idx
 from latentia.data.pictures import PictureSet, class_index, to_float, to_uint8
 from latentia.data.show import picture_grid, save_gif, save_png
 from latentia.data.texts import TextSet
-from latentia.data.tokens import Tokenizer, TokenMatrix, token_matrix, train_tokenizer
+from latentia.data.tokens import Tokenizer, TokenMatrix, adopt_tokenizer, token_matrix, train_tokenizer
 
 __all__ = [
     "GAP",
@@ -22,6 +22,7 @@ __all__ = [
     "TokenMatrix",
     "TokenSet",
     "Tokenizer",
+    "adopt_tokenizer",
     "class_index",
     "fetch_cifar10",
     "fetch_fashion_mnist",

@@ -21,6 +21,7 @@ from latentia.files import read_json, write_text
 OnLong = Literal["refuse", "truncate", "skip"]
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<mask>")  # by id
+BART_TOKENS = ("<pad>", "<s>", "</s>", "<mask>")  # the same, as BART and RoBERTa call them
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())  # the characters that stand for the 256 bytes
 MIN_VOCAB_SIZE = len(SPECIAL_TOKENS) + len(BYTES)
 MAX_VOCAB_SIZE = 2**18
@@ -113,9 +114,7 @@ class Tokenizer:
 
         Raises LatentiaError where the file is missing, too large or not of this kind.
         """
-        if path.is_file() and path.stat().st_size > MAX_FILE_BYTES:
-            raise LatentiaError(f"{path} is larger than {MAX_FILE_BYTES} bytes, so it is no tokenizer of this kind")
-        value = read_json(path)
+        value = _read(path)
         if fault := _fault(value):
             raise LatentiaError(f"{path} is no byte-level BPE tokenizer as `latentia` writes them: {fault}")
         merges = [(left, right) for left, right in value["model"]["merges"]]
@@ -138,6 +137,32 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 8192) -> Tokenizer:
     )
     backend.train_from_iterator(chain([first], iterator), trainer=trainer)
     return Tokenizer(backend)
+
+
+def adopt_tokenizer(path: Path) -> tuple[Tokenizer, list[int]]:
+    """The vocabulary and merges of a pretrained model's `tokenizer.json`, and that model's id of each of our ids.
+
+    It must be byte-level BPE with the special tokens of BART (Lewis et al. 2020), `<pad>`, `<s>`, `</s>` and `<mask>`;
+    others are left out. Raises LatentiaError where the file is missing or of another kind: T5's, for one, changes
+    texts.
+    """
+    value = _read(path)
+    refusal = f"{path} is no byte-level BPE tokenizer with the special tokens {' '.join(BART_TOKENS)}"
+    try:
+        vocab, merges = value["model"]["vocab"], value["model"]["merges"]
+        special = {token["content"] for token in value["added_tokens"]}
+        source = [vocab[token] for token in BART_TOKENS]
+        words = sorted((token for token in vocab if token not in special), key=vocab.__getitem__)
+        source += [vocab[token] for token in words]
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
+    except (KeyError, TypeError, AttributeError):
+        raise LatentiaError(refusal) from None
+    ours = {token: number for number, token in enumerate((*SPECIAL_TOKENS, *words))}
+    model = {"type": value["model"].get("type"), "vocab": ours, "merges": pairs}
+    added = [{"id": number, "content": token} for number, token in enumerate(SPECIAL_TOKENS)]
+    if fault := _fault(value | {"post_processor": None, "added_tokens": added, "model": model}):
+        raise LatentiaError(f"{refusal}: {fault}")
+    return Tokenizer(_backend(ours, [(left, right) for left, right in pairs])), source
 
 
 class TokenMatrix(NamedTuple):
@@ -188,6 +213,12 @@ def _truncated(tokenizer: Tokenizer, text: str, ids: list[int]) -> list[int]:
     while ids and not text.startswith(tokenizer.decode([ids])[0]):
         ids = ids[:-1]
     return ids
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.is_file() and path.stat().st_size > MAX_FILE_BYTES:
+        raise LatentiaError(f"{path} is larger than {MAX_FILE_BYTES} bytes, so it is no tokenizer of this kind")
+    return read_json(path)
 
 
 def _backend(vocab: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:

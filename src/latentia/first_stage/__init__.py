@@ -13,6 +13,7 @@ from latentia.first_stage.losses import (
     perceptual_loss,
     reconstruction_loss,
 )
+from latentia.first_stage.pretrained import FrozenEncoder, encoder_config
 from latentia.first_stage.statistics import FirstStage, measure_latent_statistics, set_latent_statistics
 from latentia.first_stage.text import TextAutoencoder, token_loss
 from latentia.first_stage.vq import AutoencoderVQ
@@ -26,12 +27,14 @@ __all__ = [
     "AutoencoderKL",
     "AutoencoderVQ",
     "FirstStage",
+    "FrozenEncoder",
     "LatentCache",
     "PatchDiscriminator",
     "Reconstruction",
     "TextAutoencoder",
     "adaptive_weight",
     "build_latent_cache",
+    "encoder_config",
     "hinge_discriminator_loss",
     "hinge_generator_loss",
     "kl_divergence",

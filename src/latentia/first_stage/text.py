@@ -1,7 +1,7 @@
 """The text autoencoder: tokens ↔ a short sequence of latent vectors that still decodes under noise."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,22 +11,34 @@ from latentia.data import Tokenizer
 from latentia.errors import LatentiaError
 from latentia.first_stage.autoencoder import Reconstruction, check_integer
 from latentia.first_stage.normalise import denormalise, normalise, register_statistics
+from latentia.first_stage.pretrained import FrozenEncoder
 
-PAD, EOS, MASK = Tokenizer.pad_id, Tokenizer.eos_id, Tokenizer.mask_id
+PAD, BOS, EOS, MASK = Tokenizer.pad_id, Tokenizer.bos_id, Tokenizer.eos_id, Tokenizer.mask_id
 MAX_WEIGHTS = 2**28
-ENCODED_AT_ONCE = 64  # texts
+AT_ONCE = 64  # texts
+
+
+class Memory(NamedTuple):
+    """What the decoder reads: vectors (B, latents, width), their places (B, latents · patch, width), and the logits
+    (B, max_tokens + 1) of the length."""
+
+    vectors: Tensor
+    places: Tensor
+    length: Tensor
 
 
 class TextAutoencoder(nn.Module):
-    """Tokens → transformer → `latents` vectors → transformer → tokens, all of them at once.
+    """Tokens → transformer → `latents` vectors → transformer → tokens, one after the other.
 
     As in LD4LG (Lovelace et al. 2023, §4.1) queries draw a fixed number of vectors from the encoder's output (Perceiver
-    resampler, Jaegle et al. 2021). Here they start from the tokens at their own share of the text, and the decoder's
-    slots from the vectors at theirs: the order of a text need not be found out by attention, and a short text uses all
-    vectors. How long it is the decoder reads from the vectors first. Each vector is scaled to a root mean square of 1
-    and, in training, gets noise of a standard deviation drawn from [0, `noise`] for each text, and from half of the
-    texts up to `masking` of the tokens are hidden (COSMOS, Meshchaninov et al. 2025, §3): near latents decode to near
-    texts.
+    resampler, Jaegle et al. 2021) and the decoder is autoregressive. Here the queries start from the tokens at their
+    own share of the text, `patch` places a vector, and the decoder's places from the vectors at theirs: the order of a
+    text need not be found out by attention, and a short text uses all vectors. How long it is every vector is told, and
+    the decoder reads it from them first. Each vector is scaled to a root mean square of 1 and, in training, gets noise
+    of a standard deviation drawn from [0, `noise`] for each text, and from half of the texts up to `masking` of the
+    tokens are hidden (COSMOS, Meshchaninov et al. 2025, §3): near latents decode to near texts.
+
+    `encoder`, the config of a BART encoder (see `FrozenEncoder`), has that read the text as well, as LD4LG does.
 
     Texts are ids (B, T ≤ max_tokens) int64: tokens, eos, then pad. Latents are (B, latent_channels, latents).
     Raises LatentiaError where an argument is out of range.
@@ -42,11 +54,13 @@ class TextAutoencoder(nn.Module):
         max_tokens: int = 64,
         latents: int = 16,
         latent_channels: int = 64,
+        patch: int = 4,
         width: int = 256,
         depth: int = 2,
         heads: int = 4,
         noise: float = 0.7,
         masking: float = 0.2,
+        encoder: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -54,38 +68,75 @@ class TextAutoencoder(nn.Module):
             "max_tokens": check_integer("max_tokens", max_tokens, 2, 8192),
             "latents": check_integer("latents", latents, 1, 4096),
             "latent_channels": check_integer("latent_channels", latent_channels, 2, 4096),
+            "patch": check_integer("patch", patch, 1, 64),
             "width": check_integer("width", width, 8, 8192),
             "depth": check_integer("depth", depth, 1, 64),
             "heads": check_integer("heads", heads, 1, 128),
             "noise": noise,
             "masking": masking,
+            "encoder": encoder,
         }
-        if width % heads:
-            raise LatentiaError(f"width {width} does not split into {heads} heads")
+        if width % heads or width % patch:
+            raise LatentiaError(f"width {width} does not split into {heads} heads and into a patch of {patch} places")
         if not 0 <= noise < math.inf or not 0 <= masking < 1:
             raise LatentiaError(f"noise is {noise}, expected 0 or more; masking is {masking}, expected 0 to below 1")
-        if vocab_size * width + 40 * (depth + 1) * width**2 > MAX_WEIGHTS:
+        if vocab_size * width + (40 * (depth + 1) + 2 * patch) * width**2 > MAX_WEIGHTS:
             raise LatentiaError(
                 f"a text autoencoder of width {width}, depth {depth}, vocab_size {vocab_size} is too large"
             )
         self.noise, self.masking = float(noise), float(masking)
 
         self.embed = nn.Embedding(vocab_size, width)
+        self.frozen = FrozenEncoder(vocab_size, max_tokens, encoder) if encoder else None
+        self.adapter = nn.Linear(encoder["d_model"], width) if encoder else None
         self.positions = nn.Parameter(0.3 * torch.randn(max_tokens, width))
         self.encoder = nn.ModuleList(nn.TransformerEncoderLayer(**_layer(width, heads)) for _ in range(depth))
         self.queries = nn.Parameter(0.3 * torch.randn(latents, width))
-        self.resampler = nn.ModuleList(nn.TransformerDecoderLayer(**_layer(width, heads)) for _ in range(2))
-        self.to_latent = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, latent_channels))
+        self.fold = nn.Linear(patch * width, width)
+        self.resampler = nn.ModuleList(nn.TransformerDecoderLayer(**_layer(width, heads)) for _ in range(depth))
+        self.latent_norm = nn.LayerNorm(width)
+        self.to_latent = nn.Linear(width, latent_channels)
 
         self.from_latent = nn.Linear(latent_channels, width)
         self.latent_positions = nn.Parameter(0.3 * torch.randn(latents, width))
         self.mixer = nn.TransformerEncoderLayer(**_layer(width, heads))
-        self.length = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, max_tokens + 1))
+        self.length_embed = nn.Embedding(max_tokens + 1, width)
+        self.length_norm = nn.LayerNorm(width)
+        self.unfold = nn.Linear(width, patch * width)
         self.slots = nn.Parameter(0.3 * torch.randn(max_tokens, width))
+        self.previous = nn.Linear(width, width)
         self.decoder = nn.ModuleList(nn.TransformerDecoderLayer(**_layer(width, heads)) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        nn.init.normal_(self.embed.weight, std=width**-0.5)  # of unit size as input and as logits alike
+        self.initialise()
         register_statistics(self, latent_channels)
+
+    def initialise(self) -> None:
+        """Starts as a copier: layers that add nothing, and a projection to the latent that is undone after it.
+
+        A token's own embedding then scores highest where it stands alone in its vector, so rare words need not be
+        learned one by one.
+        """
+        width, channels, patch = (self.config[name] for name in ("width", "latent_channels", "patch"))
+        for embed in (self.embed, self.length_embed):  # of unit size as input and as logits alike
+            nn.init.normal_(embed.weight, std=width**-0.5)
+        for module in self.modules():  # BART's layers are of other classes
+            if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+                nn.init.zeros_(module.linear2.weight)
+                nn.init.zeros_(module.linear2.bias)
+            elif isinstance(module, nn.MultiheadAttention):
+                nn.init.zeros_(module.out_proj.weight)
+        nn.init.orthogonal_(self.to_latent.weight)
+        nn.init.orthogonal_(self.previous.weight)  # the token before must not look like the one to come
+        with torch.no_grad():
+            down, fold = self.to_latent.weight, self.fold.weight.zero_()
+            for place, share in enumerate(fold.chunk(patch)):  # each place gets its share of a vector
+                nn.init.orthogonal_(share[:, place * width : (place + 1) * width])
+            self.from_latent.weight.copy_(down.T * math.sqrt(max(1.0, width / channels)))
+            self.unfold.weight.copy_(fold.T * math.sqrt(patch))
+        for linear in (self.fold, self.to_latent, self.from_latent, self.unfold, self.previous):
+            nn.init.zeros_(linear.bias)
+        if self.adapter is not None:
+            nn.init.zeros_(self.adapter.weight)
 
     def latent_shape(self, max_tokens: int) -> tuple[int, int]:
         """(latent_channels, latents). Raises LatentiaError where texts of `max_tokens` are too long."""
@@ -97,28 +148,35 @@ class TextAutoencoder(nn.Module):
         """(B, T) → (B, latents, latent_channels), each vector of root mean square 1."""
         padding = ids == PAD
         h = self.embed(ids) * math.sqrt(self.config["width"]) + self.positions[: ids.shape[1]]
+        if self.frozen is not None and self.adapter is not None:
+            h = h + self.adapter(self.frozen(ids))
         for layer in self.encoder:
             h = layer(h, src_key_padding_mask=padding)
         lengths = (~padding).sum(1)
-        spread = stretch(lengths, torch.full_like(lengths, len(self.queries)), ids.shape[1], len(self.queries))
-        q = self.queries + spread.to(h.dtype) @ h
+        patch = self.config["patch"]
+        places = len(self.queries) * patch
+        spread = stretch(lengths, torch.full_like(lengths, places), ids.shape[1], places)
+        q = self.queries + self.fold((spread.to(h.dtype) @ h).unflatten(1, (-1, patch)).flatten(2))
+        q = q + self.length_embed(lengths)[:, None] * math.sqrt(self.config["width"]) / 2
         for layer in self.resampler:
             q = layer(q, h, memory_key_padding_mask=padding)
-        return F.rms_norm(self.to_latent(q).float(), (self.config["latent_channels"],), eps=1e-6)
+        return F.rms_norm(self.to_latent(self.latent_norm(q)).float(), (self.config["latent_channels"],), eps=1e-6)
 
-    def memory(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit latents → what the decoder reads (B, latents, width) and the logits (B, max_tokens + 1) of a length."""
-        memory = self.mixer(self.from_latent(latents) + self.latent_positions)
-        return memory, self.length(memory.mean(1))
+    def memory(self, latents: Tensor) -> Memory:
+        """Unit latents (B, latents, latent_channels) → what the decoder reads."""
+        vectors = self.mixer(self.from_latent(latents) + self.latent_positions)
+        places = self.unfold(vectors).unflatten(2, (self.config["patch"], -1)).flatten(1, 2)
+        return Memory(vectors, places, F.linear(self.length_norm(vectors.mean(1)), self.length_embed.weight))
 
-    def hidden(self, memory: Tensor, lengths: Tensor) -> Tensor:
-        """Memory and lengths (B,), eos counted → (B, longest, width), one vector a token to be."""
-        longest = int(lengths.max())
-        spread = stretch(torch.full_like(lengths, memory.shape[1]), lengths, memory.shape[1], longest)
-        h = self.slots[:longest] + spread.to(memory.dtype) @ memory
-        padding = torch.arange(longest, device=lengths.device) >= lengths[:, None]
+    def hidden(self, memory: Memory, lengths: Tensor, before: Tensor) -> Tensor:
+        """Memory, lengths (B,), eos counted, and the tokens before each of the first P places → (B, P, width)."""
+        count, most = before.shape[1], memory.places.shape[1]
+        spread = stretch(torch.full_like(lengths, most), lengths, most, count)
+        h = self.slots[:count] + spread.to(memory.places.dtype) @ memory.places
+        h = h + self.previous(self.embed(before) * math.sqrt(self.config["width"]))
+        causal = torch.ones(count, count, dtype=torch.bool, device=h.device).triu(1)
         for layer in self.decoder:
-            h = layer(h, memory, tgt_key_padding_mask=padding)
+            h = layer(h, memory.vectors, tgt_mask=causal, tgt_is_causal=True)
         out: Tensor = self.norm(h)
         return out
 
@@ -130,25 +188,42 @@ class TextAutoencoder(nn.Module):
         """Normalised latents (B, latent_channels, latents) of ids (B, T), which need not have like lengths."""
         check_ids(ids, self.config)
         lengths = (ids != PAD).sum(1)
-        order = lengths.argsort(stable=True)  # few at a time and of like lengths: padding costs as much as text
-        groups: tuple[Tensor, ...] = torch.split(order, ENCODED_AT_ONCE)
-        parts = [self.unit_latents(ids[rows, : int(lengths[rows].max())]) for rows in groups]
-        latents = torch.cat(parts)[order.argsort()]
+        latents = self.latent_std.new_empty(len(ids), len(self.queries), self.config["latent_channels"])
+        for rows in by_length(lengths):
+            latents[rows] = self.unit_latents(ids[rows, : int(lengths[rows].max())])
         return normalise(latents.transpose(1, 2), self.latent_mean, self.latent_std)
 
-    def decode(self, z: Tensor) -> Tensor:
-        """The likeliest ids (B, max_tokens) int64 of normalised latents; after the first eos all is pad."""
+    def decode(self, z: Tensor, begin: Tensor | None = None) -> Tensor:
+        """The likeliest ids (B, max_tokens) int64 of normalised latents; after the first eos all is pad.
+
+        `begin` (B, P ≤ max_tokens - 2) are tokens, then pad, that the texts shall begin with.
+        """
         wanted = (self.config["latent_channels"], self.config["latents"])
         if z.shape[1:] != wanted:
             raise LatentiaError(f"latents have shape {tuple(z.shape)}, expected (batch, {wanted[0]}, {wanted[1]})")
         latents = denormalise(z, self.latent_mean, self.latent_std).transpose(1, 2)
-        memory, length = self.memory(latents)
-        lengths = length[:, 2:].argmax(1) + 2  # a token and eos at least
-        ids = self.logits(self.hidden(memory, lengths))
-        ids = ids[..., MASK + 1 :].argmax(-1) + MASK + 1  # no special token is text
-        places = torch.arange(ids.shape[1], device=ids.device)
-        ids = ids.masked_fill(places == lengths[:, None] - 1, EOS).masked_fill(places >= lengths[:, None], PAD)
-        return F.pad(ids, (0, self.config["max_tokens"] - ids.shape[1]), value=PAD)
+        memory = self.memory(latents)
+        lengths = memory.length[:, 2:].argmax(1) + 2  # a token and eos at least
+        if begin is not None:
+            lengths = torch.maximum(lengths, (begin != PAD).sum(1) + 2)
+        ids = torch.full((len(z), self.config["max_tokens"]), PAD, device=z.device)
+        for rows in by_length(lengths):
+            part = Memory(*(values[rows] for values in memory))
+            written = self.write(part, lengths[rows], None if begin is None else begin[rows])
+            ids[rows, : written.shape[1]] = written
+        return ids
+
+    def write(self, memory: Memory, lengths: Tensor, begin: Tensor | None) -> Tensor:
+        """Memory and lengths (B,) → ids (B, longest): those of `begin`, then each the likeliest after those before."""
+        places = torch.arange(int(lengths.max()), device=lengths.device)
+        ids = torch.full((len(lengths), len(places) + 1), BOS, device=lengths.device)
+        for place in places.tolist():
+            scores = self.logits(self.hidden(memory, lengths, ids[:, : place + 1])[:, -1])
+            ids[:, place + 1] = scores[:, MASK + 1 :].argmax(-1) + MASK + 1  # no special token is text
+            if begin is not None and place < begin.shape[1]:
+                ids[:, place + 1] = torch.where(begin[:, place] == PAD, ids[:, place + 1], begin[:, place])
+        ids = ids[:, 1:].masked_fill(places == lengths[:, None] - 1, EOS)
+        return ids.masked_fill(places >= lengths[:, None], PAD)
 
     def forward(self, ids: Tensor, generator: torch.Generator) -> Reconstruction:
         """Logits (M, vocab_size) of the M tokens and eos, without pad, from noisy latents; randomness from `generator`.
@@ -169,13 +244,20 @@ class TextAutoencoder(nn.Module):
         noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(ids.device)
         wanted = ids != PAD
         lengths = wanted.sum(1)
-        memory, length = self.memory(latents + sigma * noise)
-        logits = self.logits(self.hidden(memory, lengths)[wanted])
+        memory = self.memory(latents + sigma * noise)
+        before = F.pad(ids[:, :-1], (1, 0), value=BOS)
+        logits = self.logits(self.hidden(memory, lengths, before)[wanted])
         stats = {
             "token_accuracy": (logits.detach().argmax(-1) == ids[wanted]).float().mean(),
-            "length_accuracy": (length.detach().argmax(-1) == lengths).float().mean(),
+            "length_accuracy": (memory.length.detach().argmax(-1) == lengths).float().mean(),
         }
-        return Reconstruction(logits, F.cross_entropy(length.float(), lengths), stats)
+        return Reconstruction(logits, F.cross_entropy(memory.length.float(), lengths), stats)
+
+
+def by_length(lengths: Tensor) -> tuple[Tensor, ...]:
+    """Row numbers, few at a time and of like lengths (B,): padding costs as much as text."""
+    groups: tuple[Tensor, ...] = torch.split(lengths.argsort(stable=True), AT_ONCE)
+    return groups
 
 
 def token_loss(logits: Tensor, ids: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from latentia.denoiser import PRESETS
 from latentia.errors import LatentiaError
+from latentia.first_stage import encoder_config
 
 
 class Section(BaseModel):
@@ -99,16 +100,23 @@ class TextStage(Section):
     max_tokens: int = Field(64, ge=2, le=8192, description="tokens of the longest text, its end counted")
     latents: int = Field(16, ge=1, le=4096, description="latent vectors of a text")
     latent_channels: int = Field(64, ge=2, le=4096, description="channels of a latent vector")
+    patch: int = Field(4, ge=1, le=64, description="places of the text that share a latent vector")
     width: int = Field(256, ge=8, le=8192, description="channels of a token")
     depth: int = Field(2, ge=1, le=64, description="transformer layers of encoder and decoder each")
     heads: int = Field(4, ge=1, le=128, description="attention heads")
     noise: float = Field(0.7, ge=0, description="largest noise on the latents in training, whose own size is 1")
     masking: float = Field(0.2, ge=0, lt=1, description="largest share of tokens hidden from the encoder in training")
+    encoder: str | None = Field(
+        None,
+        description="folder of a BART model, whose frozen encoder reads the texts too and whose vocabulary is used",
+    )
     training: Loop = Field(description="how the first stage is trained")
 
     def arguments(self, vocab_size: int) -> dict[str, Any]:
-        """The constructor's arguments, for the size that the learned vocabulary really has."""
-        return {**self.model_dump(exclude={"kind", "training"}), "vocab_size": vocab_size}
+        """The constructor's arguments, for the size that the vocabulary really has."""
+        encoder = None if self.encoder is None else encoder_config(Path(self.encoder))
+        own = self.model_dump(exclude={"kind", "training"})
+        return {**own, "vocab_size": vocab_size, "encoder": encoder}
 
 
 class VP(Section):

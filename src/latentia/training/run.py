@@ -17,6 +17,7 @@ from latentia.data import (
     TextCodec,
     Tokenizer,
     TokenSet,
+    adopt_tokenizer,
     load_pictures,
     load_texts,
     train_tokenizer,
@@ -98,7 +99,12 @@ def load_examples(recipe: Recipe, out: Path, first_stage: str | Path | None = No
     texts = load_texts(data.name, "train", data.on_corrupt, data.root)
     path = Path(first_stage).parent / TOKENIZER_NAME if first_stage else out / TOKENIZER_NAME
     if not path.exists() and first_stage is None:
-        train_tokenizer(texts.texts, stage.vocab_size).save(path)
+        tokenizer = (
+            train_tokenizer(texts.texts, stage.vocab_size)
+            if stage.encoder is None
+            else adopt_tokenizer(Path(stage.encoder) / "tokenizer.json")[0]
+        )
+        tokenizer.save(path)
     return TokenSet.of(texts, TextCodec(Tokenizer.load(path), stage.max_tokens), data.on_long)
 
 
