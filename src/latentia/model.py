@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from latentia.data import GAP, PictureCodec, TextCodec, Tokenizer, class_index
+from latentia.data import PictureCodec, TextCodec, Tokenizer, class_index
 from latentia.denoiser import DENOISERS
 from latentia.diffusion import (
     EDM,
@@ -81,13 +81,11 @@ class LatentModel:
         return self.first_stage.encode(self.codec.to_tensor(items).to(self.device))  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def decode(self, z: Tensor, begin: Sequence[str] | None = None) -> Any:
-        """Latents (B, *latent_shape) → pictures uint8 (B, H, W, C), or texts, each beginning with its `begin`."""
-        if begin is None or not (isinstance(self.codec, TextCodec) and isinstance(self.first_stage, TextAutoencoder)):
-            return self.codec.to_items(self.first_stage.decode(z.to(self.device)))
-        rows = [torch.tensor(row, dtype=torch.int64) for row in self.codec.tokenizer.encode(begin)]
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=Tokenizer.pad_id)
-        return self.codec.to_items(self.first_stage.decode(z.to(self.device), ids.to(self.device)))
+    def decode(self, z: Tensor, begin: Tensor | None = None) -> Any:
+        """Latents (B, *latent_shape) → pictures uint8 (B, H, W, C), or texts, which start with the ids of `begin`."""
+        if begin is not None and isinstance(self.first_stage, TextAutoencoder):
+            return self.codec.to_items(self.first_stage.decode(z.to(self.device), begin))
+        return self.codec.to_items(self.first_stage.decode(z.to(self.device)))
 
     def generate(
         self,
@@ -138,8 +136,7 @@ class LatentModel:
         chosen = DEFAULT_SAMPLING | self.sampling | {name: value for name, value in given.items() if value is not None}
         solve = _choose("sampler", chosen["sampler"], SAMPLERS)
         times = _choose("spacing", chosen["spacing"], SPACINGS)(chosen["steps"], self.process)
-        condition, nothing = self._conditions(torch.from_numpy(wanted), lengths, context)
-        begin = None if context is None else [text.partition(GAP)[0].rstrip() * (GAP in text) for text in context]
+        condition, nothing, begin = self._conditions(torch.from_numpy(wanted), lengths, context)
 
         parts: list[Any] = []
         bar = tqdm(total=len(wanted), desc="sampling", unit="item", disable=not progress, dynamic_ncols=True)
@@ -159,13 +156,14 @@ class LatentModel:
 
     def _conditions(
         self, label: Tensor, lengths: Sequence[int] | None, context: Sequence[str] | None
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """What the denoiser gets beside latent and time, and the same that says nothing: each tensor is (N, ...)."""
+    ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+        """What the denoiser gets beside latent and time, the same that says nothing, and the ids that a decoded text
+        begins with: each tensor is (N, ...)."""
         null = torch.full_like(label, len(self.class_names))
         if not isinstance(self.codec, TextCodec):
             if lengths is not None or context is not None:
                 raise LatentiaError("lengths and context are for texts; this model makes pictures")
-            return [label.to(self.device)], [null.to(self.device)]
+            return [label.to(self.device)], [null.to(self.device)], None
         open_length = torch.full_like(label, self.codec.size)
         length = open_length
         if lengths is not None:
@@ -173,15 +171,17 @@ class LatentModel:
             if length.shape != label.shape or not 1 <= length.min() <= length.max() < self.codec.size:
                 raise LatentiaError(f"lengths must be {len(label)} numbers from 1 to {self.codec.size - 1}")
         empty = torch.zeros(len(label), *self.latent_shape)
-        hints = empty
+        hints, begin = empty, None
         if context is not None:
             if len(context) != len(label):
                 raise LatentiaError(f"there are {len(context)} contexts for {len(label)} texts")
             with torch.no_grad():
                 ids = self.codec.to_tensor(context, gaps=True).to(self.device)
                 hints = self.first_stage.encode(ids)
+            gaps = (ids == Tokenizer.mask_id).cumsum(1)
+            begin = ids.where((gaps == 0) & (gaps[:, -1:] > 0), Tokenizer.pad_id)
         values = [label, length, hints], [null, open_length, empty]
-        return [value.to(self.device) for value in values[0]], [value.to(self.device) for value in values[1]]
+        return [value.to(self.device) for value in values[0]], [value.to(self.device) for value in values[1]], begin
 
     def _guided(self, condition: list[Tensor], nothing: list[Tensor], chosen: dict[str, Any]) -> Denoise:
         """The denoiser under guidance, for one batch."""

@@ -53,14 +53,14 @@ def bart(tmp_path_factory) -> Path:
 
 
 def frozen(bart: Path) -> tuple[FrozenEncoder, list[list[int]]]:
-    tokenizer, source = adopt_tokenizer(bart / "tokenizer.json")
+    tokenizer, _ = adopt_tokenizer(bart)
     encoder = FrozenEncoder(tokenizer.vocab_size, 48, encoder_config(bart))
-    encoder.load(bart, source)
+    encoder.load(bart)
     return encoder, tokenizer.encode(TEXTS)
 
 
 def test_the_vocabulary_is_the_models_own(bart):
-    tokenizer, source = adopt_tokenizer(bart / "tokenizer.json")
+    tokenizer, source = adopt_tokenizer(bart)
     theirs = tokenizers.Tokenizer.from_file(str(bart / "tokenizer.json"))
     theirs.encode_special_tokens = True
     wanted = [theirs.encode(text, add_special_tokens=False).ids for text in TEXTS]
@@ -86,11 +86,11 @@ def test_the_frozen_encoder_answers_as_transformers_does(bart):
 
 
 def test_it_is_kept_with_the_first_stage(bart, tmp_path):
-    tokenizer, source = adopt_tokenizer(bart / "tokenizer.json")
+    tokenizer, _ = adopt_tokenizer(bart)
     torch.manual_seed(0)
     sizes = {"max_tokens": 48, "latents": 4, "latent_channels": 8, "width": 16, "depth": 1, "heads": 2}
     model = TextAutoencoder(vocab_size=tokenizer.vocab_size, encoder=encoder_config(bart), **sizes).eval()
-    model.frozen.load(bart, source)
+    model.frozen.load(bart)
     torch.nn.init.normal_(model.adapter.weight)
     ids = torch.tensor([[*tokenizer.encode(["1 plus 1 is 2"])[0], 2]])
     save_part(tmp_path, model, model.config)
@@ -143,7 +143,7 @@ def test_other_models_are_refused(bart, tmp_path, changes, message):
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes((bart / "model.safetensors").read_bytes())
     with pytest.raises(LatentiaError, match=message):
-        FrozenEncoder(320, 48, encoder_config(tmp_path)).load(tmp_path, [0] * 320)
+        FrozenEncoder(320, 48, encoder_config(tmp_path)).load(tmp_path)
 
 
 @pytest.mark.parametrize("config", [7, [1], {}])
@@ -156,11 +156,11 @@ def test_a_bad_config_in_a_first_stage_is_refused(config):
 def test_other_tokenizers_are_refused(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(LatentiaError, match=r"tokenizer\.json"):
-        adopt_tokenizer(tmp_path / "tokenizer.json")
+        adopt_tokenizer(tmp_path)
 
 
 def test_a_tokenizer_that_changes_texts_is_refused(bart, tmp_path):
     value = json.loads((bart / "tokenizer.json").read_text(encoding="utf-8"))
     (tmp_path / "tokenizer.json").write_text(json.dumps(value | {"normalizer": {"type": "Lowercase"}}))
     with pytest.raises(LatentiaError, match="changes, cuts or pads"):
-        adopt_tokenizer(tmp_path / "tokenizer.json")
+        adopt_tokenizer(tmp_path)

@@ -25,8 +25,8 @@ def complete(
 
     The denoiser is conditioned on the latent of the template with a gap, and what stands before the gap is given to the
     decoder. A drawn text need not keep what follows the gap, so texts are drawn anew, at most four times each; what
-    keeps it to the letter comes first. `sampling` are arguments
-    of `LatentModel.generate`. Raises LatentiaError where the template has no gap or more than one, or is too long.
+    keeps it to the letter comes first. `sampling` are arguments of `LatentModel.generate`.
+    Raises LatentiaError where the template has no gap or more than one, or is too long.
     """
     _require_text(model)
     if template.count(GAP) != 1:

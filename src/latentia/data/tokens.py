@@ -139,13 +139,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 8192) -> Tokenizer:
     return Tokenizer(backend)
 
 
-def adopt_tokenizer(path: Path) -> tuple[Tokenizer, list[int]]:
-    """The vocabulary and merges of a pretrained model's `tokenizer.json`, and that model's id of each of our ids.
+def adopt_tokenizer(folder: Path) -> tuple[Tokenizer, list[int]]:
+    """Vocabulary and merges from the `tokenizer.json` of a pretrained model, and that model's id of each of our ids.
 
     It must be byte-level BPE with the special tokens of BART (Lewis et al. 2020), `<pad>`, `<s>`, `</s>` and `<mask>`;
     others are left out. Raises LatentiaError where the file is missing or of another kind: T5's, for one, changes
     texts.
     """
+    path = folder / "tokenizer.json"
     value = _read(path)
     refusal = f"{path} is no byte-level BPE tokenizer with the special tokens {' '.join(BART_TOKENS)}"
     try:

@@ -1,13 +1,13 @@
 """A frozen pretrained encoder that reads texts beside the tokens, as in LD4LG (Lovelace et al. 2023, §4.1)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from latentia.data import Tokenizer
+from latentia.data import Tokenizer, adopt_tokenizer
 from latentia.errors import LatentiaError
 from latentia.files import read_json, read_tensors
 from latentia.first_stage.autoencoder import check_integer
@@ -69,8 +69,8 @@ class FrozenEncoder(nn.Module):
         out: Tensor = read.last_hidden_state[:, 1:]
         return out
 
-    def load(self, folder: Path, source_ids: Sequence[int]) -> None:
-        """Takes the weights of a BART folder. Raises LatentiaError where they are missing or do not fit."""
+    def load(self, folder: Path) -> None:
+        """Takes the weights and the ids of a BART folder. Raises LatentiaError where they are missing or do not fit."""
         path = folder / "model.safetensors"
         tensors = read_tensors(path)
         state = {}
@@ -84,7 +84,7 @@ class FrozenEncoder(nn.Module):
             self.encoder.load_state_dict(state)
         except RuntimeError as error:
             raise LatentiaError(f"{path} does not fit its config.json: {str(error).splitlines()[-1].strip()}") from None
-        self.source_ids.copy_(torch.as_tensor(source_ids))
+        self.source_ids.copy_(torch.tensor(adopt_tokenizer(folder)[1]))
 
 
 def encoder_config(folder: Path) -> dict[str, Any]:

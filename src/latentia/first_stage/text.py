@@ -196,7 +196,7 @@ class TextAutoencoder(nn.Module):
     def decode(self, z: Tensor, begin: Tensor | None = None) -> Tensor:
         """The likeliest ids (B, max_tokens) int64 of normalised latents; after the first eos all is pad.
 
-        `begin` (B, P ≤ max_tokens - 2) are tokens, then pad, that the texts shall begin with.
+        `begin` (B, P ≤ max_tokens) are up to max_tokens - 2 tokens, then pad, that the texts shall begin with.
         """
         wanted = (self.config["latent_channels"], self.config["latents"])
         if z.shape[1:] != wanted:
@@ -204,24 +204,27 @@ class TextAutoencoder(nn.Module):
         latents = denormalise(z, self.latent_mean, self.latent_std).transpose(1, 2)
         memory = self.memory(latents)
         lengths = memory.length[:, 2:].argmax(1) + 2  # a token and eos at least
-        if begin is not None:
-            lengths = torch.maximum(lengths, (begin != PAD).sum(1) + 2)
         ids = torch.full((len(z), self.config["max_tokens"]), PAD, device=z.device)
+        if begin is not None:
+            ids[:, : begin.shape[1]] = begin
+        lengths = torch.maximum(lengths, (ids != PAD).sum(1) + 2)
         for rows in by_length(lengths):
+            longest = int(lengths[rows].max())
             part = Memory(*(values[rows] for values in memory))
-            written = self.write(part, lengths[rows], None if begin is None else begin[rows])
-            ids[rows, : written.shape[1]] = written
+            ids[rows, :longest] = self.write(part, lengths[rows], ids[rows, :longest])
         return ids
 
-    def write(self, memory: Memory, lengths: Tensor, begin: Tensor | None) -> Tensor:
-        """Memory and lengths (B,) → ids (B, longest): those of `begin`, then each the likeliest after those before."""
-        places = torch.arange(int(lengths.max()), device=lengths.device)
-        ids = torch.full((len(lengths), len(places) + 1), BOS, device=lengths.device)
+    def write(self, memory: Memory, lengths: Tensor, begin: Tensor) -> Tensor:
+        """Memory, lengths (B,) and `begin` (B, longest) → ids (B, longest).
+
+        Each token that `begin` leaves open, as pad, is the likeliest after those before it.
+        """
+        places = torch.arange(begin.shape[1], device=begin.device)
+        ids = F.pad(begin, (1, 0), value=BOS)
         for place in places.tolist():
             scores = self.logits(self.hidden(memory, lengths, ids[:, : place + 1])[:, -1])
-            ids[:, place + 1] = scores[:, MASK + 1 :].argmax(-1) + MASK + 1  # no special token is text
-            if begin is not None and place < begin.shape[1]:
-                ids[:, place + 1] = torch.where(begin[:, place] == PAD, ids[:, place + 1], begin[:, place])
+            likeliest = scores[:, MASK + 1 :].argmax(-1) + MASK + 1  # no special token is text
+            ids[:, place + 1] = torch.where(begin[:, place] == PAD, likeliest, begin[:, place])
         ids = ids[:, 1:].masked_fill(places == lengths[:, None] - 1, EOS)
         return ids.masked_fill(places >= lengths[:, None], PAD)
 

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from latentia.data import Examples, PictureSet, TokenSet, adopt_tokenizer, picture_grid, to_uint8
+from latentia.data import Examples, PictureSet, TokenSet, picture_grid, to_uint8
 from latentia.files import write_text
 from latentia.first_stage import (
     FIRST_STAGES,
@@ -126,7 +126,7 @@ def train_text_stage(
     model = TextAutoencoder(**arguments)
     model.latent_shape(texts.size)
     if stage.encoder is not None and model.frozen is not None:
-        model.frozen.load(Path(stage.encoder), adopt_tokenizer(Path(stage.encoder) / "tokenizer.json")[1])
+        model.frozen.load(Path(stage.encoder))
     model.to(device)
     network, trainee = prepare(model, stage.training, accelerator, compile=recipe.compute.compile)
     order = SortedOrder(torch.from_numpy(texts.lengths), stage.training.batch_size, recipe.seed)

@@ -102,7 +102,7 @@ def load_examples(recipe: Recipe, out: Path, first_stage: str | Path | None = No
         tokenizer = (
             train_tokenizer(texts.texts, stage.vocab_size)
             if stage.encoder is None
-            else adopt_tokenizer(Path(stage.encoder) / "tokenizer.json")[0]
+            else adopt_tokenizer(Path(stage.encoder))[0]
         )
         tokenizer.save(path)
     return TokenSet.of(texts, TextCodec(Tokenizer.load(path), stage.max_tokens), data.on_long)
