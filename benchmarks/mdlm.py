@@ -21,6 +21,13 @@ class MaskedLM(nn.Module):
 
     def __init__(self, vocab_size: int, width: int, depth: int, heads: int, max_tokens: int) -> None:
         super().__init__()
+        self.config = {
+            "vocab_size": vocab_size,
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "max_tokens": max_tokens,
+        }
         self.embed = nn.Embedding(vocab_size, width)
         self.positions = nn.Parameter(0.02 * torch.randn(max_tokens, width))
         layer = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)

@@ -1,16 +1,18 @@
 """Text latent diffusion beside an autoregressive and a masked-diffusion model of the same size and training cost.
 
-    python benchmarks/text.py MODEL [--count 2000] [--learning-rate 1e-3]
+    python benchmarks/text.py MODEL [--count 2000] [--learning-rate 1e-3] [--peers FOLDER]
 
 MODEL is a trained text model. Both peers get as many parameters as its autoencoder and denoiser have together, and as
-many training FLOPs (counted on a batch of average length), on the same texts with the same tokenizer. All are scored by
-the same independent judge and sentence embeddings, beside as many held-out texts.
+many training FLOPs (counted on a batch of average length), on the same texts with the same tokenizer, and are kept in
+FOLDER once trained. All are scored by the same independent judge and sentence embeddings, beside as many held-out
+texts.
 """
 
 import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mdlm
 import numpy as np
@@ -22,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from latentia.data import TextSet, TokenSet, load_texts
 from latentia.denoiser import count_parameters
 from latentia.diffusion import EVALUATIONS_PER_STEP, training_loss
+from latentia.files import CONFIG_NAME, cache_dir, load_part, save_part
 from latentia.first_stage import token_loss
 from latentia.metrics import JudgeLM, evaluate_texts, sentence_net, train_judge, trained_judge
 from latentia.metrics import judge as autoregressive
@@ -63,6 +66,14 @@ def width_for(parameters: int, build: Callable[[int], nn.Module]) -> int:
     return widths[int(np.argmin(sizes))]
 
 
+def kept(folder: Path, train: Callable[[], Any]) -> Any:
+    """The peer in `folder`, trained and written there first where it is missing."""
+    if not (folder / CONFIG_NAME).is_file():
+        peer = train()
+        save_part(folder, peer, peer.config)
+    return load_part(folder, {"JudgeLM": JudgeLM, "MaskedLM": mdlm.MaskedLM}).eval()
+
+
 def seconds(run: Callable[[int], object], count: int) -> float:
     """Seconds a text, the best of three."""
     times = []
@@ -79,6 +90,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--depth", type=int, default=6, help="layers of both peers")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of both peers")
+    parser.add_argument("--peers", type=Path, default=cache_dir() / "peers", help="where trained peers are kept")
     arguments = parser.parse_args()
     print(machine())
     model = load(arguments.model)
@@ -103,25 +115,25 @@ def main() -> None:
     wide_ar, wide_masked = width_for(parameters, build_ar), width_for(parameters, build_masked)
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    masked = build_masked(wide_masked)
-    trial = build_ar(wide_ar)
+    trial, masked = build_ar(wide_ar), build_masked(wide_masked)
     steps_ar = max(1, round(budget / flops(lambda: trial.losses(batch).mean())))
     steps_masked = max(1, round(budget / flops(lambda: mdlm.loss(masked, batch, generator))))
     for name, network, steps in (("autoregressive", trial, steps_ar), ("masked", masked, steps_masked)):
         print(f"{name}: {count_parameters(network):,} parameters, {steps} steps of {BATCH}", flush=True)
-    ar = train_judge(
-        tokens.ids,
-        vocabulary,
-        steps=steps_ar,
-        learning_rate=arguments.learning_rate,
-        width=wide_ar,
-        depth=arguments.depth,
-        heads=HEADS,
-        seed=1,  # the judge has seed 0
-        progress=True,
-    )
-    mdlm.train(masked, ids, steps=steps_masked, batch_size=BATCH, learning_rate=arguments.learning_rate)
-    masked.eval()
+    rate = arguments.learning_rate
+
+    def train_ar() -> JudgeLM:
+        sizes = {"width": wide_ar, "depth": arguments.depth, "heads": HEADS}
+        loop = {"steps": steps_ar, "learning_rate": rate, "seed": 1, "progress": True}  # the judge has seed 0
+        return train_judge(tokens.ids, vocabulary, **sizes, **loop)
+
+    def train_masked() -> mdlm.MaskedLM:
+        mdlm.train(masked, ids, steps=steps_masked, batch_size=BATCH, learning_rate=rate)
+        return masked
+
+    made_of = f"{tokens.fingerprint}-{arguments.depth}-{rate:g}"
+    ar = kept(arguments.peers / f"autoregressive-{made_of}-{wide_ar}-{steps_ar}", train_ar)
+    masked = kept(arguments.peers / f"masked-{made_of}-{wide_masked}-{steps_masked}", train_masked)
 
     judge = trained_judge(train, tokenizer, max_tokens=size, progress=True)
     network = sentence_net()
