@@ -24,6 +24,7 @@ from latentia.diffusion import (
     VP,
     Denoise,
     RectifiedFlow,
+    Sampler,
     batched_guidance,
     denoise_with,
     initial_noise,
@@ -93,7 +94,8 @@ class LatentModel:
         *,
         lengths: Sequence[int] | None = None,
         context: Sequence[str] | None = None,
-        sampler: str | None = None,
+        latents: Tensor | None = None,
+        sampler: str | Sampler | None = None,
         steps: int | None = None,
         spacing: str | None = None,
         guidance_scale: float | None = None,
@@ -111,7 +113,10 @@ class LatentModel:
             lengths: of each text the tokens that it shall have; None leaves that open. Texts only.
             context: for each text the one that it shall complete, a "___" where something is to be written; what stands
                 before it is kept word for word. Texts only.
-            sampler, steps, spacing, guidance_scale, guidance_interval, guidance_rescale: None takes the model's own.
+            latents: the noise (N, *latent_shape) that sampling starts from, instead of the seed's.
+            sampler, steps, spacing, guidance_scale, guidance_interval, guidance_rescale: None takes the model's own. A
+                sampler may also be a function, such as `repaint` with its known latents bound; then it is called on
+                `batch_size` items at a time.
             seed: the same seed, labels and batch_size give the same items on the same machine.
             callback: called as callback(step, z_t, denoised) after each network evaluation of each batch.
 
@@ -134,19 +139,24 @@ class LatentModel:
             "guidance_rescale": guidance_rescale,
         }
         chosen = DEFAULT_SAMPLING | self.sampling | {name: value for name, value in given.items() if value is not None}
-        solve = _choose("sampler", chosen["sampler"], SAMPLERS)
+        solve: Sampler = sampler if callable(sampler) else _choose("sampler", chosen["sampler"], SAMPLERS)
         times = _choose("spacing", chosen["spacing"], SPACINGS)(chosen["steps"], self.process)
+        if latents is not None and latents.shape != (len(wanted), *self.latent_shape):
+            raise LatentiaError(
+                f"latents have shape {tuple(latents.shape)}, expected {(len(wanted), *self.latent_shape)}"
+            )
         condition, nothing, begin = self._conditions(torch.from_numpy(wanted), lengths, context)
 
         parts: list[Any] = []
         bar = tqdm(total=len(wanted), desc="sampling", unit="item", disable=not progress, dynamic_ncols=True)
-        with bar, torch.inference_mode():
+        with bar, torch.no_grad():  # inference mode would keep a sampler from taking gradients of its own
             for start in range(0, len(wanted), batch_size):
                 rows = slice(start, start + batch_size)
                 guided = self._guided([c[rows] for c in condition], [c[rows] for c in nothing], chosen)
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + start)  # on the CPU: one seed, any device
                 shape = (len(wanted[rows]), *self.latent_shape)
-                z = initial_noise(self.process, shape, generator).to(self.device)
+                noise = initial_noise(self.process, shape, generator) if latents is None else latents[rows]
+                z = noise.to(self.device)
                 z = solve(guided, z, times, self.process, generator=generator, callback=callback)
                 parts.append(self.decode(z, None if begin is None else begin[rows]))
                 bar.update(len(z))

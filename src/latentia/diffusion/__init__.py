@@ -9,6 +9,7 @@ from latentia.diffusion.denoise import (
     self_conditioned,
     training_loss,
 )
+from latentia.diffusion.editing import invert, posterior, repaint, sdedit
 from latentia.diffusion.guidance import ConditionalDenoise, batched_guidance, classifier_free_guidance
 from latentia.diffusion.processes import EDM, PROCESSES, RectifiedFlow, process_config, process_from_config
 from latentia.diffusion.protocol import Process, expand
@@ -49,10 +50,14 @@ __all__ = [
     "expand",
     "heun",
     "initial_noise",
+    "invert",
     "karras",
+    "posterior",
     "process_config",
     "process_from_config",
+    "repaint",
     "score",
+    "sdedit",
     "self_conditioned",
     "trailing",
     "training_loss",

@@ -38,7 +38,7 @@ class Sampler(Protocol):
     ) -> Tensor: ...
 
 
-class _Level(NamedTuple):
+class Level(NamedTuple):
     """A time and its coefficients, as Python floats: no device waits for them and no dtype changes by them."""
 
     t: Tensor
@@ -60,9 +60,9 @@ def euler(
 
     Euler in σ for EDM, in t for RectifiedFlow and in σ/α of z/α for VP, where it is known as DDIM.
     """
-    for i, (now, then) in enumerate(_steps(times, process)):
+    for i, (now, then) in enumerate(step_levels(times, process)):
         denoised = denoise(z, now.t)
-        _report(callback, i, z, denoised)
+        report(callback, i, z, denoised)
         z = then.alpha * denoised + then.sigma * _eps(denoised, z, now)
     return z
 
@@ -84,15 +84,10 @@ def ddim(
     """
     if not 0 <= eta <= 1:
         raise LatentiaError(f"eta is {eta!r}, expected a number from 0 to 1")
-    for i, (now, then) in enumerate(_steps(times, process)):
+    for i, (now, then) in enumerate(step_levels(times, process)):
         denoised = denoise(z, now.t)
-        _report(callback, i, z, denoised)
-        ratio = now.alpha * then.sigma / (then.alpha * now.sigma)
-        fresh = eta * math.sqrt(1 - ratio**2)
-        eps = math.sqrt(1 - fresh**2) * _eps(denoised, z, now)
-        if fresh > 0 and then.sigma > 0:
-            eps = eps + fresh * _draw(z, generator)
-        z = then.alpha * denoised + then.sigma * eps
+        report(callback, i, z, denoised)
+        z = ddim_step(z, denoised, now, then, eta, generator)
     return z
 
 
@@ -126,18 +121,10 @@ def heun(
     The trapezoid rule in α for D and in σ for ε: Alg. 1 itself for EDM, Heun in t for RectifiedFlow. The step to σ = 0
     is Euler's.
     """
-    for i, (now, then) in enumerate(_steps(times, process)):
+    for i, (now, then) in enumerate(step_levels(times, process)):
         denoised = denoise(z, now.t)
-        _report(callback, i, z, denoised)
-        eps = _eps(denoised, z, now)
-        predicted = then.alpha * denoised + then.sigma * eps
-        if then.sigma == 0:
-            z = predicted
-            continue
-        denoised_then = denoise(predicted, then.t)
-        mean_denoised = (denoised + denoised_then) / 2
-        mean_eps = (eps + _eps(denoised_then, predicted, then)) / 2
-        z = z + (then.alpha - now.alpha) * mean_denoised + (then.sigma - now.sigma) * mean_eps
+        report(callback, i, z, denoised)
+        z = denoised if then.sigma == 0 else heun_step(denoise, z, denoised, now, then)
     return z
 
 
@@ -154,11 +141,11 @@ def dpm_solver_2m(
 
     The first step is of first order, and so is the last where fewer than 15 steps are taken or it ends at σ = 0.
     """
-    steps = list(_steps(times, process))
-    previous: tuple[_Level, Tensor] | None = None
+    steps = list(step_levels(times, process))
+    previous: tuple[Level, Tensor] | None = None
     for i, (now, then) in enumerate(steps):
         denoised = denoise(z, now.t)
-        _report(callback, i, z, denoised)
+        report(callback, i, z, denoised)
         lower_order_final = i == len(steps) - 1 and (len(steps) < 15 or then.sigma == 0)
         slope = None if previous is None or lower_order_final else _slope(*previous, now, denoised)
         z = _exponential_step(z, denoised, slope, now, then)
@@ -180,7 +167,7 @@ def unipc_2(
     DPM-Solver++(2M) predicts; the evaluation at the predicted point also corrects it, which makes it of third order.
     The last step is of first order and uncorrected.
     """
-    steps = list(_steps(times, process))
+    steps = list(step_levels(times, process))
     levels = [now for now, _ in steps]
     slope: Tensor | None = None
     start, before = z, z  # the latents and the denoised of the step before
@@ -189,7 +176,7 @@ def unipc_2(
         if i > 0:
             mean = _corrected_mean(before, slope, denoised, levels[max(i - 2, 0) : i + 1])
             z = _exponential_step(start, mean, None, levels[i - 1], now)
-        _report(callback, i, z, denoised)
+        report(callback, i, z, denoised)
         slope = _slope(levels[i - 1], before, now, denoised) if i > 0 else None
         start, before = z, denoised
         z = _exponential_step(z, denoised, slope if i < len(steps) - 1 else None, now, then)
@@ -207,7 +194,7 @@ SAMPLERS: dict[str, Sampler] = {
 EVALUATIONS_PER_STEP: dict[str, int] = {name: 2 if name == "heun" else 1 for name in SAMPLERS}
 
 
-def _steps(times: Tensor, process: Process) -> Iterator[tuple[_Level, _Level]]:
+def step_levels(times: Tensor, process: Process) -> Iterator[tuple[Level, Level]]:
     """The pairs of levels between which a sampler steps."""
     times = times.detach().to(device="cpu", dtype=torch.float64)
     if times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()):
@@ -220,30 +207,52 @@ def _steps(times: Tensor, process: Process) -> Iterator[tuple[_Level, _Level]]:
     times = times.clamp(max=noisiest)
     alpha, sigma = process.alpha(times), process.sigma(times)
     values = (alpha.tolist(), sigma.tolist(), (alpha.log() - sigma.log()).tolist())
-    return itertools.pairwise(_Level(*level) for level in zip(times.unbind(), *values, strict=True))
+    return itertools.pairwise(Level(*level) for level in zip(times.unbind(), *values, strict=True))
 
 
-def _eps(denoised: Tensor, z: Tensor, level: _Level) -> Tensor:
+def _eps(denoised: Tensor, z: Tensor, level: Level) -> Tensor:
     return (z - level.alpha * denoised) / level.sigma
 
 
-def _draw(z: Tensor, generator: torch.Generator | None) -> Tensor:
+def draw(z: Tensor, generator: torch.Generator | None) -> Tensor:
     if generator is None:
         raise LatentiaError("this sampler draws noise: pass it a torch.Generator as generator=")
     return torch.randn(z.shape, generator=generator, device=generator.device, dtype=z.dtype).to(z.device)
 
 
-def _report(callback: Callback | None, i: int, z: Tensor, denoised: Tensor) -> None:
+def report(callback: Callback | None, i: int, z: Tensor, denoised: Tensor) -> None:
     if callback is not None:
         callback(i, z, denoised)
 
 
-def _slope(before: _Level, denoised_before: Tensor, now: _Level, denoised: Tensor) -> Tensor:
+def ddim_step(
+    z: Tensor, denoised: Tensor, now: Level, then: Level, eta: float, generator: torch.Generator | None
+) -> Tensor:
+    """Song, Meng & Ermon 2021, eq. 12: a draw from q(z_s | z_t, z = denoised) where eta is 1."""
+    ratio = now.alpha * then.sigma / (then.alpha * now.sigma)
+    fresh = eta * math.sqrt(1 - ratio**2)
+    eps = math.sqrt(1 - fresh**2) * _eps(denoised, z, now)
+    if fresh > 0 and then.sigma > 0:
+        eps = eps + fresh * draw(z, generator)
+    return then.alpha * denoised + then.sigma * eps
+
+
+def heun_step(denoise: Denoise, z: Tensor, denoised: Tensor, now: Level, then: Level) -> Tensor:
+    """The trapezoid rule in α for D and in σ for ε, towards noise or away from it."""
+    eps = _eps(denoised, z, now)
+    predicted = then.alpha * denoised + then.sigma * eps
+    denoised_then = denoise(predicted, then.t)
+    mean_denoised = (denoised + denoised_then) / 2
+    mean_eps = (eps + _eps(denoised_then, predicted, then)) / 2
+    return z + (then.alpha - now.alpha) * mean_denoised + (then.sigma - now.sigma) * mean_eps
+
+
+def _slope(before: Level, denoised_before: Tensor, now: Level, denoised: Tensor) -> Tensor:
     """dD/dλ by a backward difference; 0 where the step before came from α = 0, at λ = −∞."""
     return (denoised - denoised_before) / (now.log_ratio - before.log_ratio)
 
 
-def _exponential_step(z: Tensor, denoised: Tensor, slope: Tensor | None, now: _Level, then: _Level) -> Tensor:
+def _exponential_step(z: Tensor, denoised: Tensor, slope: Tensor | None, now: Level, then: Level) -> Tensor:
     """Lu et al. 2022b, Prop. 4.1 and Alg. 2: z_s = σ_s/σ_t z + α_s (1 − e^−h) (D + h/2 dD/dλ), h = λ_s − λ_t."""
     h = then.log_ratio - now.log_ratio
     if slope is not None:
@@ -251,7 +260,7 @@ def _exponential_step(z: Tensor, denoised: Tensor, slope: Tensor | None, now: _L
     return then.sigma / now.sigma * z - then.alpha * math.expm1(-h) * denoised
 
 
-def _corrected_mean(before: Tensor, slope: Tensor | None, denoised: Tensor, levels: list[_Level]) -> Tensor:
+def _corrected_mean(before: Tensor, slope: Tensor | None, denoised: Tensor, levels: list[Level]) -> Tensor:
     """UniC's mean of D over the step from levels[-2] (D = `before`, dD/dλ = `slope`) to levels[-1] (D = `denoised`).
 
     Its weights solve the 2 × 2 system of Zhao et al. 2023, §3.1, or are 1/2 for the first step, which has no slope.
