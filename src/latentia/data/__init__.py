@@ -9,6 +9,7 @@ from latentia.data.fetch import fetch_cifar10, fetch_fashion_mnist, fetch_wordne
 from latentia.data.idx import read_idx
 from latentia.data.pictures import PictureSet, class_index, to_float, to_uint8
 from latentia.data.show import picture_grid, save_gif, save_png
+from latentia.data.single import read_mask, read_one
 from latentia.data.texts import TextSet
 from latentia.data.tokens import Tokenizer, TokenMatrix, adopt_tokenizer, token_matrix, train_tokenizer
 
@@ -32,6 +33,8 @@ __all__ = [
     "picture_grid",
     "read_cifar10",
     "read_idx",
+    "read_mask",
+    "read_one",
     "save_gif",
     "save_png",
     "to_float",

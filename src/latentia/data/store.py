@@ -164,7 +164,7 @@ def _each(
         try:
             return function(i)
         except Exception as error:  # decoders raise almost anything on hostile bytes
-            return _reason(error)
+            return reason_of(error)
 
     waiting = iter(indices)
     with tqdm(total=len(indices), desc=label, unit="picture", disable=None) as bar:
@@ -173,7 +173,8 @@ def _each(
             bar.update(len(some))
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why a picture could not be decoded, in a few words."""
     if isinstance(error, UnidentifiedImageError):
         return f"not a picture in a known format ({', '.join(FORMATS)})"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):

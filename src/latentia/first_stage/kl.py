@@ -72,9 +72,13 @@ class AutoencoderKL(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Pictures in [-1, 1] of normalised latents."""
+        return self.render(z).clamp(-1, 1)
+
+    def render(self, z: Tensor) -> Tensor:
+        """What `decode` gives before the clamp, so that gradients reach every pixel."""
         check_latents(z, self.config)
         pictures: Tensor = self.decoder(denormalise(z, self.latent_mean, self.latent_std))
-        return pictures.clamp(-1, 1)
+        return pictures
 
     def forward(self, x: Tensor, generator: torch.Generator) -> Reconstruction:
         """Decodes one posterior sample, its noise from `generator`. The regulariser is the KL, mean over the batch."""

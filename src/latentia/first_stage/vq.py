@@ -108,10 +108,15 @@ class AutoencoderVQ(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Pictures in [-1, 1] of normalised latents, which are quantised first."""
+        return self.render(z).clamp(-1, 1)
+
+    def render(self, z: Tensor) -> Tensor:
+        """What `decode` gives before the clamp; gradients pass straight through the codes."""
         check_latents(z, self.config)
-        quantised, _ = self.quantise(denormalise(z.float(), self.latent_mean, self.latent_std))
-        pictures: Tensor = self.decoder(quantised)
-        return pictures.clamp(-1, 1)
+        vectors = denormalise(z.float(), self.latent_mean, self.latent_std)
+        quantised, _ = self.quantise(vectors.detach())
+        pictures: Tensor = self.decoder(quantised + (vectors - vectors.detach()))  # the second summand is 0
+        return pictures
 
     def forward(self, x: Tensor, generator: torch.Generator) -> Reconstruction:
         """Decodes the quantised vectors; gradients pass straight through (van den Oord et al. 2017, §3.2).

@@ -1,6 +1,5 @@
 """The command line: parses, calls one function, shows the result."""
 
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from latentia.cli.apply import add_commands
+from latentia.cli.shared import (
+    Device,
+    Model,
+    OnCorrupt,
+    Overrides,
+    Root,
+    Seed,
+    SetName,
+    Size,
+    interval_of,
+    one_of,
+    safe,
+    say,
+    scale_of,
+    show_pairs,
+)
 from latentia.errors import LatentiaError, Stopped
 from latentia.version import __version__
 
@@ -27,15 +43,6 @@ recipe_app = typer.Typer(help="The recipes that come with Latentia, and what the
 app.add_typer(data_app, name="data")
 app.add_typer(recipe_app, name="recipe")
 
-Model = Annotated[Path, typer.Argument(help="Model folder, as `latentia train` leaves it.")]
-Device = Annotated[str, typer.Option(help="Where to compute, such as cpu, cuda or mps.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a field: denoiser.depth=8. Repeatable.")]
-SetName = Annotated[str, typer.Argument(help="fashion-mnist, digits, cifar10, wordnet, hf:NAME, or a path.")]
-Root = Annotated[Path | None, typer.Option(help="Folder that holds the files of a named set.")]
-Size = Annotated[int | None, typer.Option(help="Resize and centre-crop to this side in pixels.")]
-OnCorrupt = Annotated[str, typer.Option(help="What to do about what cannot be read: refuse or skip.")]
-
 
 @data_app.command("show")
 def data_show(
@@ -50,7 +57,7 @@ def data_show(
     """Say what a data set holds: count, size, classes, fingerprint, what was skipped."""
     from latentia.data import load_pictures, load_texts, picture_grid, save_png
 
-    chosen = _one_of("--split", split, "train", "test"), _one_of("--on-corrupt", on_corrupt, "refuse", "skip")
+    chosen = one_of("--split", split, "train", "test"), one_of("--on-corrupt", on_corrupt, "refuse", "skip")
     if texts or name == "wordnet" or name.endswith((".txt", ".jsonl")):
         if out or size:
             raise LatentiaError("--out and --size are for pictures")
@@ -63,12 +70,12 @@ def data_show(
     side = pictures.image_size
     _show_set(pictures, f"{len(pictures)} pictures of {side}×{side}×{pictures.channels}")
     if out:
-        save_png(picture_grid(pictures.images[:64], scale=_scale(side)), out)
+        save_png(picture_grid(pictures.images[:64], scale=scale_of(side)), out)
         typer.echo(f"wrote {out}")
 
 
 def _show_set(held: "PictureSet | TextSet", what: str) -> None:
-    _show_pairs(
+    show_pairs(
         {
             "source": held.source,
             "holds": what,
@@ -130,7 +137,7 @@ def train(
     from latentia.training import load_recipe
     from latentia.training import train as run
 
-    run(load_recipe(recipe, overrides or []), out, resume=resume, first_stage=first_stage, say=_say)
+    run(load_recipe(recipe, overrides or []), out, resume=resume, first_stage=first_stage, say=say)
 
 
 @app.command()
@@ -175,7 +182,7 @@ def sample(
         "steps": steps,
         "spacing": spacing,
         "guidance_scale": guidance,
-        "guidance_interval": _interval(interval),
+        "guidance_interval": interval_of(interval),
         "guidance_rescale": rescale,
         "seed": seed,
         "batch_size": batch_size,
@@ -228,16 +235,19 @@ def evaluate(
         data=data,
         root=root,
         count=count,
-        features=_one_of("--features", features, "classifier", "inception"),
+        features=one_of("--features", features, "classifier", "inception"),
         inception_weights=inception_weights,
         judge_steps=judge_steps,
         sampling={"steps": steps, "guidance_scale": guidance},
         seed=seed,
         device=device,
-        say=_say,
+        say=say,
     )
     typer.echo(report)
     typer.echo(f"wrote {out}")
+
+
+add_commands(app)
 
 
 @app.command()
@@ -252,7 +262,7 @@ def info(model: Model) -> None:
     size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
     for part in (loaded.first_stage, loaded.denoiser):
         part.requires_grad_(True)
-    _show_pairs(
+    show_pairs(
         {
             "first stage": f"{type(loaded.first_stage).__name__}, {count_parameters(loaded.first_stage):,} parameters, "
             f"hash {module_hash(loaded.first_stage)}",
@@ -312,18 +322,8 @@ def _texts(
     found = complete(model, template, count, label=label, lengths=lengths, **settings)
     missed = sum(not completion.keeps_template for completion in found)
     if missed:
-        _say(f"{missed} of {count} texts do not keep the template word for word")
+        say(f"{missed} of {count} texts do not keep the template word for word")
     return [completion.text for completion in found]
-
-
-def _interval(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise LatentiaError(f"--interval {text}: expected two numbers, such as 0.2,5") from None
-    return low, high
 
 
 def _writer(out: Path) -> Callable[["LatentModel", Any, dict[str, Any], Path], None]:
@@ -338,7 +338,7 @@ def _write_grid(model: "LatentModel", labels: Any, settings: dict[str, Any], out
     from latentia.data import picture_grid, save_png
 
     images = model.generate(labels, progress=True, **settings)
-    save_png(picture_grid(images, scale=_scale(model.codec.size)), out)
+    save_png(picture_grid(images, scale=scale_of(model.codec.size)), out)
 
 
 def _write_array(model: "LatentModel", labels: Any, settings: dict[str, Any], out: Path) -> None:
@@ -356,22 +356,17 @@ def _write_folder(model: "LatentModel", labels: Any, settings: dict[str, Any], o
     from latentia.data import picture_grid, save_png
 
     images = model.generate(labels, progress=True, **settings)
-    folders = [_safe(name) for name in model.class_names]
+    folders = [safe(name) for name in model.class_names]
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         folder = out / folders[label] if label < len(folders) else out
         save_png(picture_grid(image[None], pad=0), folder / f"{number:06d}.png")
-
-
-def _safe(name: str) -> str:
-    """A class name as the name of a folder: "T-shirt/top" → "T-shirt-top", and never a way out of the parent."""
-    return re.sub(r"[^\w +-]", "-", name) or "-"
 
 
 def _write_film(model: "LatentModel", labels: Any, settings: dict[str, Any], out: Path) -> None:
     """Left to right as the sampler goes: what the model believes the clean pictures to be after each step."""
     from latentia.data import picture_grid, save_gif
 
-    scale, frames = _scale(model.codec.size), []
+    scale, frames = scale_of(model.codec.size), []
     settings = settings | {"batch_size": len(labels)}  # one batch, so that every frame shows all pictures
 
     def keep(step: int, z_t: Any, denoised: Any) -> None:
@@ -379,26 +374,6 @@ def _write_film(model: "LatentModel", labels: Any, settings: dict[str, Any], out
 
     images = model.generate(labels, progress=True, callback=keep, **settings)
     save_gif([*frames, picture_grid(images, scale=scale)], out)
-
-
-def _scale(image_size: int) -> int:
-    """How many times a small picture is enlarged for the eye."""
-    return max(1, 56 // image_size)
-
-
-def _show_pairs(pairs: dict[str, object]) -> None:
-    for name, value in pairs.items():
-        typer.echo(f"{name + ':':<14}{value}")
-
-
-def _one_of(option: str, value: str, *choices: str) -> Any:
-    if value not in choices:
-        raise LatentiaError(f"{option} {value}: expected one of {', '.join(choices)}")
-    return value
-
-
-def _say(message: str) -> None:
-    typer.echo(message, err=True)
 
 
 def _version(show: bool) -> None:
@@ -421,8 +396,8 @@ def main() -> None:
     try:
         app()
     except LatentiaError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         sys.exit(1)
     except Stopped as error:
-        _say(str(error))
+        say(str(error))
         sys.exit(130)

@@ -1,0 +1,51 @@
+"""What the applications on pictures share: their types, their checks, and draws some pictures at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from latentia.diffusion import Sampler
+from latentia.errors import LatentiaError
+from latentia.first_stage import AutoencoderKL, AutoencoderVQ
+from latentia.model import LatentModel
+
+Pictures = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+
+def draw_by(
+    model: LatentModel,
+    labels: Labels,
+    bind: Callable[[slice], Sampler],
+    seed: int,
+    batch_size: int,
+    progress: bool,
+    sampling: dict[str, Any],
+) -> Pictures:
+    """Some pictures at a time, by the sampler that `bind` makes for these rows."""
+    parts = []
+    with tqdm(total=len(labels), desc="drawing", unit="picture", disable=not progress, dynamic_ncols=True) as bar:
+        for number, start in enumerate(range(0, len(labels), batch_size)):
+            rows = slice(start, start + batch_size)
+            parts.append(model.generate(labels[rows], sampler=bind(rows), seed=seed + number, **sampling))
+            bar.update(len(parts[-1]))
+    return np.concatenate(parts)
+
+
+def picture_stage(model: LatentModel) -> AutoencoderKL | AutoencoderVQ:
+    """The first stage of a model of pictures. Raises LatentiaError where it makes texts."""
+    if not isinstance(model.first_stage, AutoencoderKL | AutoencoderVQ):
+        raise LatentiaError("the model makes texts, not pictures")
+    return model.first_stage
+
+
+def check_pictures_for(model: LatentModel, pictures: Pictures, labels: Labels) -> None:
+    """Raises LatentiaError unless the model could have drawn such pictures, one for each label."""
+    size, channels = model.codec.size, model.first_stage.config["in_channels"]
+    if pictures.dtype != np.uint8 or pictures.shape != (len(labels), size, size, channels):
+        raise LatentiaError(
+            f"pictures are {pictures.dtype} {pictures.shape}, expected uint8 {(len(labels), size, size, channels)}"
+        )

@@ -1,0 +1,118 @@
+"""Pictures made whole again by a model that was never trained to: inpainting and the undoing of linear degradations."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from latentia.applications.degrade import Degradation, hide
+from latentia.applications.pictures import Labels, Pictures, check_pictures_for, draw_by, picture_stage
+from latentia.data import to_float
+from latentia.diffusion import Sampler, posterior, repaint
+from latentia.errors import LatentiaError
+from latentia.first_stage import AutoencoderKL, AutoencoderVQ
+from latentia.model import LatentModel
+
+Method = Literal["posterior", "repaint"]
+
+NOISE_STD = 0.1  # of pixels in [-1, 1]: about what a small autoencoder fails to give back
+
+
+def inpaint(
+    model: LatentModel,
+    pictures: Pictures,
+    masks: NDArray[np.bool_],
+    labels: Labels,
+    *,
+    method: Method = "posterior",
+    noise_std: float = NOISE_STD,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = False,
+    **sampling: Any,
+) -> Pictures:
+    """Draws what `masks` hide, given the rest, which comes back bit for bit.
+
+    Args:
+        pictures: uint8 (N, H, W, C). What they hold where they are masked is not read.
+        masks: booleans (N, H, W), True where the picture is to be repaired.
+        labels: int64 (N,), `len(class_names)` for no class.
+        method: "posterior" matches the visible pixels through the decoder (see `diffusion.posterior`); "repaint" puts
+            the latents of the visible part in their places (see `diffusion.repaint`), which needs no gradients.
+        noise_std: by how much visible pixels in [-1, 1] may miss, for "posterior".
+        sampling: arguments of `LatentModel.generate`.
+
+    Raises LatentiaError where shapes do not agree.
+    """
+    first_stage = picture_stage(model)
+    check_pictures_for(model, pictures, labels)
+    if masks.dtype != np.bool_ or masks.shape != pictures.shape[:3]:
+        raise LatentiaError(f"masks are {masks.dtype} {masks.shape}, expected booleans {pictures.shape[:3]}")
+    unknown = torch.from_numpy(masks)[:, None].to(model.device)
+    x = to_float(pictures).to(model.device).masked_fill(unknown, 0.0)
+
+    def by_posterior(rows: slice) -> Sampler:
+        measure = _through(first_stage, hide(unknown[rows]))
+        return partial(posterior, measure=measure, measured=x[rows], noise_std=noise_std)
+
+    def by_repaint(rows: slice) -> Sampler:
+        with torch.no_grad():
+            known = first_stage.encode(_fill(x[rows], unknown[rows]))
+        return partial(repaint, known=known, keep=~_hidden_latents(unknown[rows], known.shape[2:]))
+
+    bind = {"posterior": by_posterior, "repaint": by_repaint}[method]
+    drawn = draw_by(model, labels, bind, seed, batch_size, progress, sampling)
+    return np.where(masks[..., None], drawn, pictures)
+
+
+def restore(
+    model: LatentModel,
+    measured: Tensor,
+    degradation: Degradation,
+    labels: Labels,
+    *,
+    noise_std: float = NOISE_STD,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = False,
+    **sampling: Any,
+) -> Pictures:
+    """Draws pictures uint8 (N, H, W, C) that look like `measured` once degraded, and like the model's data.
+
+    measured: floats (N, ...) as `degradation` gives them for pictures (N, C, H, W) in [-1, 1]; labels: int64 (N,).
+    noise_std: the deviation of the noise in `measured`; what the autoencoder fails to give back counts as noise, too.
+    sampling: arguments of `LatentModel.generate`. Raises LatentiaError where shapes do not agree.
+    """
+    first_stage = picture_stage(model)
+    channels, size = first_stage.config["in_channels"], model.codec.size
+    wanted = degradation(torch.zeros(1, channels, size, size)).shape[1:]
+    if measured.shape != (len(labels), *wanted):
+        raise LatentiaError(f"degraded pictures are {tuple(measured.shape)}, expected {(len(labels), *wanted)}")
+    y = measured.to(model.device)
+
+    def bind(rows: slice) -> Sampler:
+        return partial(posterior, measure=_through(first_stage, degradation), measured=y[rows], noise_std=noise_std)
+
+    return draw_by(model, labels, bind, seed, batch_size, progress, sampling)
+
+
+def _through(first_stage: AutoencoderKL | AutoencoderVQ, degradation: Degradation) -> Callable[[Tensor], Tensor]:
+    return lambda z: degradation(first_stage.render(z))
+
+
+def _fill(x: Tensor, unknown: Tensor) -> Tensor:
+    """Pictures whose unknown pixels, 0 now, take the mean of the known ones: the encoder must read something."""
+    known = (~unknown).sum((2, 3), keepdim=True).clamp(min=1)
+    return x + unknown * (x.sum((2, 3), keepdim=True) / known)
+
+
+def _hidden_latents(unknown: Tensor, grid: torch.Size) -> Tensor:
+    """Where latents (B, 1, h, w) tell of unknown pixels (B, 1, H, W): under them, and next to that."""
+    factor = unknown.shape[2] // grid[0]
+    under = F.max_pool2d(unknown.float(), factor)
+    return F.max_pool2d(under, 3, stride=1, padding=1) > 0

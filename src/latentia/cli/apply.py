@@ -1,0 +1,229 @@
+"""Commands that make pictures from pictures: inpaint, restore, vary, interpolate."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from latentia.cli.shared import Device, Model, Seed, one_of, say, scale_of
+from latentia.errors import LatentiaError
+
+if TYPE_CHECKING:
+    from latentia.applications import Degradation
+    from latentia.model import LatentModel
+
+Picture = Annotated[Path, typer.Argument(help="A picture of the model's size.")]
+Class = Annotated[str | None, typer.Option("--class", help="Class name or number; without one, none is given.")]
+Count = Annotated[int, typer.Option(min=1, max=4096, help="How many to draw.")]
+Out = Annotated[Path, typer.Option(help="Folder for sheet.png, before beside after, and one PNG for each picture.")]
+Fit = Annotated[bool, typer.Option("--fit", help="Resize and crop a picture of another size.")]
+Steps = Annotated[int | None, typer.Option(min=1, max=10_000, help="Steps of the sampler.")]
+Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
+Noise = Annotated[
+    float,
+    typer.Option(min=0.01, max=255, help="Grey levels of 255 by which what is given may miss: noise, and what the "
+                 "autoencoder cannot give back."),
+]  # fmt: skip
+
+
+def add_commands(app: typer.Typer) -> None:
+    for command in (inpaint, restore, vary, interpolate):
+        app.command()(command)
+
+
+def inpaint(
+    model: Model,
+    picture: Picture,
+    mask: Annotated[Path, typer.Option(help="A picture of the same size: white is repaired, black is kept.")],
+    out: Out,
+    class_: Class = None,
+    count: Count = 4,
+    method: Annotated[
+        str, typer.Option(help="posterior (agrees with what is visible) or repaint (faster, no gradients).")
+    ] = "posterior",
+    noise: Noise = 13.0,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    fit: Fit = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Repair the masked part of a picture; the rest comes back bit for bit."""
+    import numpy as np
+
+    from latentia.applications import inpaint as draw
+    from latentia.data import read_mask
+
+    loaded, before, labels = _read(model, picture, class_, count, fit, device)
+    hidden = read_mask(mask, loaded.codec.size, fit)
+    if not hidden.any():
+        say(f"{mask} is black all over: nothing is repaired")
+    if hidden.all():
+        say(f"{mask} is white all over: the picture is drawn anew, nothing of it is kept")
+    after = draw(
+        loaded,
+        before[None].repeat(count, 0),
+        hidden[None].repeat(count, 0),
+        labels,
+        method=one_of("--method", method, "posterior", "repaint"),
+        noise_std=noise / 127.5,
+        seed=seed,
+        progress=True,
+        **_sampling(steps, guidance),
+    )
+    shown = np.where(hidden[..., None], np.uint8(127), before)
+    _write(out, [before, shown], after)
+
+
+def restore(
+    model: Model,
+    picture: Annotated[Path, typer.Argument(help="The degraded picture; with --simulate, an intact one.")],
+    task: Annotated[str, typer.Option(help="super-resolution, deblur, motion-deblur, denoise or colourise.")],
+    out: Out,
+    class_: Class = None,
+    count: Count = 4,
+    factor: Annotated[int, typer.Option(min=2, max=64, help="super-resolution: by how much it is enlarged.")] = 2,
+    blur: Annotated[float, typer.Option(help="deblur: standard deviation of the blur in pixels.")] = 1.5,
+    length: Annotated[float, typer.Option(help="motion-deblur: length of the motion in pixels.")] = 7.0,
+    angle: Annotated[float, typer.Option(help="motion-deblur: its direction in degrees.")] = 0.0,
+    noise: Noise = 13.0,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Degrade the picture first, to see what comes back.")
+    ] = False,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    fit: Fit = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Undo a known degradation of a picture: too few pixels, blur, noise, lost colour."""
+    import torch
+
+    from latentia import applications
+    from latentia.data import read_one, to_float, to_uint8
+
+    tasks: dict[str, Callable[[], Degradation]] = {
+        "super-resolution": lambda: applications.shrink(factor),
+        "deblur": lambda: applications.blur(applications.gaussian_kernel(blur)),
+        "motion-deblur": lambda: applications.blur(applications.motion_kernel(length, angle)),
+        "denoise": lambda: applications.keep_all,
+        "colourise": lambda: applications.grey,
+    }
+    degradation = tasks[one_of("--task", task, *tasks)]()
+    loaded, labels = _load(model, class_, count, device)
+    channels, size = loaded.first_stage.config["in_channels"], loaded.codec.size
+    made, small = (1 if task == "colourise" else channels), (size // factor if task == "super-resolution" else size)
+    if simulate:
+        intact = read_one(picture, channels, size, fit)
+        degraded = degradation(to_float(intact[None]))
+        if task == "denoise":
+            generator = torch.Generator().manual_seed(seed)
+            degraded = degraded + noise / 127.5 * torch.randn(degraded.shape, generator=generator)
+        shown = [intact]
+    else:
+        degraded = to_float(read_one(picture, made, small, fit)[None])
+        shown = []
+    after = applications.restore(
+        loaded,
+        degraded.expand(count, *degraded.shape[1:]),
+        degradation,
+        labels,
+        noise_std=noise / 127.5,
+        seed=seed,
+        progress=True,
+        **_sampling(steps, guidance),
+    )
+    enlarged = to_uint8(degraded)[0].repeat(size // small, 0).repeat(size // small, 1)
+    _write(out, [*shown, enlarged.repeat(channels // made, 2)], after)
+
+
+def vary(
+    model: Model,
+    picture: Picture,
+    out: Out,
+    strength: Annotated[float, typer.Option(help="How much is drawn anew: near 0 nothing, 1 all.")] = 0.5,
+    class_: Class = None,
+    count: Count = 8,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    fit: Fit = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Draw variations of a picture."""
+    from latentia.applications import vary as draw
+
+    loaded, before, labels = _read(model, picture, class_, count, fit, device)
+    given = before[None].repeat(count, 0)
+    after = draw(loaded, given, labels, strength, seed=seed, progress=True, **_sampling(steps, guidance))
+    _write(out, [before], after)
+
+
+def interpolate(
+    model: Model,
+    first: Picture,
+    second: Picture,
+    out: Annotated[Path, typer.Option(help="A .gif film there and back, or a .png with all pictures in a row.")],
+    class_: Class = None,
+    count: Annotated[int, typer.Option(min=2, max=4096, help="Pictures on the way, both ends included.")] = 16,
+    steps: Annotated[int, typer.Option(min=2, max=10_000, help="Steps to the noise, and back.")] = 50,
+    fit: Fit = False,
+    device: Device = "cpu",
+) -> None:
+    """Draw the way from one picture to another, through the model's noise."""
+    from latentia.applications import between
+    from latentia.data import picture_grid, read_one, save_gif, save_png
+
+    if out.suffix.lower() not in (".gif", ".png"):
+        raise LatentiaError(f"--out {out}: expected a name that ends in .gif or .png")
+    loaded, before, labels = _read(model, first, class_, 1, fit, device)
+    after = read_one(second, before.shape[2], loaded.codec.size, fit)
+    way = between(loaded, before, after, int(labels[0]), count, steps)
+    scale = scale_of(loaded.codec.size)
+    if out.suffix.lower() == ".png":
+        save_png(picture_grid(way.pictures, columns=count, scale=scale), out)
+    else:
+        there = [picture_grid(picture[None], scale=scale) for picture in way.pictures]
+        save_gif([*there, *there[-2:0:-1]], out)
+    typer.echo(f"round trip to the noise and back: {way.round_trip_error:.2f} grey levels of 255 (root mean square)")
+    typer.echo(f"wrote {out}")
+
+
+def _load(model: Path, class_: str | None, count: int, device: str) -> tuple["LatentModel", Any]:
+    """The model, which must make pictures, and as many labels."""
+    import numpy as np
+
+    from latentia.data import PictureCodec
+    from latentia.model import load
+
+    loaded = load(model, device)
+    if not isinstance(loaded.codec, PictureCodec):
+        raise LatentiaError(f"{model} makes texts, this command is for pictures")
+    label = len(loaded.class_names) if class_ is None else loaded.class_index(class_)
+    return loaded, np.full(count, label)
+
+
+def _read(
+    model: Path, picture: Path, class_: str | None, count: int, fit: bool, device: str
+) -> tuple["LatentModel", Any, Any]:
+    from latentia.data import read_one
+
+    loaded, labels = _load(model, class_, count, device)
+    return loaded, read_one(picture, loaded.first_stage.config["in_channels"], loaded.codec.size, fit), labels
+
+
+def _sampling(steps: int | None, guidance: float | None) -> dict[str, Any]:
+    return {"steps": steps, "guidance_scale": guidance}
+
+
+def _write(out: Path, before: list[Any], after: Any) -> None:
+    import numpy as np
+
+    from latentia.data import picture_grid, save_png
+
+    sheet = np.stack([*before, *after])
+    save_png(picture_grid(sheet, columns=min(len(sheet), 10), scale=scale_of(sheet.shape[1])), out / "sheet.png")
+    for number, picture in enumerate(after):
+        save_png(picture_grid(picture[None], pad=0), out / f"{number:03d}.png")
+    typer.echo(f"wrote {out}: sheet.png and {len(after)} pictures")

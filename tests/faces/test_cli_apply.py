@@ -1,0 +1,134 @@
+"""The commands that make pictures from pictures, end to end on a real digit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from latentia.cli import app
+from latentia.data import load_pictures
+
+runner = CliRunner()
+
+
+def say(*arguments: object) -> str:
+    result = runner.invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refusal(*arguments: object) -> str:
+    result = runner.invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 1
+    return str(result.exception)
+
+
+@pytest.fixture
+def digit(tmp_path: Path) -> Path:
+    path = tmp_path / "digit.png"
+    Image.fromarray(load_pictures("digits", "test").images[0, ..., 0]).save(path)
+    return path
+
+
+@pytest.fixture
+def mask(tmp_path: Path) -> Path:
+    path = tmp_path / "mask.png"
+    pixels = np.zeros((8, 8), np.uint8)
+    pixels[4:] = 255
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+@pytest.mark.parametrize("method", ["posterior", "repaint"])
+def test_inpaint_keeps_the_visible_in_the_file(
+    method: str, tmp_path: Path, tiny_model: Path, digit: Path, mask: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ["--mask", mask, "--class", "3", "--count", "2", "--steps", "3", "--method", method]
+    say("inpaint", tiny_model, digit, "--out", out, *options)
+    assert sorted(path.name for path in out.iterdir()) == ["000.png", "001.png", "sheet.png"]
+    for name in ("000.png", "001.png"):
+        np.testing.assert_array_equal(read(out / name)[:4], read(digit)[:4])
+        assert (read(out / name)[4:] != read(digit)[4:]).any()
+    first = read(out / "000.png")
+    say("inpaint", tiny_model, digit, "--out", out, *options)
+    np.testing.assert_array_equal(read(out / "000.png"), first)
+
+
+def test_inpaint_says_what_a_mask_of_one_colour_does(tmp_path: Path, tiny_model: Path, digit: Path) -> None:
+    out, mask = tmp_path / "out", tmp_path / "mask.png"
+    Image.new("L", (8, 8), 0).save(mask)
+    options = ["--mask", mask, "--count", "1", "--steps", "2", "--out", out]
+    assert "black all over: nothing is repaired" in say("inpaint", tiny_model, digit, *options)
+    np.testing.assert_array_equal(read(out / "000.png"), read(digit))
+    Image.new("L", (8, 8), 255).save(mask)
+    assert "white all over" in say("inpaint", tiny_model, digit, *options)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        ["super-resolution", "--factor", "2"],
+        ["deblur", "--blur", "0.8"],
+        ["motion-deblur", "--length", "3", "--angle", "45"],
+        ["denoise", "--noise", "40"],
+    ],
+)
+def test_restore_every_task(task: list[str], tmp_path: Path, tiny_model: Path, digit: Path) -> None:
+    out = tmp_path / "out"
+    more = ["--count", "2", "--steps", "3", "--out", out, "--task", *task]
+    say("restore", tiny_model, digit, "--simulate", *more)
+    assert read(out / "001.png").shape == (8, 8)
+    given = digit
+    if task[0] == "super-resolution":
+        given = tmp_path / "small.png"
+        Image.open(digit).resize((4, 4), Image.Resampling.BOX).save(given)
+    say("restore", tiny_model, given, *more)
+    assert read(out / "sheet.png").shape[0] > 8
+
+
+def test_vary_and_interpolate(tmp_path: Path, tiny_model: Path, digit: Path) -> None:
+    say("vary", tiny_model, digit, "--strength", "0.4", "--count", "3", "--out", tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("0*.png"))) == 3
+    other = tmp_path / "other.png"
+    Image.fromarray(load_pictures("digits", "test").images[1, ..., 0]).save(other)
+    text = say("interpolate", tiny_model, digit, other, "--count", "4", "--steps", "5", "--out", tmp_path / "way.gif")
+    assert "round trip" in text
+    assert getattr(Image.open(tmp_path / "way.gif"), "n_frames", 1) >= 2
+    say("interpolate", tiny_model, digit, other, "--count", "4", "--steps", "5", "--out", tmp_path / "way.png")
+    assert read(tmp_path / "way.png").shape[1] > read(tmp_path / "way.png").shape[0]
+
+
+def test_a_picture_of_another_size_is_refused_or_fitted(tmp_path: Path, tiny_model: Path, digit: Path) -> None:
+    large = tmp_path / "large.png"
+    Image.open(digit).resize((20, 16)).save(large)
+    assert "20×16, the model takes 8×8" in refusal("vary", tiny_model, large, "--out", tmp_path / "out")
+    say("vary", tiny_model, large, "--fit", "--count", "1", "--steps", "2", "--out", tmp_path / "out")
+    assert read(tmp_path / "out" / "000.png").shape == (8, 8)
+
+
+def test_bad_input_is_one_clear_error_and_nothing_is_written(
+    tmp_path: Path, tiny_model: Path, digit: Path, mask: Path
+) -> None:
+    out, text, large = tmp_path / "out", tmp_path / "text.png", tmp_path / "large.png"
+    text.write_text("not a picture")
+    Image.new("L", (9, 8)).save(large)
+    missing = tmp_path / "missing.png"
+    inpaint = ["inpaint", tiny_model, digit, "--out", out]
+    assert "cannot be read as a picture" in refusal(*inpaint, "--mask", text)
+    assert "cannot be read as a picture" in refusal(*inpaint, "--mask", missing)
+    assert "9×8" in refusal(*inpaint, "--mask", large)
+    assert "no class" in refusal(*inpaint, "--mask", mask, "--class", "boot")
+    assert "--method" in refusal(*inpaint, "--mask", mask, "--method", "magic")
+    assert "--task" in refusal("restore", tiny_model, digit, "--task", "magic", "--out", out)
+    assert "4×4" in refusal("restore", tiny_model, digit, "--task", "super-resolution", "--out", out)
+    assert "channels" in refusal("restore", tiny_model, digit, "--task", "colourise", "--out", out)
+    assert "strength" in refusal("vary", tiny_model, digit, "--strength", "2", "--out", out)
+    assert ".gif or .png" in refusal("interpolate", tiny_model, digit, digit, "--out", tmp_path / "way.mp4")
+    assert not out.exists()
