@@ -1,5 +1,6 @@
 """The commands that make pictures from pictures, end to end on a real digit."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from latentia.cli import app
-from latentia.data import load_pictures
+from latentia.data import load_pictures, write_pictures
 
 runner = CliRunner()
 
@@ -103,6 +104,38 @@ def test_vary_and_interpolate(tmp_path: Path, tiny_model: Path, digit: Path) -> 
     assert getattr(Image.open(tmp_path / "way.gif"), "n_frames", 1) >= 2
     say("interpolate", tiny_model, digit, other, "--count", "4", "--steps", "5", "--out", tmp_path / "way.png")
     assert read(tmp_path / "way.png").shape[1] > read(tmp_path / "way.png").shape[0]
+
+
+@pytest.mark.parametrize("more", [[], ["--strength", "0.4"]])
+def test_augment_writes_a_set_with_a_manifest(more: list[str], tmp_path: Path, tiny_model: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--data", "digits", "--per-class", "3", "--min-confidence", "0", "--allow-copies", "--seed", "5"]
+    text = say("augment", tiny_model, "--out", out, *options, *more)
+    assert "30 of 30 drawn pictures were accepted" in text
+    lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    assert len(lines) == 30
+    assert {line["file"] for line in lines} == {str(path.relative_to(out)) for path in out.rglob("*.png")}
+    assert all(line["file"].startswith(f"{line['class']}/") and 0 <= line["confidence"] <= 1 for line in lines)
+    assert {line["seed"] for line in lines} == {5}
+    assert load_pictures(out, "train").class_names == tuple("0123456789")
+    assert "not an empty folder" in refusal("augment", tiny_model, "--out", out, *options)
+
+
+def test_augment_filters_and_balances(tmp_path: Path, tiny_model: Path) -> None:
+    data, held = tmp_path / "data", load_pictures("digits")
+    assert held.labels is not None
+    rows = np.concatenate([np.flatnonzero(held.labels == label)[: 40 - 3 * label] for label in range(10)])
+    write_pictures(held.images[rows], held.labels[rows], held.class_names, data / "train")
+    text = say("augment", tiny_model, "--data", data, "--out", tmp_path / "out", "--balance", "--steps", "4")
+    assert "pictures were accepted" in text
+    found = load_pictures(tmp_path / "out", "train")
+    assert "0" not in found.class_names  # the largest class lacks nothing
+    lines = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
+    assert min(line["confidence"] for line in lines) >= 0.5
+    assert min(line["distance"] for line in lines) > 0
+    never = ["--per-class", "2", "--min-confidence", "1", "--out", tmp_path / "none"]
+    assert "none of" in refusal("augment", tiny_model, "--data", data, *never)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_picture_of_another_size_is_refused_or_fitted(tmp_path: Path, tiny_model: Path, digit: Path) -> None:

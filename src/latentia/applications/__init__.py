@@ -1,5 +1,6 @@
 """What a trained model is good for: repairing and varying pictures, and writing, continuing and mixing texts."""
 
+from latentia.applications.augment import Judge, Synthetic, Verdict, balancing_counts, synthesise
 from latentia.applications.degrade import (
     Degradation,
     blur,
@@ -17,7 +18,11 @@ from latentia.applications.write import Completion, complete, interpolate, slerp
 __all__ = [
     "Completion",
     "Degradation",
+    "Judge",
+    "Synthetic",
+    "Verdict",
     "Way",
+    "balancing_counts",
     "between",
     "blur",
     "complete",
@@ -32,5 +37,6 @@ __all__ = [
     "restore",
     "shrink",
     "slerp",
+    "synthesise",
     "vary",
 ]

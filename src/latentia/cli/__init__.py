@@ -19,7 +19,6 @@ from latentia.cli.shared import (
     Size,
     interval_of,
     one_of,
-    safe,
     say,
     scale_of,
     show_pairs,
@@ -353,13 +352,9 @@ def _write_array(model: "LatentModel", labels: Any, settings: dict[str, Any], ou
 
 def _write_folder(model: "LatentModel", labels: Any, settings: dict[str, Any], out: Path) -> None:
     """One PNG a picture, in a folder a class: `latentia data show OUT` reads it back."""
-    from latentia.data import picture_grid, save_png
+    from latentia.data import write_pictures
 
-    images = model.generate(labels, progress=True, **settings)
-    folders = [safe(name) for name in model.class_names]
-    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        folder = out / folders[label] if label < len(folders) else out
-        save_png(picture_grid(image[None], pad=0), folder / f"{number:06d}.png")
+    write_pictures(model.generate(labels, progress=True, **settings), labels, model.class_names, out)
 
 
 def _write_film(model: "LatentModel", labels: Any, settings: dict[str, Any], out: Path) -> None:

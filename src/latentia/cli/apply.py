@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentia.cli.shared import Device, Model, Seed, one_of, say, scale_of
+from latentia.cli.shared import Device, Model, Root, Seed, one_of, say, scale_of
 from latentia.errors import LatentiaError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ Noise = Annotated[
 
 
 def add_commands(app: typer.Typer) -> None:
-    for command in (inpaint, restore, vary, interpolate):
+    for command in (inpaint, restore, vary, interpolate, augment):
         app.command()(command)
 
 
@@ -187,6 +187,49 @@ def interpolate(
         there = [picture_grid(picture[None], scale=scale) for picture in way.pictures]
         save_gif([*there, *there[-2:0:-1]], out)
     typer.echo(f"round trip to the noise and back: {way.round_trip_error:.2f} grey levels of 255 (root mean square)")
+    typer.echo(f"wrote {out}")
+
+
+def augment(
+    model: Model,
+    data: Annotated[str, typer.Option(help="The real, labelled pictures: a folder or the name of a set.")],
+    out: Annotated[Path, typer.Option(help="New folder: class/number.png, and manifest.jsonl.")],
+    per_class: Annotated[int, typer.Option(min=1, help="Pictures of each class.")] = 500,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Instead: as many as each class lacks to be as large as the largest.")
+    ] = False,
+    strength: Annotated[
+        float | None, typer.Option(help="Vary real pictures by so much, instead of drawing from noise.")
+    ] = None,
+    min_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="A classifier trained on DATA must give the class at least this.")
+    ] = 0.5,
+    allow_copies: Annotated[
+        bool, typer.Option("--allow-copies", help="Keep what lies as near to a real picture as hardly any other does.")
+    ] = False,
+    root: Root = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Write synthetic labelled pictures for a classifier that has too few real ones."""
+    from latentia.evaluation import augment_set
+
+    text = augment_set(
+        model,
+        data,
+        out,
+        root=root,
+        per_class=None if balance else per_class,
+        strength=strength,
+        min_confidence=min_confidence,
+        allow_copies=allow_copies,
+        sampling=_sampling(steps, guidance),
+        seed=seed,
+        device=device,
+    )
+    typer.echo(text)
     typer.echo(f"wrote {out}")
 
 

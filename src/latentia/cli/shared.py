@@ -1,6 +1,5 @@
 """Options and small helpers that several commands share."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,11 +25,6 @@ def interval_of(text: str | None) -> tuple[float, float] | None:
     except ValueError:
         raise LatentiaError(f"--interval {text}: expected two numbers, such as 0.2,5") from None
     return low, high
-
-
-def safe(name: str) -> str:
-    """A class name as the name of a folder: "T-shirt/top" → "T-shirt-top", and never a way out of the parent."""
-    return re.sub(r"[^\w +-]", "-", name) or "-"
 
 
 def scale_of(image_size: int) -> int:

@@ -7,8 +7,9 @@ from latentia.data.corpora import load_texts
 from latentia.data.examples import Examples
 from latentia.data.fetch import fetch_cifar10, fetch_fashion_mnist, fetch_wordnet
 from latentia.data.idx import read_idx
+from latentia.data.mix import MixedPictures
 from latentia.data.pictures import PictureSet, class_index, to_float, to_uint8
-from latentia.data.show import picture_grid, save_gif, save_png
+from latentia.data.show import picture_grid, save_gif, save_png, write_pictures
 from latentia.data.single import read_mask, read_one
 from latentia.data.texts import TextSet
 from latentia.data.tokens import Tokenizer, TokenMatrix, adopt_tokenizer, token_matrix, train_tokenizer
@@ -16,6 +17,7 @@ from latentia.data.tokens import Tokenizer, TokenMatrix, adopt_tokenizer, token_
 __all__ = [
     "GAP",
     "Examples",
+    "MixedPictures",
     "PictureCodec",
     "PictureSet",
     "TextCodec",
@@ -41,4 +43,5 @@ __all__ = [
     "to_uint8",
     "token_matrix",
     "train_tokenizer",
+    "write_pictures",
 ]

@@ -1,6 +1,7 @@
 """Pictures for the eye: grids, PNG and GIF files."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,27 @@ def save_png(image: Image.Image, path: Path) -> None:
             image.save(temporary, format="PNG")
     except OSError as error:
         raise LatentiaError(f"{path} cannot be written: {error}") from None
+
+
+def write_pictures(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: Sequence[str], folder: Path
+) -> list[str]:
+    """One PNG a picture, in a folder a class, as `load_pictures` reads them; returns the paths below `folder`.
+
+    `images` is uint8 (N, H, W, C), `labels` (N,); pictures whose label is no class lie beside the classes.
+    Raises LatentiaError where a file cannot be written.
+    """
+    folders = [f"{_safe(name)}/" for name in class_names]
+    paths = []
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        paths.append(f"{folders[label] if label < len(folders) else ''}{number:06d}.png")
+        save_png(picture_grid(image[None], pad=0), folder / paths[-1])
+    return paths
+
+
+def _safe(name: str) -> str:
+    """A class name as the name of a folder: "T-shirt/top" → "T-shirt-top", and never a way out of the parent."""
+    return re.sub(r"[^\w +-]", "-", name) or "-"
 
 
 def save_gif(frames: Sequence[Image.Image], path: Path, fps: float = 10.0) -> None:

@@ -6,6 +6,7 @@ from latentia.metrics.classifier import (
     accuracy,
     classifier_features,
     predict,
+    probabilities,
     train_classifier,
     trained_classifier,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "neighbour_sheet",
     "perplexity",
     "predict",
+    "probabilities",
     "psnr",
     "reconstruction_frechet",
     "self_bleu",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -160,6 +161,12 @@ def predict(classifier: PictureClassifier, images: Pictures) -> Labels:
     """The likeliest class, int64 (N,), of each of the uint8 pictures (N, H, W, C)."""
     classes: Labels = _apply(classifier, classifier, images).argmax(axis=1).astype(np.int64)
     return classes
+
+
+def probabilities(classifier: PictureClassifier, images: Pictures) -> NDArray[np.float64]:
+    """What the classifier gives each class, (N, num_classes) with rows of sum 1, of uint8 pictures (N, H, W, C)."""
+    chances: NDArray[np.float64] = softmax(_apply(classifier, classifier, images).astype(np.float64), axis=1)
+    return chances
 
 
 def accuracy(classifier: PictureClassifier, images: Pictures, labels: Labels) -> float:

@@ -1,0 +1,104 @@
+"""Synthetic labelled pictures, for a classifier that has too few real ones."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentia.applications.pictures import Labels, Pictures, picture_stage
+from latentia.applications.vary import vary
+from latentia.data import PictureSet
+from latentia.errors import LatentiaError
+from latentia.model import LatentModel
+
+
+class Verdict(NamedTuple):
+    """Of each picture whether it may stay, and what speaks for that: (N,) each, `scores` by name."""
+
+    accepted: NDArray[np.bool_]
+    scores: dict[str, NDArray[np.float64]]
+
+
+Judge = Callable[[Pictures, Labels], Verdict]
+
+
+class Synthetic(NamedTuple):
+    """Pictures uint8 (N, H, W, C) with labels (N,) of the real set and scores (N,) by name, in the order of classes.
+
+    `drawn` counts all that were drawn, `missing` (num_classes,) those that are short of what was wanted.
+    """
+
+    pictures: Pictures
+    labels: Labels
+    scores: dict[str, NDArray[np.float64]]
+    drawn: int
+    missing: Labels
+
+
+def balancing_counts(labels: Labels, num_classes: int) -> Labels:
+    """How many pictures each class lacks to be as large as the largest."""
+    found = np.bincount(labels, minlength=num_classes)
+    counts: Labels = found.max() - found
+    return counts
+
+
+def synthesise(
+    model: LatentModel,
+    real: PictureSet,
+    counts: Labels,
+    *,
+    strength: float | None = None,
+    judge: Judge | None = None,
+    rounds: int = 4,
+    seed: int = 0,
+    progress: bool = False,
+    **sampling: Any,
+) -> Synthetic:
+    """Draws `counts[c]` pictures of each class c of `real`.
+
+    Args:
+        real: a labelled set; its classes are found in the model by name.
+        strength: None draws from noise; a number in (0, 1] noises real pictures of the class by so much and denoises
+            them (DA-Fusion, Trabucco et al. 2023, §4.2, without its learned words).
+        judge: says which pictures may stay; for the others new ones are drawn, in `rounds` rounds at most.
+        sampling: arguments of `LatentModel.generate`.
+
+    Raises LatentiaError where the model and the set do not fit, or a class that is to be varied has no picture.
+    """
+    picture_stage(model)
+    if real.labels is None:
+        raise LatentiaError(f"{real.name} has no labels: there are no classes to draw")
+    if counts.shape != (real.num_classes,) or counts.min() < 0:
+        raise LatentiaError(f"counts are {counts.tolist()}, expected {real.num_classes} numbers of 0 or more")
+    own_labels = np.array([model.class_index(name) for name in real.class_names])
+    rows = [np.flatnonzero(real.labels == label) for label in range(real.num_classes)]
+    empty = [real.class_names[label] for label in range(real.num_classes) if counts[label] and not len(rows[label])]
+    if strength is not None and empty:
+        raise LatentiaError(f"{real.name} has no picture of {', '.join(empty)} that could be varied")
+
+    missing = counts.astype(np.int64)
+    kept: list[tuple[Pictures, Labels, dict[str, NDArray[np.float64]]]] = []
+    drawn = 0
+    for number in range(rounds):
+        labels = np.repeat(np.arange(real.num_classes), missing)
+        if not len(labels):
+            break
+        round_seed = seed * rounds + number
+        if strength is None:
+            pictures = model.generate(own_labels[labels], seed=round_seed, progress=progress, **sampling)
+        else:
+            generator = np.random.default_rng(round_seed)
+            start = real.images[[generator.choice(rows[label]) for label in labels]]
+            pictures = vary(model, start, own_labels[labels], strength, seed=round_seed, progress=progress, **sampling)
+        drawn += len(labels)
+        verdict = Verdict(np.ones(len(labels), bool), {}) if judge is None else judge(pictures, labels)
+        keep = verdict.accepted
+        kept.append((pictures[keep], labels[keep], {name: score[keep] for name, score in verdict.scores.items()}))
+        missing = missing - np.bincount(labels[keep], minlength=real.num_classes)
+    if not kept:
+        raise LatentiaError("no class is to get a picture")
+    labels = np.concatenate([part[1] for part in kept])
+    order = np.argsort(labels, kind="stable")
+    scores = {name: np.concatenate([part[2][name] for part in kept])[order] for name in kept[0][2]}
+    return Synthetic(np.concatenate([part[0] for part in kept])[order], labels[order], scores, drawn, missing)

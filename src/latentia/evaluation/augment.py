@@ -1,0 +1,97 @@
+"""A folder of synthetic pictures that a classifier and their distance from real ones have passed."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentia.applications import Judge, Verdict, balancing_counts, synthesise
+from latentia.applications.pictures import Labels, Pictures
+from latentia.data import PictureSet, load_pictures, write_pictures
+from latentia.errors import LatentiaError
+from latentia.files import module_hash, write_text
+from latentia.metrics import nearest_neighbours, probabilities, trained_classifier
+from latentia.model import load
+
+MANIFEST_NAME = "manifest.jsonl"
+COPY_QUANTILE = 0.01  # real pictures nearer to another than this share of them count as copies, and synthetic ones too
+LOOKED_UP = 2000  # real pictures whose neighbours give that distance
+
+
+def picture_judge(
+    real: PictureSet, *, min_confidence: float = 0.5, allow_copies: bool = False, seed: int = 0, device: str = "cpu"
+) -> Judge:
+    """Accepts pictures that a classifier trained on `real` gives their class with `min_confidence` or more.
+
+    Unless `allow_copies`, none may lie nearer to a real picture, in pixels, than all but 1 % of the real ones lie to
+    each other. Scores: "confidence" in [0, 1] and "distance" (Euclidean, pixels in [0, 1]).
+    Raises LatentiaError where `real` has no labels or fewer than two pictures.
+    """
+    if len(real) < 2:
+        raise LatentiaError(f"{real.name} has {len(real)} pictures: too few to tell copies from others")
+    classifier = trained_classifier(real, seed=seed, device=device)
+    some = np.random.default_rng(seed).permutation(len(real))[:LOOKED_UP]
+    apart = nearest_neighbours(real.images[some], real.images, 2).distance[:, 1]  # the nearest is the picture itself
+    floor = float(np.quantile(apart, COPY_QUANTILE))
+
+    def judge(pictures: Pictures, labels: Labels) -> Verdict:
+        confidence = probabilities(classifier, pictures)[np.arange(len(labels)), labels]
+        distance = nearest_neighbours(pictures, real.images).distance[:, 0]
+        accepted = (confidence >= min_confidence) & (allow_copies | (distance >= floor))
+        return Verdict(accepted, {"confidence": confidence, "distance": distance})
+
+    return judge
+
+
+def augment_set(
+    model: str | Path,
+    data: str,
+    out: str | Path,
+    *,
+    root: str | Path | None = None,
+    per_class: int | None = 500,
+    strength: float | None = None,
+    min_confidence: float = 0.5,
+    allow_copies: bool = False,
+    sampling: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> str:
+    """Writes pictures of each class of the training split of `data` into the new folder `out`, and says how many.
+
+    Pictures are `class/number.png`; a line of manifest.jsonl each says file, class, scores, seed, strength, sampling
+    and the hash of the model. `per_class` None fills every class up to the largest. See `synthesise` and
+    `picture_judge` for the rest. Raises LatentiaError where `out` is not empty, or model and data do not fit.
+    """
+    out, loaded = Path(out), load(model, device)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise LatentiaError(f"{out} is not an empty folder: synthetic pictures are not mixed with what lies there")
+    real = load_pictures(data, "train", loaded.codec.size, "refuse", root)
+    if real.labels is None:
+        raise LatentiaError(f"{real.name} has no labels: there are no classes to draw")
+    if per_class is None:
+        counts = balancing_counts(real.labels, real.num_classes)
+    else:
+        counts = np.full(real.num_classes, per_class)
+    judge = picture_judge(real, min_confidence=min_confidence, allow_copies=allow_copies, seed=seed, device=device)
+    given = {name: value for name, value in (sampling or {}).items() if value is not None}
+    made = synthesise(loaded, real, counts, strength=strength, judge=judge, seed=seed, progress=True, **given)
+    if not len(made.pictures):
+        raise LatentiaError(f"none of {made.drawn} pictures was accepted: lower --min-confidence or vary more")
+    paths = write_pictures(made.pictures, made.labels, real.class_names, out)
+    common = {
+        "seed": seed,
+        "strength": strength,
+        "sampling": loaded.sampling | given,
+        "model": f"{module_hash(loaded.first_stage)}-{module_hash(loaded.denoiser)}",
+    }
+    lines = []
+    for row, (path, label) in enumerate(zip(paths, made.labels, strict=True)):
+        scores = {name: round(float(score[row]), 6) for name, score in made.scores.items()}
+        lines.append(json.dumps({"file": path, "class": real.class_names[label], **scores, **common}))
+    write_text(out / MANIFEST_NAME, "".join(f"{line}\n" for line in lines))
+    short = [f"{name} {missing}" for name, missing in zip(real.class_names, made.missing, strict=True) if missing]
+    ending = f"; short of what was asked for: {', '.join(short)}" if short else ""
+    return f"{len(paths)} of {made.drawn} drawn pictures were accepted{ending}"

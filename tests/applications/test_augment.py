@@ -1,0 +1,98 @@
+"""Synthetic pictures by a tiny model of real digits, and what decides which of them stay."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import latentia
+from latentia.applications import Verdict, balancing_counts, synthesise
+from latentia.data import PictureSet, load_pictures
+from latentia.errors import LatentiaError
+from latentia.evaluation import picture_judge
+from latentia.model import LatentModel
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> LatentModel:
+    return latentia.load(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def digits(_own_cache: None) -> PictureSet:
+    return load_pictures("digits")
+
+
+def test_balancing_fills_up_to_the_largest_class() -> None:
+    labels = np.array([0, 0, 0, 1, 3, 3])
+    np.testing.assert_array_equal(balancing_counts(labels, 5), [0, 2, 3, 1, 3])
+
+
+@pytest.mark.parametrize("strength", [None, 0.3])
+def test_each_class_gets_what_was_asked_for(strength: float | None, model: LatentModel, digits: PictureSet) -> None:
+    counts = np.array([2, 0, 1, 0, 0, 3, 0, 0, 0, 1])
+    made = synthesise(model, digits, counts, strength=strength, seed=1)
+    np.testing.assert_array_equal(np.bincount(made.labels, minlength=10), counts)
+    assert made.pictures.shape == (7, 8, 8, 1)
+    assert (made.drawn, made.missing.sum()) == (7, 0)
+    again = synthesise(model, digits, counts, strength=strength, seed=1)
+    np.testing.assert_array_equal(made.pictures, again.pictures)
+    assert (synthesise(model, digits, counts, strength=strength, seed=2).pictures != made.pictures).any()
+
+
+def test_classes_go_by_name(model: LatentModel, digits: PictureSet) -> None:
+    """The set's label 0 is the model's class 7."""
+    sevens = digits.subset(digits.labels == 7)
+    only = replace(sevens, labels=np.zeros(len(sevens), np.int64), class_names=("7",))
+    made = synthesise(model, only, np.array([4]), seed=0)
+    np.testing.assert_array_equal(made.pictures, model.generate(np.full(4, 7), seed=0))
+
+
+def test_what_is_rejected_is_drawn_anew_until_the_rounds_are_over(model: LatentModel, digits: PictureSet) -> None:
+    def half(pictures: np.ndarray, labels: np.ndarray) -> Verdict:
+        accepted = (np.arange(len(labels)) % 2 == 0) & (labels != 3)
+        return Verdict(accepted, {"place": np.arange(len(labels), dtype=float)})
+
+    counts = np.zeros(10, np.int64)
+    counts[[2, 3]] = 4, 1
+    made = synthesise(model, digits, counts, judge=half, rounds=4)
+    np.testing.assert_array_equal(made.labels, [2, 2, 2, 2])
+    assert made.missing[3] == 1
+    assert len(np.unique(made.pictures.reshape(4, -1), axis=0)) == 4
+    assert set(made.scores["place"]) <= {0.0, 2.0, 4.0}
+    assert made.drawn == 5 + 3 + 2 + 1  # place 0 and 2, then 0, and so on
+
+
+def test_the_judge_wants_the_class_and_no_copy(digits: PictureSet) -> None:
+    judge = picture_judge(digits, min_confidence=0.5)
+    held = load_pictures("digits", "test")
+    assert held.labels is not None
+    good = judge(held.images, held.labels)
+    assert good.accepted.mean() > 0.8  # real digits that it has not seen
+    assert judge(held.images, (held.labels + 1) % 10).accepted.mean() < 0.05
+    assert digits.labels is not None
+    copies = judge(digits.images[:200], digits.labels[:200])
+    assert not copies.accepted.any()
+    assert (copies.scores["distance"] == 0).all()
+    asked_for = picture_judge(digits, allow_copies=True)(digits.images[:200], digits.labels[:200])
+    assert asked_for.accepted.mean() > 0.95
+
+
+def test_what_does_not_fit_is_refused(model: LatentModel, digits: PictureSet) -> None:
+    some = np.ones(10, np.int64)
+    nine = digits.subset(digits.labels != 4)
+    bare = replace(digits, labels=None, class_names=())
+    other = replace(digits, class_names=tuple("abcdefghij"))
+    for held, counts, options, words in (
+        (digits, np.ones(3, np.int64), {}, "counts are"),
+        (digits, -some, {}, "counts are"),
+        (digits, 0 * some, {}, "no class is to get"),
+        (bare, some, {}, "no labels"),
+        (other, some, {}, "no class 'a'"),
+        (nine, some, {"strength": 0.5}, "no picture of 4"),
+    ):
+        with pytest.raises(LatentiaError, match=words):
+            synthesise(model, held, counts, **options)
+    with pytest.raises(LatentiaError, match="too few"):
+        picture_judge(digits.subset([0]))
