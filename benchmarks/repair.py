@@ -22,9 +22,21 @@ from numpy.typing import NDArray
 from peers import machine
 from skimage.restoration import denoise_tv_chambolle, richardson_lucy
 
-from latentia.applications import Degradation, blur, gaussian_kernel, inpaint, keep_all, motion_kernel, restore, shrink
+from latentia.applications import inpaint, restore
 from latentia.applications.repair import NOISE_STD
-from latentia.data import load_pictures, picture_grid, save_png, to_float, to_uint8
+from latentia.data import (
+    Degradation,
+    blur,
+    gaussian_kernel,
+    keep_all,
+    load_pictures,
+    motion_kernel,
+    picture_grid,
+    save_png,
+    shrink,
+    to_float,
+    to_uint8,
+)
 from latentia.metrics import accuracy, classifier_features, frechet_distance, psnr, ssim, trained_classifier
 from latentia.model import LatentModel, load
 

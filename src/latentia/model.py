@@ -5,7 +5,7 @@ Layout, as in diffusers: `model_index.json`, one folder a part with `config.json
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from latentia.data import PictureCodec, TextCodec, Tokenizer, class_index
+from latentia.data import PictureCodec, RepairTask, TextCodec, Tokenizer, class_index
 from latentia.denoiser import DENOISERS
 from latentia.diffusion import (
     EDM,
@@ -47,7 +47,7 @@ class LatentModel:
 
     Items are what people see: pictures uint8 (N, H, W, C), or a list of N texts; `codec` turns them into tensors.
     `sampling` holds the defaults of `generate` (sampler, steps, spacing, guidance_scale, guidance_interval,
-    guidance_rescale); `training` says how the model was made.
+    guidance_rescale); `task` is what the denoiser repairs, None where it draws; `training` says how the model was made.
     """
 
     first_stage: FirstStage
@@ -56,6 +56,7 @@ class LatentModel:
     codec: PictureCodec | TextCodec
     class_names: tuple[str, ...] = ()
     sampling: dict[str, Any] = field(default_factory=dict)
+    task: RepairTask | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -94,6 +95,7 @@ class LatentModel:
         *,
         lengths: Sequence[int] | None = None,
         context: Sequence[str] | None = None,
+        hints: Tensor | None = None,
         latents: Tensor | None = None,
         sampler: str | Sampler | None = None,
         steps: int | None = None,
@@ -113,6 +115,7 @@ class LatentModel:
             lengths: of each text the tokens that it shall have; None leaves that open. Texts only.
             context: for each text the one that it shall complete, a "___" where something is to be written; what stands
                 before it is kept word for word. Texts only.
+            hints: for a model with a task what it shall repair, (N, hint_channels, *grid), by `RepairTask.hints`.
             latents: the noise (N, *latent_shape) that sampling starts from, instead of the seed's.
             sampler, steps, spacing, guidance_scale, guidance_interval, guidance_rescale: None takes the model's own. A
                 sampler may also be a function, such as `repaint` with its known latents bound; then it is called on
@@ -145,7 +148,7 @@ class LatentModel:
             raise LatentiaError(
                 f"latents have shape {tuple(latents.shape)}, expected {(len(wanted), *self.latent_shape)}"
             )
-        condition, nothing, begin = self._conditions(torch.from_numpy(wanted), lengths, context)
+        condition, nothing, begin = self._conditions(torch.from_numpy(wanted), lengths, context, hints)
 
         parts: list[Any] = []
         bar = tqdm(total=len(wanted), desc="sampling", unit="item", disable=not progress, dynamic_ncols=True)
@@ -165,7 +168,7 @@ class LatentModel:
         )
 
     def _conditions(
-        self, label: Tensor, lengths: Sequence[int] | None, context: Sequence[str] | None
+        self, label: Tensor, lengths: Sequence[int] | None, context: Sequence[str] | None, hints: Tensor | None
     ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
         """What the denoiser gets beside latent and time, the same that says nothing, and the ids that a decoded text
         begins with: each tensor is (N, ...)."""
@@ -173,7 +176,16 @@ class LatentModel:
         if not isinstance(self.codec, TextCodec):
             if lengths is not None or context is not None:
                 raise LatentiaError("lengths and context are for texts; this model makes pictures")
-            return [label.to(self.device)], [null.to(self.device)], None
+            if (hints is None) != (self.task is None):
+                raise LatentiaError(
+                    "the model draws pictures and takes no hints"
+                    if self.task is None
+                    else f"the model is trained for {self.task.kind} and needs what it shall repair"
+                )
+            shown = [] if hints is None else [hints.to(self.device)]
+            return [label.to(self.device), *shown], [null.to(self.device), *shown], None
+        if hints is not None:
+            raise LatentiaError("hints are for pictures; this model makes texts")
         open_length = torch.full_like(label, self.codec.size)
         length = open_length
         if lengths is not None:
@@ -190,7 +202,7 @@ class LatentModel:
                 hints = self.first_stage.encode(ids)
             gaps = (ids == Tokenizer.mask_id).cumsum(1)
             begin = ids.where((gaps == 0) & (gaps[:, -1:] > 0), Tokenizer.pad_id)
-        values = [label, length, hints], [null, open_length, empty]
+        values = [label, hints, length], [null, empty, open_length]
         return [value.to(self.device) for value in values[0]], [value.to(self.device) for value in values[1]], begin
 
     def _guided(self, condition: list[Tensor], nothing: list[Tensor], chosen: dict[str, Any]) -> Denoise:
@@ -214,7 +226,7 @@ class LatentModel:
             return guide(condition, nothing)
 
         def denoise_text(z_t: Tensor, t: Tensor, estimate: Tensor) -> Tensor:
-            hinted = [(label, length, torch.cat([estimate, hints], 1)) for label, length, hints in (condition, nothing)]
+            hinted = [(label, torch.cat([estimate, hints], 1), length) for label, hints, length in (condition, nothing)]
             return guide(*hinted)(z_t, t)
 
         return self_conditioned(denoise_text)
@@ -242,6 +254,8 @@ class LatentModel:
             "class_names": list(self.class_names),
             "sampling": self.sampling,
         }
+        if self.task is not None:
+            index["task"] = asdict(self.task)
         write_json(folder / INDEX_NAME, index)
 
 
@@ -266,6 +280,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
         raise LatentiaError(f"{folder / INDEX_NAME} describes {index.get('_class_name')!r}, expected a LatentModel")
     try:
         names, sampling = tuple(map(str, index["class_names"])), dict(index["sampling"])
+        task = RepairTask(**index["task"]) if "task" in index else None
         codec: PictureCodec | TextCodec
         if "max_tokens" in index:
             codec = TextCodec(Tokenizer.load(folder / TOKENIZER_NAME), int(index["max_tokens"]))
@@ -280,6 +295,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
         codec=codec,
         class_names=names,
         sampling=sampling,
+        task=task,
         training=read_json(folder / TRAINING_NAME),
     )
     config, shape = _config(model.denoiser), model.latent_shape
@@ -288,6 +304,9 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
             f"{folder}: the denoiser takes {config['in_channels']} channels and {config['num_classes']} classes, "
             f"the first stage gives {shape[0]} and the index names {len(names)}"
         )
+    hints = 2 * shape[0] if "max_tokens" in index else task.hint_channels(shape[0]) if task else 0
+    if config.get("hint_channels", 0) != hints:
+        raise LatentiaError(f"{folder}: the denoiser takes {config.get('hint_channels', 0)} hints, expected {hints}")
     vocabulary = codec.tokenizer.vocab_size if isinstance(codec, TextCodec) else None
     if model.first_stage.config.get("vocab_size") != vocabulary:
         raise LatentiaError(f"{folder}: first stage and tokenizer do not fit each other, or one of them is missing")

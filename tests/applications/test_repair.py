@@ -8,19 +8,8 @@ import pytest
 import torch
 
 import latentia
-from latentia.applications import (
-    Degradation,
-    between,
-    blur,
-    gaussian_kernel,
-    inpaint,
-    invert_pictures,
-    keep_all,
-    restore,
-    shrink,
-    vary,
-)
-from latentia.data import load_pictures, to_float
+from latentia.applications import between, inpaint, invert_pictures, restore, vary
+from latentia.data import Degradation, blur, gaussian_kernel, keep_all, load_pictures, shrink, to_float
 from latentia.errors import LatentiaError
 from latentia.model import LatentModel
 

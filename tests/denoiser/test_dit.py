@@ -256,7 +256,7 @@ def test_null_length_and_zero_hints_are_none_and_others_differ():
     x, time = inputs()
     length, hints = torch.full((3,), 7), torch.zeros(3, 2, 4, 4)
     nothing = model(x, time)
-    assert torch.equal(nothing, model(x, time, None, length, hints))
+    assert torch.equal(nothing, model(x, time, None, hints, length))
     for more in ({"length": length - 1}, {"hints": hints + 1}):
         assert (nothing - model(x, time, **more)).abs().max() > 1e-3
 

@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentia.applications.degrade import Degradation, hide
 from latentia.applications.pictures import Labels, Pictures, check_pictures_for, draw_by, picture_stage
-from latentia.data import to_float
+from latentia.data import Degradation, hide, to_float
 from latentia.diffusion import Sampler, posterior, repaint
 from latentia.errors import LatentiaError
 from latentia.first_stage import AutoencoderKL, AutoencoderVQ
 from latentia.model import LatentModel
 
-Method = Literal["posterior", "repaint"]
+Method = Literal["posterior", "repaint", "trained"]
 
 NOISE_STD = 0.1  # of pixels in [-1, 1]: about what a small autoencoder fails to give back
 
@@ -29,7 +28,7 @@ def inpaint(
     masks: NDArray[np.bool_],
     labels: Labels,
     *,
-    method: Method = "posterior",
+    method: Method | None = None,
     noise_std: float = NOISE_STD,
     seed: int = 0,
     batch_size: int = 64,
@@ -43,7 +42,8 @@ def inpaint(
         masks: booleans (N, H, W), True where the picture is to be repaired.
         labels: int64 (N,), `len(class_names)` for no class.
         method: "posterior" matches the visible pixels through the decoder (see `diffusion.posterior`); "repaint" puts
-            the latents of the visible part in their places (see `diffusion.repaint`), which needs no gradients.
+            the latents of the visible part in their places (see `diffusion.repaint`), which needs no gradients;
+            "trained" is for a model whose task is to inpaint. None is "trained" for such a model, else "posterior".
         noise_std: by how much visible pixels in [-1, 1] may miss, for "posterior".
         sampling: arguments of `LatentModel.generate`.
 
@@ -53,6 +53,14 @@ def inpaint(
     check_pictures_for(model, pictures, labels)
     if masks.dtype != np.bool_ or masks.shape != pictures.shape[:3]:
         raise LatentiaError(f"masks are {masks.dtype} {masks.shape}, expected booleans {pictures.shape[:3]}")
+    if method is None:
+        method = "posterior" if model.task is None else "trained"
+    if (method == "trained") != (model.task is not None and model.task.kind == "inpaint"):
+        raise LatentiaError(
+            "the model's task is not to inpaint: train one with task.kind=inpaint, or take another method"
+            if method == "trained"
+            else f"the model is trained for {model.task.kind if model.task else 'nothing'}, not for the method {method}"
+        )
     unknown = torch.from_numpy(masks)[:, None].to(model.device)
     x = to_float(pictures).to(model.device).masked_fill(unknown, 0.0)
 
@@ -65,8 +73,11 @@ def inpaint(
             known = first_stage.encode(_fill(x[rows], unknown[rows]))
         return partial(repaint, known=known, keep=~_hidden_latents(unknown[rows], known.shape[2:]))
 
-    bind = {"posterior": by_posterior, "repaint": by_repaint}[method]
-    drawn = draw_by(model, labels, bind, seed, batch_size, progress, sampling)
+    if method == "trained":
+        drawn = _draw_trained(model, x, unknown, labels, seed, batch_size, progress, sampling)
+    else:
+        bind = {"posterior": by_posterior, "repaint": by_repaint}[method]
+        drawn = draw_by(model, labels, bind, seed, batch_size, progress, sampling)
     return np.where(masks[..., None], drawn, pictures)
 
 
@@ -99,6 +110,54 @@ def restore(
         return partial(posterior, measure=_through(first_stage, degradation), measured=y[rows], noise_std=noise_std)
 
     return draw_by(model, labels, bind, seed, batch_size, progress, sampling)
+
+
+def enlarge(
+    model: LatentModel,
+    small: Pictures,
+    labels: Labels,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: bool = False,
+    **sampling: Any,
+) -> Pictures:
+    """Pictures `factor` times larger, uint8 (N, H, W, C), by a model whose task is super-resolution (LDM-SR, §4.4).
+
+    small: uint8 (N, H / factor, W / factor, C). Raises LatentiaError where the model has another task or size.
+    """
+    first_stage, task = picture_stage(model), model.task
+    if task is None or task.kind != "super_resolution":
+        raise LatentiaError("the model's task is not super-resolution: train one with task.kind=super_resolution")
+    size, channels = model.codec.size // task.factor, first_stage.config["in_channels"]
+    if small.dtype != np.uint8 or small.shape != (len(labels), size, size, channels):
+        raise LatentiaError(
+            f"pictures are {small.dtype} {small.shape}, expected uint8 {(len(labels), size, size, channels)}"
+        )
+    x = task.enlarged(to_float(small).to(model.device))
+    nothing = torch.zeros(len(x), 1, *x.shape[2:], dtype=torch.bool, device=x.device)
+    return _draw_trained(model, x, nothing, labels, seed, batch_size, progress, sampling)
+
+
+def _draw_trained(
+    model: LatentModel,
+    x: Tensor,
+    hidden: Tensor,
+    labels: Labels,
+    seed: int,
+    batch_size: int,
+    progress: bool,
+    sampling: dict[str, Any],
+) -> Pictures:
+    """By a denoiser that is shown what is left."""
+    assert model.task is not None
+    parts = zip(torch.split(x, batch_size), torch.split(hidden, batch_size), strict=True)
+    with torch.no_grad():
+        hints = torch.cat([model.task.hints(model.first_stage.encode(part), mask) for part, mask in parts])
+    drawn: Pictures = model.generate(
+        labels, hints=hints, seed=seed, batch_size=batch_size, progress=progress, **sampling
+    )
+    return drawn
 
 
 def _through(first_stage: AutoencoderKL | AutoencoderVQ, degradation: Degradation) -> Callable[[Tensor], Tensor]:

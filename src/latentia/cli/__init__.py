@@ -131,12 +131,20 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped or killed.")] = False,
     first_stage: Annotated[Path | None, typer.Option(help="Build on this first_stage folder, training none.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Pictures: train to inpaint or for super_resolution (short for task.kind).")
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Start from this model folder: its first stage, its denoiser's weights.")
+    ] = None,
 ) -> None:
     """Train both stages of a recipe and leave a model folder, logs, previews and a loss plot."""
     from latentia.training import load_recipe
     from latentia.training import train as run
 
-    run(load_recipe(recipe, overrides or []), out, resume=resume, first_stage=first_stage, say=say)
+    short = [f"task.kind={task}"] if task else []
+    short += [f"init={init}"] if init else []
+    run(load_recipe(recipe, [*(overrides or []), *short]), out, resume=resume, first_stage=first_stage, say=say)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from latentia.cli.shared import Device, Model, Root, Seed, one_of, say, scale_of
 from latentia.errors import LatentiaError
 
 if TYPE_CHECKING:
-    from latentia.applications import Degradation
+    from latentia.data import Degradation
     from latentia.model import LatentModel
 
 Picture = Annotated[Path, typer.Argument(help="A picture of the model's size.")]
@@ -40,8 +40,12 @@ def inpaint(
     class_: Class = None,
     count: Count = 4,
     method: Annotated[
-        str, typer.Option(help="posterior (agrees with what is visible) or repaint (faster, no gradients).")
-    ] = "posterior",
+        str,
+        typer.Option(
+            help="posterior (agrees with what is visible), repaint (faster, no gradients), or trained (for a model "
+            "trained with task.kind=inpaint); auto: what the model is made for."
+        ),
+    ] = "auto",
     noise: Noise = 13.0,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -55,6 +59,8 @@ def inpaint(
     from latentia.applications import inpaint as draw
     from latentia.data import read_mask
 
+    chosen = one_of("--method", method, "auto", "posterior", "repaint", "trained")
+    chosen = None if chosen == "auto" else chosen
     loaded, before, labels = _read(model, picture, class_, count, fit, device)
     hidden = read_mask(mask, loaded.codec.size, fit)
     if not hidden.any():
@@ -66,7 +72,7 @@ def inpaint(
         before[None].repeat(count, 0),
         hidden[None].repeat(count, 0),
         labels,
-        method=one_of("--method", method, "posterior", "repaint"),
+        method=chosen,
         noise_std=noise / 127.5,
         seed=seed,
         progress=True,
@@ -100,15 +106,17 @@ def restore(
     """Undo a known degradation of a picture: too few pixels, blur, noise, lost colour."""
     import torch
 
-    from latentia import applications
+    from latentia import data
+    from latentia.applications import enlarge
+    from latentia.applications import restore as draw
     from latentia.data import read_one, to_float, to_uint8
 
     tasks: dict[str, Callable[[], Degradation]] = {
-        "super-resolution": lambda: applications.shrink(factor),
-        "deblur": lambda: applications.blur(applications.gaussian_kernel(blur)),
-        "motion-deblur": lambda: applications.blur(applications.motion_kernel(length, angle)),
-        "denoise": lambda: applications.keep_all,
-        "colourise": lambda: applications.grey,
+        "super-resolution": lambda: data.shrink(factor),
+        "deblur": lambda: data.blur(data.gaussian_kernel(blur)),
+        "motion-deblur": lambda: data.blur(data.motion_kernel(length, angle)),
+        "denoise": lambda: data.keep_all,
+        "colourise": lambda: data.grey,
     }
     degradation = tasks[one_of("--task", task, *tasks)]()
     loaded, labels = _load(model, class_, count, device)
@@ -124,16 +132,22 @@ def restore(
     else:
         degraded = to_float(read_one(picture, made, small, fit)[None])
         shown = []
-    after = applications.restore(
-        loaded,
-        degraded.expand(count, *degraded.shape[1:]),
-        degradation,
-        labels,
-        noise_std=noise / 127.5,
-        seed=seed,
-        progress=True,
-        **_sampling(steps, guidance),
-    )
+    if loaded.task is not None:
+        if (task.replace("-", "_"), factor) != (loaded.task.kind, loaded.task.factor):
+            raise LatentiaError(f"{model} is trained for one task alone, {loaded.task}")
+        small_pictures = to_uint8(degraded).repeat(count, 0)
+        after = enlarge(loaded, small_pictures, labels, seed=seed, progress=True, **_sampling(steps, guidance))
+    else:
+        after = draw(
+            loaded,
+            degraded.expand(count, *degraded.shape[1:]),
+            degradation,
+            labels,
+            noise_std=noise / 127.5,
+            seed=seed,
+            progress=True,
+            **_sampling(steps, guidance),
+        )
     enlarged = to_uint8(degraded)[0].repeat(size // small, 0).repeat(size // small, 1)
     _write(out, [*shown, enlarged.repeat(channels // made, 2)], after)
 

@@ -4,11 +4,22 @@ from latentia.data.builtin import load_pictures
 from latentia.data.cifar import read_cifar10
 from latentia.data.codec import GAP, PictureCodec, TextCodec, TokenSet
 from latentia.data.corpora import load_texts
+from latentia.data.degrade import (
+    Degradation,
+    blur,
+    gaussian_kernel,
+    grey,
+    hide,
+    keep_all,
+    motion_kernel,
+    shrink,
+)
 from latentia.data.examples import Examples
 from latentia.data.fetch import fetch_cifar10, fetch_fashion_mnist, fetch_wordnet
 from latentia.data.idx import read_idx
 from latentia.data.mix import MixedPictures
 from latentia.data.pictures import PictureSet, class_index, to_float, to_uint8
+from latentia.data.repair import RepairExamples, RepairTask, draw_masks
 from latentia.data.show import picture_grid, save_gif, save_png, write_pictures
 from latentia.data.single import read_mask, read_one
 from latentia.data.texts import TextSet
@@ -16,22 +27,32 @@ from latentia.data.tokens import Tokenizer, TokenMatrix, adopt_tokenizer, token_
 
 __all__ = [
     "GAP",
+    "Degradation",
     "Examples",
     "MixedPictures",
     "PictureCodec",
     "PictureSet",
+    "RepairExamples",
+    "RepairTask",
     "TextCodec",
     "TextSet",
     "TokenMatrix",
     "TokenSet",
     "Tokenizer",
     "adopt_tokenizer",
+    "blur",
     "class_index",
+    "draw_masks",
     "fetch_cifar10",
     "fetch_fashion_mnist",
     "fetch_wordnet",
+    "gaussian_kernel",
+    "grey",
+    "hide",
+    "keep_all",
     "load_pictures",
     "load_texts",
+    "motion_kernel",
     "picture_grid",
     "read_cifar10",
     "read_idx",
@@ -39,6 +60,7 @@ __all__ = [
     "read_one",
     "save_gif",
     "save_png",
+    "shrink",
     "to_float",
     "to_uint8",
     "token_matrix",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from latentia.denoiser.embeddings import (
     LabelEmbedder,
     TimestepEmbedder,
+    join_hints,
     position_sinusoids,
     rotary_angles,
     rotate,
@@ -214,20 +215,18 @@ class DiT(nn.Module):
         x: Tensor,
         time: Tensor,
         label: Tensor | None = None,
-        length: Tensor | None = None,
         hints: Tensor | None = None,
+        length: Tensor | None = None,
     ) -> Tensor:
         """x (B, C, *grid), time (B,) in about 0..1000, label (B,) in 0..num_classes or None → (B, C_out, *grid).
 
-        `length` (B,) is in 0..lengths, `hints` are (B, hint_channels, *grid); None is the null length, and zeros.
+        `hints` are (B, hint_channels, *grid), `length` (B,) is in 0..lengths; None is zeros, and the null length.
         Computes in the weights' dtype (or autocast's) and answers in x's. With `rope` the grid may differ from the
         constructor's. Raises LatentiaError for a shape that does not fit and for a label out of range.
         """
-        self.check_input(x, time, hints)
+        self.check_input(x, time)
         dtype = self.patch_embed.weight.dtype
-        if self.hint_channels:
-            empty = x.new_zeros(x.shape[0], self.hint_channels, *x.shape[2:])
-            x = torch.cat([x, empty if hints is None else hints.to(x.dtype)], dim=1)
+        x = join_hints(x, hints, self.hint_channels)
         grid = tuple(n // self.patch for n in x.shape[2:])
         position = position_sinusoids(grid, self.width, self.grid, x.device)
         tokens = self.patch_embed(patchify(x.to(dtype), self.patch)) + position.to(dtype)
@@ -248,7 +247,7 @@ class DiT(nn.Module):
         tokens = self.final(modulate(self.final_norm(tokens), shift, scale))
         return unpatchify(tokens, grid, self.patch).to(x.dtype)
 
-    def check_input(self, x: Tensor, time: Tensor, hints: Tensor | None) -> None:
+    def check_input(self, x: Tensor, time: Tensor) -> None:
         axes = len(self.grid)
         if x.dim() != 2 + axes or x.shape[1] != self.in_channels:
             raise LatentiaError(
@@ -261,9 +260,6 @@ class DiT(nn.Module):
             raise LatentiaError(f"latents have grid {tuple(x.shape[2:])}, a DiT without rope is bound to {trained}")
         if time.shape != x.shape[:1]:
             raise LatentiaError(f"times have shape {tuple(time.shape)}, expected ({x.shape[0]},)")
-        wanted = (x.shape[0], self.hint_channels, *x.shape[2:])
-        if hints is not None and hints.shape != wanted:
-            raise LatentiaError(f"hints have shape {tuple(hints.shape)}, expected {wanted}")
 
 
 def check_sizes(

@@ -112,3 +112,16 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     turned = torch.addcmul(first * cosine, second, sine, value=-1), torch.addcmul(second * cosine, first, sine)
     return torch.cat(turned, dim=-1)
+
+
+def join_hints(x: Tensor, hints: Tensor | None, hint_channels: int) -> Tensor:
+    """x (B, C, *grid) with hints (B, hint_channels, *grid) behind, zeros for None (Rombach et al. 2022, §3.3).
+
+    Raises LatentiaError where the hints have another shape.
+    """
+    wanted = (x.shape[0], hint_channels, *x.shape[2:])
+    if hints is not None and hints.shape != wanted:
+        raise LatentiaError(f"hints have shape {tuple(hints.shape)}, expected {wanted}")
+    if not hint_channels:
+        return x
+    return torch.cat([x, x.new_zeros(wanted) if hints is None else hints.to(x.dtype)], dim=1)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latentia.denoiser.embeddings import LabelEmbedder, TimestepEmbedder
+from latentia.denoiser.embeddings import LabelEmbedder, TimestepEmbedder, join_hints
 from latentia.errors import LatentiaError
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
@@ -93,8 +93,9 @@ class UNet(nn.Module):
 
     Level i has width · multipliers[i] channels, `blocks` residual blocks on the way down (one more on the way up) and
     attention if i is in `attention_levels`; the middle always has attention. Each level halves the grid, odd sizes
-    rounded up: 7 → 4 → 7. `dims` is 1 or 2. The output is exactly zero at initialisation. Raises LatentiaError for
-    sizes that do not fit each other.
+    rounded up: 7 → 4 → 7. `dims` is 1 or 2. `hint_channels` more channels enter beside the latent (LDM's
+    concatenation, Rombach et al. 2022, §3.3), such as the latent of a masked picture. The output is exactly zero at
+    initialisation. Raises LatentiaError for sizes that do not fit each other.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         out_channels: int | None = None,
         dims: int = 2,
+        hint_channels: int = 0,
     ) -> None:
         super().__init__()
         multipliers, attention_levels = tuple(multipliers), tuple(attention_levels)
@@ -124,9 +126,13 @@ class UNet(nn.Module):
             "dropout": dropout,
             "out_channels": out_channels,
             "dims": dims,
+            "hint_channels": hint_channels,
         }
+        if hint_channels < 0:
+            raise LatentiaError(f"hint_channels is {hint_channels}, expected 0 (no hints) or more")
         check_sizes(in_channels, out_channels, width, multipliers, blocks, attention_levels, heads, dropout, dims)
         self.in_channels, self.num_classes, self.dims = in_channels, num_classes, dims
+        self.hint_channels = hint_channels
         widths = [width * multiplier for multiplier in multipliers]
         condition = 4 * width
 
@@ -135,7 +141,7 @@ class UNet(nn.Module):
 
         self.time_embed = TimestepEmbedder(condition)
         self.label_embed = LabelEmbedder(num_classes, condition)
-        self.stem = make_conv(dims, in_channels, width)
+        self.stem = make_conv(dims, in_channels + hint_channels, width)
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()  # between levels i and i + 1
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
 
@@ -162,13 +168,14 @@ class UNet(nn.Module):
         self.final_norm = make_norm(channels)
         self.final = zero(make_conv(dims, channels, out_channels or in_channels))
 
-    def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None, hints: Tensor | None = None) -> Tensor:
         """x (B, C, *grid), time (B,) in about 0..1000, label (B,) in 0..num_classes or None → (B, C_out, *grid).
 
-        Computes in the weights' dtype (or autocast's) and answers in x's; any grid size goes. Raises LatentiaError for
-        a shape that does not fit and for a label out of range.
+        `hints` are (B, hint_channels, *grid), None is zeros. Computes in the weights' dtype (or autocast's) and answers
+        in x's; any grid size goes. Raises LatentiaError for a shape that does not fit and for a label out of range.
         """
         self.check_input(x, time)
+        x = join_hints(x, hints, self.hint_channels)
         condition = F.silu(self.time_embed(time) + self.label_embed(label, x.shape[0]))
 
         # Convolutions hand the layout of their input on; channels last is a fifth faster on a CPU.

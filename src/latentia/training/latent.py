@@ -8,11 +8,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from latentia.data import Examples, PictureCodec, TokenSet, picture_grid
+from latentia.data import Examples, PictureCodec, RepairExamples, TokenSet, picture_grid
 from latentia.denoiser import DENOISERS
 from latentia.diffusion import PROCESSES, Process, denoise_with, training_loss
 from latentia.errors import LatentiaError
-from latentia.files import write_text
+from latentia.files import load_part, write_text
 from latentia.first_stage import FirstStage, LatentCache
 from latentia.model import LatentModel
 from latentia.training.checkpoint import Checkpoint
@@ -21,6 +21,7 @@ from latentia.training.loop import run_loop
 from latentia.training.order import ShuffledOrder, step_generator
 from latentia.training.recipe import Recipe
 
+CLASSES, INPUT_LAYERS = "label_embed.table.weight", ("patch_embed.weight", "stem.weight")
 OPEN_LENGTH = 0.5  # share of texts trained without a length: a class alone must do, too
 SELF_CONDITIONED = 0.5  # share of the updates
 
@@ -28,7 +29,8 @@ SELF_CONDITIONED = 0.5  # share of the updates
 def build_denoiser(recipe: Recipe, latent_shape: tuple[int, ...], examples: Examples) -> nn.Module:
     """The recipe's denoiser for latents (channels, *grid) of such examples, with the recipe's seed.
 
-    For texts it also takes a length, and as hints its own last estimate and the latents of a context.
+    For texts it also takes as hints its own last estimate and the latents of a context, and a length; for a task the
+    latents of what it shall repair.
     """
     torch.manual_seed(recipe.seed)
     arguments = recipe.denoiser.model_dump(exclude={"kind", "preset"}, exclude_none=True)
@@ -40,7 +42,33 @@ def build_denoiser(recipe: Recipe, latent_shape: tuple[int, ...], examples: Exam
         if recipe.denoiser.kind != "DiT":
             raise LatentiaError(f"texts need a DiT as denoiser, not a {recipe.denoiser.kind}: set denoiser.kind=DiT")
         arguments |= {"hint_channels": 2 * channels, "lengths": examples.size}
-    return DENOISERS[recipe.denoiser.kind](in_channels=channels, num_classes=num_classes, **arguments)
+    if isinstance(examples, RepairExamples):
+        arguments["hint_channels"] = examples.task.hint_channels(channels)
+    denoiser = DENOISERS[recipe.denoiser.kind](in_channels=channels, num_classes=num_classes, **arguments)
+    if recipe.init is not None:
+        start_from(denoiser, Path(recipe.init) / "denoiser")
+    return denoiser
+
+
+def start_from(denoiser: nn.Module, folder: Path) -> None:
+    """Gives a denoiser the weights in a model's `denoiser` folder.
+
+    Hints that those did not have count for nothing at first (their weights are 0, as in Brooks et al. 2023, §3.2), and
+    other classes are learned anew. Raises LatentiaError where the denoisers differ in anything else.
+    """
+    given, own = load_part(folder, DENOISERS).state_dict(), denoiser.state_dict()
+    for name in given.keys() | own.keys():
+        value, wanted = given.get(name), own.get(name)
+        shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (value, wanted)]
+        if value is None or wanted is None or (shapes[0] != shapes[1] and name not in (CLASSES, *INPUT_LAYERS)):
+            raise LatentiaError(f"{folder} does not fit the recipe's denoiser: {name} is {shapes[0]}, not {shapes[1]}")
+        if value.shape == wanted.shape:
+            wanted.copy_(value)
+        elif name == CLASSES:
+            wanted[-1] = value[-1]  # "no class"
+        else:
+            wanted.zero_()[:, : value.shape[1]] = value
+    denoiser.load_state_dict(own)
 
 
 def train_denoiser(
@@ -70,6 +98,7 @@ def train_denoiser(
     mine = local_share(loop.batch_size, accelerator)
     parts = recipe.compute.microbatches
     lengths = torch.from_numpy(examples.lengths) if isinstance(examples, TokenSet) else None
+    repairs = isinstance(examples, RepairExamples)
 
     def update(step: int) -> dict[str, Tensor]:
         generator = step_generator(recipe.seed, step, device=device)
@@ -77,9 +106,9 @@ def train_denoiser(
         t = process.sample_times(size, generator)[mine]
         dropped = (torch.rand(size, generator=generator, device=device) < recipe.label_dropout)[mine]
         eps = torch.randn((size, *cache.latent_shape), generator=generator, device=device)[mine]
-        variant = torch.randint(cache.variants, (size,), generator=generator, device=device)[mine]
+        variant = torch.randint(int(repairs), cache.variants, (size,), generator=generator, device=device)[mine]
         rows = order.batch(step)[mine]
-        z, labels = cache.batch(rows, variant if lengths is None else 0)
+        z, labels = cache.batch(rows, variant if lengths is None and not repairs else 0)
         z = z.to(device, non_blocking=True)
         label = torch.full_like(dropped, num_classes, dtype=torch.int64)
         if labels is not None:
@@ -92,8 +121,11 @@ def train_denoiser(
             is_open = dropped | (open_length[mine] < OPEN_LENGTH)
             length = torch.where(is_open, examples.size, lengths[rows].to(device))
             context, _ = cache.batch(rows, 1)
-            condition += [length, torch.where(unguided[:, None, None], 0.0, context.to(device))]
+            condition += [torch.where(unguided[:, None, None], 0.0, context.to(device)), length]
             guess = bool(guesses[0] < SELF_CONDITIONED)
+        if isinstance(examples, RepairExamples):
+            left, _ = cache.batch(rows, variant)
+            condition.append(examples.task.hints(left, examples.hidden(rows, variant.cpu())).to(device))
         torch.manual_seed(step_generator(recipe.seed, step, accelerator.process_index).initial_seed())  # dropout
         losses = []
         for part in zip(*(value.chunk(parts) for value in (z, eps, t, *condition)), strict=True):
@@ -108,14 +140,19 @@ def train_denoiser(
         return averaged({"loss": torch.cat(losses).mean()}, accelerator)
 
     codec = examples.codec if isinstance(examples, TokenSet) else PictureCodec(examples.size)
-    model = LatentModel(first_stage, process, denoiser, codec, examples.class_names, recipe.sampling.model_dump())
+    task = examples.task if isinstance(examples, RepairExamples) else None
+    model = LatentModel(first_stage, process, denoiser, codec, examples.class_names, recipe.sampling.model_dump(), task)
 
     def preview(step: int) -> None:
         labels = np.arange(64) % num_classes if num_classes else np.zeros(64, np.int64)
+        hints = None
+        if isinstance(examples, RepairExamples):
+            rows = torch.arange(64) % len(examples)
+            hints = examples.task.hints(cache.batch(rows, 1)[0], examples.hidden(rows, 1))
         assert trainee.ema is not None
         with trainee.ema.swapped():
             denoiser.eval()
-            items = model.generate(labels, seed=recipe.seed, batch_size=64)
+            items = model.generate(labels, hints=hints, seed=recipe.seed, batch_size=64)
             denoiser.train()
         if not accelerator.is_main_process:
             return
@@ -155,13 +192,13 @@ def with_estimate(
 
     Chen et al. 2023 ("Analog bits"), Alg. 1: half of the updates see what they would have answered, without gradient.
     """
-    *rest, context = condition
-    blind = [*rest, torch.cat([torch.zeros_like(z), context], 1)]
+    label, context, length = condition
+    blind = [label, torch.cat([torch.zeros_like(z), context], 1), length]
     if not guess:
         return blind
     with torch.no_grad():
         estimate = denoise_with(network, process)(process.noise(z, eps, t), t, *blind)
-    return [*rest, torch.cat([estimate, context], 1)]
+    return [label, torch.cat([estimate, context], 1), length]
 
 
 def _call(network: nn.Module, condition: list[Tensor], x: Tensor, time: Tensor) -> Tensor:
@@ -171,5 +208,5 @@ def _call(network: nn.Module, condition: list[Tensor], x: Tensor, time: Tensor) 
 
 def identity(recipe: Recipe, examples: Examples) -> str:
     """What must be the same for a checkpoint to be continued."""
-    sections = ("seed", "data", "first_stage", "process", "denoiser", "label_dropout", "training")
+    sections = ("seed", "data", "first_stage", "process", "denoiser", "task", "label_dropout", "training")
     return recipe.hash(*sections) + examples.fingerprint

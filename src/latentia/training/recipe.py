@@ -149,6 +149,11 @@ class EDM(Section):
     sigma_max: float = Field(80.0, gt=0, description="largest σ in sampling")
 
 
+class Task(Section):
+    kind: Literal["inpaint", "super_resolution"] = Field(description="what the denoiser repairs, given what is left")
+    factor: int = Field(4, ge=2, description="super_resolution: how many times fewer pixels a side are given")
+
+
 class Preset(Section):
     preset: str | None = Field(None, description=f"a size that fills what is not given: {', '.join(PRESETS)}")
 
@@ -225,6 +230,10 @@ class Recipe(Section):
     first_stage: Annotated[FirstStage | TextStage, Field(discriminator="kind", description="the autoencoder")]
     process: Annotated[VP | RectifiedFlow | EDM, Field(discriminator="kind", description="the diffusion process")]
     denoiser: Annotated[DiT | UNet, Field(discriminator="kind", description="the denoiser")]
+    task: Task | None = Field(None, description="pictures only: train for a repair; null: to draw")
+    init: str | None = Field(
+        None, description="model folder whose first stage is used and from whose denoiser training starts"
+    )
     label_dropout: float = Field(
         0.1, ge=0, le=1, description="share of labels replaced by the null class, for guidance"
     )

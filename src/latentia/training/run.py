@@ -8,12 +8,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
 from latentia.data import (
     Examples,
     PictureSet,
+    RepairExamples,
+    RepairTask,
     TextCodec,
     Tokenizer,
     TokenSet,
@@ -59,6 +62,8 @@ def train(
     recipe_path = out / "recipe.yaml"
     if recipe_path.exists() and not resume:
         raise LatentiaError(f"{out} already holds a run; add --resume to continue it, or choose another folder")
+    if recipe.init is not None and first_stage is None:
+        first_stage = Path(recipe.init) / "first_stage"
     accelerator = build_accelerator(recipe.compute)
     main = accelerator.is_main_process
     tell = say if main else lambda message: None
@@ -74,12 +79,12 @@ def train(
         tell(f"data: {len(examples.skipped)} skipped, the first {examples.skipped[0]}")
 
     stage = _first_stage(recipe, examples, out / "first_stage", accelerator, first_stage, perceptual)
-    variants = 2 if isinstance(examples, TokenSet) or recipe.data.flips else 1
+    shown, variants = examples_in_variants(recipe, examples)
     with accelerator.main_process_first():
         cache = build_latent_cache(
-            stage, examples, out / "latents", variants=variants, device=accelerator.device, progress=main
+            stage, shown, out / "latents", variants=variants, device=accelerator.device, progress=main
         )
-    model = train_denoiser(recipe, stage, cache, examples, out / "denoiser", accelerator)
+    model = train_denoiser(recipe, stage, cache, shown, out / "denoiser", accelerator)
     model.denoiser.to(DTYPES[recipe.compute.weights_dtype]).float()  # what is saved is what is hashed and used
     model.training = _provenance(recipe, examples, model, accelerator, out) | {"git_commit": commit}
     if main:
@@ -106,6 +111,23 @@ def load_examples(recipe: Recipe, out: Path, first_stage: str | Path | None = No
         )
         tokenizer.save(path)
     return TokenSet.of(texts, TextCodec(Tokenizer.load(path), stage.max_tokens), data.on_long)
+
+
+def examples_in_variants(
+    recipe: Recipe, examples: PictureSet | TokenSet
+) -> tuple[PictureSet | TokenSet | RepairExamples, int]:
+    """What the denoiser learns from, and how many variants of each it sees: texts with a gap, mirror images, damage."""
+    if recipe.task is None:
+        return examples, 2 if isinstance(examples, TokenSet) or recipe.data.flips else 1
+    if not isinstance(examples, PictureSet):
+        raise LatentiaError("task is for pictures; texts are completed without one")
+    if recipe.data.flips:
+        raise LatentiaError("task and data.flips exclude each other: the variants are what is left of the pictures")
+    task = RepairTask(recipe.task.kind, recipe.task.factor)
+    task.degraded(
+        *(torch.zeros(1, 1, examples.size, examples.size, dtype=kind) for kind in (torch.float32, torch.bool))
+    )
+    return RepairExamples(examples, task), 1 + task.variants
 
 
 def describe(examples: PictureSet | TokenSet) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from latentia.applications import Degradation, blur, gaussian_kernel, grey, hide, keep_all, motion_kernel, shrink
+from latentia.data import Degradation, blur, gaussian_kernel, grey, hide, keep_all, motion_kernel, shrink
 from latentia.errors import LatentiaError
 
 

@@ -1,0 +1,149 @@
+"""Denoisers that are trained to repair, from another model's weights on, on real digits."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import latentia
+from latentia.applications import enlarge, inpaint, restore
+from latentia.cli import app
+from latentia.data import load_pictures, shrink, to_float
+from latentia.denoiser import DiT, UNet
+from latentia.errors import LatentiaError
+from latentia.training import load_recipe, train
+from latentia.training.latent import start_from
+
+LOOP = ["training.steps=200", "training.learning_rate=0.01", "training.log_every=50", "training.preview_every=200"]
+TINY = Path(__file__).parents[1] / "conftest.py"
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    shutil.copy(tiny_model.parent / "recipe.yaml", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def inpainter(recipe_file: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("inpainter") / "out"
+    more = [part for override in LOOP for part in ("--set", override)]
+    options = ["train", str(recipe_file), "--out", str(out), "--task", "inpaint", "--init", str(tiny_model), *more]
+    result = CliRunner().invoke(app, options, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return out / "model"
+
+
+@pytest.fixture(scope="module")
+def enlarger(recipe_file: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    overrides = [*LOOP, "task={kind: super_resolution, factor: 2}", f"init={tiny_model}"]
+    return train(load_recipe(str(recipe_file), overrides), tmp_path_factory.mktemp("enlarger") / "out")
+
+
+def digits(count: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    held = load_pictures("digits", "test")
+    assert held.labels is not None
+    return held.images[:count], held.labels[:count]
+
+
+def test_a_trained_inpainter_reads_what_is_visible(inpainter: Path) -> None:
+    model, (images, labels) = latentia.load(inpainter), digits()
+    masks = np.zeros(images.shape[:3], bool)
+    masks[:, 4:] = True
+    out = inpaint(model, images, masks, np.full(len(labels), 10), steps=10)
+    np.testing.assert_array_equal(out[:, :4], images[:, :4])
+    spoiled = np.where(masks[..., None], 255 - images, images)
+    np.testing.assert_array_equal(inpaint(model, spoiled, masks, np.full(len(labels), 10), steps=10), out)
+    out = out.astype(float)
+    own = np.square(out[:, 4:] - images[:, 4:]).mean()
+    others = np.mean([np.square(out[:, 4:] - np.roll(images, k, 0)[:, 4:]).mean() for k in range(1, len(images))])
+    assert own < 0.95 * others
+
+
+def test_a_trained_enlarger_reads_the_small_picture(enlarger: Path) -> None:
+    model, (images, labels) = latentia.load(enlarger), digits()
+    small = images.reshape(len(images), 4, 2, 4, 2, 1).mean((2, 4)).round().astype(np.uint8)
+    out = to_float(enlarge(model, small, labels, steps=10))
+    missed = (shrink(2)(out) - to_float(small)).square().mean((1, 2, 3))
+    turned = (shrink(2)(out) - to_float(small).roll(1, 0)).square().mean((1, 2, 3))
+    assert float((missed < turned).float().mean()) > 0.9
+
+
+def test_the_model_folder_keeps_the_task(inpainter: Path, enlarger: Path, tmp_path: Path) -> None:
+    assert latentia.load(inpainter).task == latentia.data.RepairTask("inpaint")
+    assert latentia.load(enlarger).task == latentia.data.RepairTask("super_resolution", 2)
+    broken = Path(shutil.copytree(enlarger, tmp_path / "model"))
+    index = json.loads((broken / "model_index.json").read_text())
+    for task, words in (
+        ({"kind": "inpaint"}, "hints"),
+        ({"kind": "x"}, "unknown"),
+        ({}, "model_index"),
+        (3, "garbles"),
+    ):
+        (broken / "model_index.json").write_text(json.dumps(index | {"task": task}))
+        with pytest.raises(LatentiaError, match=words):
+            latentia.load(broken)
+    del index["task"]
+    (broken / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(LatentiaError, match="hints"):
+        latentia.load(broken)
+
+
+def test_a_model_does_what_it_is_for_and_nothing_else(inpainter: Path, enlarger: Path, tiny_model: Path) -> None:
+    (images, labels), masks = digits(2), np.ones((2, 8, 8), bool)
+    trained, larger, plain = (latentia.load(path) for path in (inpainter, enlarger, tiny_model))
+    small = images[:, ::2, ::2]
+    for call, words in (
+        (lambda: trained.generate(labels), "needs what it shall repair"),
+        (lambda: plain.generate(labels, hints=torch.zeros(2, 2, 4, 4)), "takes no hints"),
+        (lambda: inpaint(trained, images, masks, labels, method="repaint"), "not for the method repaint"),
+        (lambda: inpaint(larger, images, masks, labels), "not to inpaint"),
+        (lambda: inpaint(plain, images, masks, labels, method="trained"), "not to inpaint"),
+        (lambda: enlarge(trained, small, labels), "not super-resolution"),
+        (lambda: enlarge(larger, images, labels), "expected uint8"),
+        (lambda: restore(larger, to_float(small), shrink(2), labels), "needs what it shall repair"),
+    ):
+        with pytest.raises(LatentiaError, match=words):
+            call()
+
+
+def test_weights_go_on_from_another_model_whatever_the_hints() -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"in_channels": 2, "width": 16, "heads": 2, "num_classes": 3}
+    builders = (lambda **more: DiT(grid=(4, 4), depth=1, **sizes | more), lambda **more: UNet(blocks=1, **sizes | more))
+    x, time = torch.randn(3, 2, 4, 4), torch.rand(3) * 1000
+    for build in builders:
+        source = build()
+        for parameter in source.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("latentia.training.latent.load_part", lambda folder, classes, source=source: source)
+            wider = build(hint_channels=3)
+            start_from(wider, Path("x"))
+            wanted = source(x, time, torch.tensor([0, 1, 3]))
+            hints = torch.randn(3, 3, 4, 4)
+            torch.testing.assert_close(wider(x, time, torch.tensor([0, 1, 3]), hints), wanted)
+            others = build(num_classes=7)
+            start_from(others, Path("x"))
+            torch.testing.assert_close(others(x, time), source(x, time))
+            for wrong in ({"width": 32}, {"in_channels": 3}):
+                with pytest.raises(LatentiaError, match="does not fit"):
+                    start_from(build(**wrong), Path("x"))
+
+
+def test_recipes_that_make_no_sense_are_refused(recipe_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    for overrides, words in (
+        (["task.kind=draw"], "task.kind"),
+        (["task.kind=inpaint", "data.flips=true"], "exclude each other"),
+        (["task={kind: super_resolution, factor: 3}"], "divide"),
+        (["task.kind=inpaint", "init=nowhere"], "nowhere"),
+        (["task.kind=inpaint", f"init={tiny_model}", "denoiser.width=32"], "does not fit"),
+    ):
+        with pytest.raises(LatentiaError, match=words):
+            train(load_recipe(str(recipe_file), [*LOOP, *overrides]), tmp_path / words.replace(" ", ""))
