@@ -106,9 +106,10 @@ def few_of(full: PictureSet, counts: NDArray[np.int64], seed: int) -> PictureSet
     return full.subset(np.concatenate(rows))
 
 
-def trained(out: Path, recipe: str, overrides: tuple[str, ...]) -> Path:
+def trained(out: Path, overrides: tuple[str, ...], first_stage: Path | None = None) -> Path:
+    """The model folder of a run of the recipe, which is made or continued where it is not whole."""
     if not (out / "model" / "model_index.json").is_file():
-        train(load_recipe(recipe, overrides), out, resume=out.exists())
+        train(load_recipe("fashion-mnist", overrides), out, resume=out.exists(), first_stage=first_stage)
     return out / "model"
 
 
@@ -127,7 +128,7 @@ def synthetic_for(
                 )
         data = (f"data.name={folder.parent}", f"seed={seed}")
         more = FEW if source == "few" else (*TUNE, f"init={base}")
-        model = load(trained(runs / f"{name}-{source}", "fashion-mnist", (*data, *more)))
+        model = load(trained(runs / f"{name}-{source}", (*data, *more)))
         model.class_names = real.class_names  # folders are numbered, in the order of the classes
         made = synthesise(model, real, counts, judge=picture_judge(real, seed=seed), seed=seed, progress=True, steps=12)
         np.savez(path, pictures=made.pictures, labels=made.labels, missing=made.missing)
@@ -161,10 +162,7 @@ def main() -> None:
     full, test = (load_pictures("fashion-mnist", split) for split in ("train", "test"))
 
     unlabelled = ("label_dropout=1.0", f"training.steps={arguments.base_steps}")  # no label is ever shown
-    base = runs / "base" / "model"
-    if not (base / "model_index.json").is_file():
-        recipe = load_recipe("fashion-mnist", unlabelled)
-        train(recipe, runs / "base", resume=(runs / "base").exists(), first_stage=arguments.first_stage)
+    base = trained(runs / "base", unlabelled, arguments.first_stage)
 
     found_path = runs / "recalls.jsonl"
     found: dict[str, list[float]] = {}

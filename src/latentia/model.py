@@ -142,8 +142,8 @@ class LatentModel:
             "guidance_rescale": guidance_rescale,
         }
         chosen = DEFAULT_SAMPLING | self.sampling | {name: value for name, value in given.items() if value is not None}
-        solve: Sampler = sampler if callable(sampler) else _choose("sampler", chosen["sampler"], SAMPLERS)
-        times = _choose("spacing", chosen["spacing"], SPACINGS)(chosen["steps"], self.process)
+        solve: Sampler = sampler if callable(sampler) else choose("sampler", chosen["sampler"], SAMPLERS)
+        times = choose("spacing", chosen["spacing"], SPACINGS)(chosen["steps"], self.process)
         if latents is not None and latents.shape != (len(wanted), *self.latent_shape):
             raise LatentiaError(
                 f"latents have shape {tuple(latents.shape)}, expected {(len(wanted), *self.latent_shape)}"
@@ -320,7 +320,8 @@ def _config(denoiser: nn.Module) -> dict[str, Any]:
     return config
 
 
-def _choose(kind: Literal["sampler", "spacing"], name: str, choices: dict[str, Any]) -> Any:
+def choose(kind: Literal["sampler", "spacing"], name: str, choices: dict[str, Any]) -> Any:
+    """The choice of that name. Raises LatentiaError that lists them all where there is none."""
     if name not in choices:
         raise LatentiaError(f"unknown {kind} {name!r}, expected one of {', '.join(choices)}")
     return choices[name]

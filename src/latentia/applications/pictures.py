@@ -42,10 +42,16 @@ def picture_stage(model: LatentModel) -> AutoencoderKL | AutoencoderVQ:
     return model.first_stage
 
 
-def check_pictures_for(model: LatentModel, pictures: Pictures, labels: Labels) -> None:
-    """Raises LatentiaError unless the model could have drawn such pictures, one for each label."""
-    size, channels = model.codec.size, model.first_stage.config["in_channels"]
-    if pictures.dtype != np.uint8 or pictures.shape != (len(labels), size, size, channels):
-        raise LatentiaError(
-            f"pictures are {pictures.dtype} {pictures.shape}, expected uint8 {(len(labels), size, size, channels)}"
-        )
+def check_pictures_for(
+    model: LatentModel, pictures: Pictures, labels: Labels, factor: int = 1
+) -> AutoencoderKL | AutoencoderVQ:
+    """The model's first stage. Raises LatentiaError unless the model could have drawn such pictures, one a label.
+
+    With a factor above 1 they are so many times smaller.
+    """
+    first_stage = picture_stage(model)
+    size, channels = model.codec.size // factor, first_stage.config["in_channels"]
+    wanted = (len(labels), size, size, channels)
+    if pictures.dtype != np.uint8 or pictures.shape != wanted:
+        raise LatentiaError(f"pictures are {pictures.dtype} {pictures.shape}, expected uint8 {wanted}")
+    return first_stage

@@ -49,8 +49,7 @@ def inpaint(
 
     Raises LatentiaError where shapes do not agree.
     """
-    first_stage = picture_stage(model)
-    check_pictures_for(model, pictures, labels)
+    first_stage = check_pictures_for(model, pictures, labels)
     if masks.dtype != np.bool_ or masks.shape != pictures.shape[:3]:
         raise LatentiaError(f"masks are {masks.dtype} {masks.shape}, expected booleans {pictures.shape[:3]}")
     if method is None:
@@ -62,7 +61,7 @@ def inpaint(
             else f"the model is trained for {model.task.kind if model.task else 'nothing'}, not for the method {method}"
         )
     unknown = torch.from_numpy(masks)[:, None].to(model.device)
-    x = to_float(pictures).to(model.device).masked_fill(unknown, 0.0)
+    x = hide(unknown)(to_float(pictures).to(model.device))
 
     def by_posterior(rows: slice) -> Sampler:
         measure = _through(first_stage, hide(unknown[rows]))
@@ -126,14 +125,10 @@ def enlarge(
 
     small: uint8 (N, H / factor, W / factor, C). Raises LatentiaError where the model has another task or size.
     """
-    first_stage, task = picture_stage(model), model.task
+    task = model.task
     if task is None or task.kind != "super_resolution":
         raise LatentiaError("the model's task is not super-resolution: train one with task.kind=super_resolution")
-    size, channels = model.codec.size // task.factor, first_stage.config["in_channels"]
-    if small.dtype != np.uint8 or small.shape != (len(labels), size, size, channels):
-        raise LatentiaError(
-            f"pictures are {small.dtype} {small.shape}, expected uint8 {(len(labels), size, size, channels)}"
-        )
+    check_pictures_for(model, small, labels, task.factor)
     x = task.enlarged(to_float(small).to(model.device))
     nothing = torch.zeros(len(x), 1, *x.shape[2:], dtype=torch.bool, device=x.device)
     return _draw_trained(model, x, nothing, labels, seed, batch_size, progress, sampling)

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentia.applications.pictures import Labels, Pictures, check_pictures_for, draw_by, picture_stage
+from latentia.applications.pictures import Labels, Pictures, check_pictures_for, draw_by
 from latentia.applications.write import slerp
 from latentia.diffusion import SAMPLERS, Sampler, denoise_with, heun, invert, sdedit, uniform
 from latentia.errors import LatentiaError
-from latentia.model import LatentModel
+from latentia.model import LatentModel, choose
 
 INVERSION_STEPS = 50
 
@@ -41,13 +41,11 @@ def vary(
     own changes it into that. sampling: arguments of `LatentModel.generate`.
     Raises LatentiaError where shapes do not agree, or for a strength or sampler that there is not.
     """
-    picture_stage(model)
     check_pictures_for(model, pictures, labels)
-    if sampler not in SAMPLERS:
-        raise LatentiaError(f"unknown sampler {sampler!r}, expected one of {', '.join(SAMPLERS)}")
+    solve: Sampler = choose("sampler", sampler, SAMPLERS)
 
     def bind(rows: slice) -> Sampler:
-        return partial(sdedit, start=model.encode(pictures[rows]), strength=strength, solve=SAMPLERS[sampler])
+        return partial(sdedit, start=model.encode(pictures[rows]), strength=strength, solve=solve)
 
     return draw_by(model, labels, bind, seed, batch_size, progress, sampling)
 
@@ -58,7 +56,6 @@ def invert_pictures(model: LatentModel, pictures: Pictures, labels: Labels, step
 
     DDIM inversion, see `diffusion.invert`. Arguments and errors are those of `vary`.
     """
-    picture_stage(model)
     check_pictures_for(model, pictures, labels)
     denoise, label = denoise_with(model.denoiser, model.process), torch.from_numpy(labels).to(model.device)
     times = uniform(steps, model.process)

@@ -10,6 +10,7 @@ import typer
 from latentia.cli.apply import add_commands
 from latentia.cli.shared import (
     Device,
+    Guidance,
     Model,
     OnCorrupt,
     Overrides,
@@ -17,6 +18,7 @@ from latentia.cli.shared import (
     Seed,
     SetName,
     Size,
+    Steps,
     interval_of,
     one_of,
     say,
@@ -161,8 +163,8 @@ def sample(
         str | None, typer.Option("--class", help="Class name or number; without one, all in turn.")
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
-    steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="Steps of the sampler.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
     interval: Annotated[str | None, typer.Option(help="Guide only for σ/α within LOW,HIGH.")] = None,
     rescale: Annotated[float | None, typer.Option(help="Guidance rescale, 0 to 1.")] = None,
     sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler, heun, dpm_solver_2m or unipc_2.")] = None,
@@ -228,8 +230,8 @@ def evaluate(
     judge_steps: Annotated[
         int, typer.Option(min=1, help="Texts: updates of the language model that judges them, kept once trained.")
     ] = 2000,
-    steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="Steps of the sampler.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentia.cli.shared import Device, Model, Root, Seed, one_of, say, scale_of
+from latentia.cli.shared import Device, Guidance, Model, Root, Seed, Steps, one_of, say, scale_of
 from latentia.errors import LatentiaError
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ Class = Annotated[str | None, typer.Option("--class", help="Class name or number
 Count = Annotated[int, typer.Option(min=1, max=4096, help="How many to draw.")]
 Out = Annotated[Path, typer.Option(help="Folder for sheet.png, before beside after, and one PNG for each picture.")]
 Fit = Annotated[bool, typer.Option("--fit", help="Resize and crop a picture of another size.")]
-Steps = Annotated[int | None, typer.Option(min=1, max=10_000, help="Steps of the sampler.")]
-Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
 Noise = Annotated[
     float,
     typer.Option(min=0.01, max=255, help="Grey levels of 255 by which what is given may miss: noise, and what the "

@@ -14,6 +14,8 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a f
 SetName = Annotated[str, typer.Argument(help="fashion-mnist, digits, cifar10, wordnet, hf:NAME, or a path.")]
 Root = Annotated[Path | None, typer.Option(help="Folder that holds the files of a named set.")]
 Size = Annotated[int | None, typer.Option(help="Resize and centre-crop to this side in pixels.")]
+Steps = Annotated[int | None, typer.Option(min=1, max=10_000, help="Steps of the sampler.")]
+Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
 OnCorrupt = Annotated[str, typer.Option(help="What to do about what cannot be read: refuse or skip.")]
 
 

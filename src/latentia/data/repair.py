@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentia.data.degrade import shrink
+from latentia.data.degrade import hide, shrink
 from latentia.data.pictures import PictureSet
 from latentia.errors import LatentiaError
 
@@ -47,7 +47,7 @@ class RepairTask:
     def degraded(self, x: Tensor, hidden: Tensor) -> Tensor:
         """What is left of pictures (B, C, S, S), at their size; `hidden` (B, 1, S, S) booleans count for inpainting."""
         if self.kind == "inpaint":
-            return x.masked_fill(hidden, 0.0)
+            return hide(hidden)(x)
         return self.enlarged(shrink(self.factor)(x))
 
     def enlarged(self, small: Tensor) -> Tensor:

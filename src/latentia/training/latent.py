@@ -44,10 +44,7 @@ def build_denoiser(recipe: Recipe, latent_shape: tuple[int, ...], examples: Exam
         arguments |= {"hint_channels": 2 * channels, "lengths": examples.size}
     if isinstance(examples, RepairExamples):
         arguments["hint_channels"] = examples.task.hint_channels(channels)
-    denoiser = DENOISERS[recipe.denoiser.kind](in_channels=channels, num_classes=num_classes, **arguments)
-    if recipe.init is not None:
-        start_from(denoiser, Path(recipe.init) / "denoiser")
-    return denoiser
+    return DENOISERS[recipe.denoiser.kind](in_channels=channels, num_classes=num_classes, **arguments)
 
 
 def start_from(denoiser: nn.Module, folder: Path) -> None:
@@ -91,7 +88,10 @@ def train_denoiser(
     device, loop = accelerator.device, recipe.training
     num_classes = examples.num_classes
     process = PROCESSES[recipe.process.kind](**recipe.process.model_dump(exclude={"kind"}))
-    denoiser = build_denoiser(recipe, cache.latent_shape, examples).to(device)
+    denoiser = build_denoiser(recipe, cache.latent_shape, examples)
+    if recipe.init is not None:
+        start_from(denoiser, Path(recipe.init) / "denoiser")
+    denoiser.to(device)
     network, trainee = prepare(denoiser, loop, accelerator, compile=recipe.compute.compile)
 
     order = ShuffledOrder(len(cache), loop.batch_size, recipe.seed)
