@@ -26,6 +26,7 @@ from latentia.diffusion import (
     RectifiedFlow,
     Sampler,
     batched_guidance,
+    cut_times,
     denoise_with,
     initial_noise,
     process_config,
@@ -34,7 +35,7 @@ from latentia.diffusion import (
 )
 from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, load_part, read_json, save_part, write_json
-from latentia.first_stage import FIRST_STAGES, FirstStage, TextAutoencoder
+from latentia.first_stage import FIRST_STAGES, FirstStage
 from latentia.version import __version__
 
 INDEX_NAME, TRAINING_NAME, TOKENIZER_NAME = "model_index.json", "training.json", "tokenizer/tokenizer.json"
@@ -47,7 +48,8 @@ class LatentModel:
 
     Items are what people see: pictures uint8 (N, H, W, C), or a list of N texts; `codec` turns them into tensors.
     `sampling` holds the defaults of `generate` (sampler, steps, spacing, guidance_scale, guidance_interval,
-    guidance_rescale); `task` is what the denoiser repairs, None where it draws; `training` says how the model was made.
+    guidance_rescale, stop_sigma, temperature); `task` is what the denoiser repairs, None where it draws; `training`
+    says how the model was made.
     """
 
     first_stage: FirstStage
@@ -83,11 +85,12 @@ class LatentModel:
         return self.first_stage.encode(self.codec.to_tensor(items).to(self.device))  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def decode(self, z: Tensor, begin: Tensor | None = None) -> Any:
-        """Latents (B, *latent_shape) → pictures uint8 (B, H, W, C), or texts, which start with the ids of `begin`."""
-        if begin is not None and isinstance(self.first_stage, TextAutoencoder):
-            return self.codec.to_items(self.first_stage.decode(z.to(self.device), begin))
-        return self.codec.to_items(self.first_stage.decode(z.to(self.device)))
+    def decode(self, z: Tensor, **wording: Any) -> Any:
+        """Latents (B, *latent_shape) → pictures uint8 (B, H, W, C), or texts.
+
+        `wording` are the other arguments of `TextAutoencoder.decode`: begin, temperature and generator.
+        """
+        return self.codec.to_items(self.first_stage.decode(z.to(self.device), **wording))
 
     def generate(
         self,
@@ -103,6 +106,8 @@ class LatentModel:
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float | None = None,
+        stop_sigma: float | None = None,
+        temperature: float | None = None,
         seed: int = 0,
         batch_size: int = 256,
         progress: bool = False,
@@ -120,6 +125,9 @@ class LatentModel:
             sampler, steps, spacing, guidance_scale, guidance_interval, guidance_rescale: None takes the model's own. A
                 sampler may also be a function, such as `repaint` with its known latents bound; then it is called on
                 `batch_size` items at a time.
+            stop_sigma: σ/α at which diffusion stops and the decoder takes over, 0 for the end; steps beyond it are
+                left out. Texts only.
+            temperature: of the decoder's draws, 0 for the likeliest tokens. Texts only.
             seed: the same seed, labels and batch_size give the same items on the same machine.
             callback: called as callback(step, z_t, denoised) after each network evaluation of each batch.
 
@@ -140,10 +148,17 @@ class LatentModel:
             "guidance_scale": guidance_scale,
             "guidance_interval": guidance_interval,
             "guidance_rescale": guidance_rescale,
+            "stop_sigma": stop_sigma,
+            "temperature": temperature,
         }
         chosen = DEFAULT_SAMPLING | self.sampling | {name: value for name, value in given.items() if value is not None}
         solve: Sampler = sampler if callable(sampler) else choose("sampler", chosen["sampler"], SAMPLERS)
         times = choose("spacing", chosen["spacing"], SPACINGS)(chosen["steps"], self.process)
+        if isinstance(self.codec, TextCodec):
+            times = cut_times(times, self.process, chosen["stop_sigma"])
+        elif chosen["stop_sigma"] or chosen["temperature"]:
+            raise LatentiaError("stop_sigma and temperature are for texts; this model makes pictures")
+        last = self.process.alpha(times[-1])
         if latents is not None and latents.shape != (len(wanted), *self.latent_shape):
             raise LatentiaError(
                 f"latents have shape {tuple(latents.shape)}, expected {(len(wanted), *self.latent_shape)}"
@@ -161,11 +176,20 @@ class LatentModel:
                 noise = initial_noise(self.process, shape, generator) if latents is None else latents[rows]
                 z = noise.to(self.device)
                 z = solve(guided, z, times, self.process, generator=generator, callback=callback)
-                parts.append(self.decode(z, None if begin is None else begin[rows]))
+                parts.append(self.decode(z / last, **self._wording(begin, rows, chosen, generator)))
                 bar.update(len(z))
         return (
             np.concatenate(parts) if isinstance(self.codec, PictureCodec) else [text for part in parts for text in part]
         )
+
+    def _wording(
+        self, begin: Tensor | None, rows: slice, chosen: dict[str, Any], generator: torch.Generator
+    ) -> dict[str, Any]:
+        """What the decoder of a text model is told beside the latents of these rows."""
+        if not isinstance(self.codec, TextCodec):
+            return {}
+        shown = None if begin is None else begin[rows]
+        return {"begin": shown, "temperature": chosen["temperature"], "generator": generator}
 
     def _conditions(
         self, label: Tensor, lengths: Sequence[int] | None, context: Sequence[str] | None, hints: Tensor | None
@@ -266,6 +290,8 @@ DEFAULT_SAMPLING: dict[str, Any] = {
     "guidance_scale": 1.0,
     "guidance_interval": None,
     "guidance_rescale": 0.0,
+    "stop_sigma": 0.0,
+    "temperature": 0.0,
 }
 
 

@@ -171,6 +171,10 @@ def sample(
     spacing: Annotated[str | None, typer.Option(help="uniform, trailing or karras.")] = None,
     unconditional: Annotated[bool, typer.Option("--unconditional", help="Draw without a class.")] = False,
     length: Annotated[int | None, typer.Option(min=1, help="Texts: how many tokens each shall have.")] = None,
+    stop_sigma: Annotated[
+        float | None, typer.Option(min=0, help="Texts: σ/α at which diffusion leaves the rest to the decoder.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="Texts: of the decoder's draws; 0 is none.")] = None,
     prefix: Annotated[str | None, typer.Option(help="Texts: a beginning to be continued.")] = None,
     infill: Annotated[str | None, typer.Option(help="Texts: a template whose ___ is to be filled.")] = None,
     between: Annotated[
@@ -193,6 +197,8 @@ def sample(
         "guidance_scale": guidance,
         "guidance_interval": interval_of(interval),
         "guidance_rescale": rescale,
+        "stop_sigma": stop_sigma,
+        "temperature": temperature,
         "seed": seed,
         "batch_size": batch_size,
     }

@@ -24,7 +24,7 @@ from latentia.diffusion.samplers import (
     heun,
     unipc_2,
 )
-from latentia.diffusion.times import SPACINGS, karras, trailing, uniform
+from latentia.diffusion.times import SPACINGS, cut_times, karras, trailing, uniform
 from latentia.diffusion.vp import VP
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "Sampler",
     "batched_guidance",
     "classifier_free_guidance",
+    "cut_times",
     "ddim",
     "ddpm",
     "denoise_with",

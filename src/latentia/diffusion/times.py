@@ -47,6 +47,20 @@ def karras(n: int, process: Process, rho: float = 7.0) -> Tensor:
     return _with_ends(times, process)
 
 
+def cut_times(times: Tensor, process: Process, stop_sigma: float) -> Tensor:
+    """`times` down to where σ/α is `stop_sigma`, the last of them, at which a sampler then stops.
+
+    Raises LatentiaError where nothing is left, or `stop_sigma` is negative.
+    """
+    stop = process.time_of_sigma(torch.tensor([stop_sigma], dtype=torch.float64))
+    kept = times[times > stop]
+    if not stop_sigma >= 0 or not len(kept):
+        raise LatentiaError(
+            f"stop_sigma is {stop_sigma!r}, expected 0 or more and less than the noise that sampling starts from"
+        )
+    return torch.cat([kept, stop])
+
+
 SPACINGS: dict[str, Callable[[int, Process], Tensor]] = {"uniform": uniform, "trailing": trailing, "karras": karras}
 
 

@@ -35,8 +35,10 @@ class TextAutoencoder(nn.Module):
     own share of the text, `patch` places a vector, and the decoder's places from the vectors at theirs: the order of a
     text need not be found out by attention, and a short text uses all vectors. How long it is every vector is told, and
     the decoder reads it from them first. Each vector is scaled to a root mean square of 1 and, in training, gets noise
-    of a standard deviation drawn from [0, `noise`] for each text, and from half of the texts up to `masking` of the
-    tokens are hidden (COSMOS, Meshchaninov et al. 2025, §3): near latents decode to near texts.
+    of standard deviation `noise` · u², u uniform for each text, and from half of the texts up to `masking` of the
+    tokens are hidden (COSMOS, Meshchaninov et al. 2025, §3): near latents decode to near texts. Noise well above 1
+    leaves a vague idea of the text, and the decoder learns to write one from that, as a language model: diffusion may
+    then stop early (`stop_sigma` in sampling) and leave the wording to it.
 
     `encoder`, the config of a BART encoder (see `FrozenEncoder`), has that read the text as well, as LD4LG does.
 
@@ -101,6 +103,7 @@ class TextAutoencoder(nn.Module):
         self.to_latent = nn.Linear(width, latent_channels)
 
         self.from_latent = nn.Linear(latent_channels, width)
+        self.noise_embed = nn.Linear(1, width)
         self.latent_positions = nn.Parameter(0.3 * torch.randn(latents, width))
         self.mixer = nn.TransformerEncoderLayer(**_layer(width, heads))
         self.length_embed = nn.Embedding(max_tokens + 1, width)
@@ -136,7 +139,8 @@ class TextAutoencoder(nn.Module):
                 nn.init.orthogonal_(share[:, place * width : (place + 1) * width])
             self.from_latent.weight.copy_(down.T * math.sqrt(max(1.0, width / channels)))
             self.unfold.weight.copy_(fold.T * math.sqrt(patch))
-        for linear in (self.fold, self.to_latent, self.from_latent, self.unfold, self.previous):
+        nn.init.zeros_(self.noise_embed.weight)
+        for linear in (self.fold, self.to_latent, self.from_latent, self.noise_embed, self.unfold, self.previous):
             nn.init.zeros_(linear.bias)
         if self.adapter is not None:
             nn.init.zeros_(self.adapter.weight)
@@ -166,8 +170,12 @@ class TextAutoencoder(nn.Module):
         return F.rms_norm(self.to_latent(self.latent_norm(q)).float(), (self.config["latent_channels"],), eps=1e-6)
 
     def memory(self, latents: Tensor) -> Memory:
-        """Unit latents (B, latents, latent_channels) → what the decoder reads."""
-        vectors = self.mixer(self.from_latent(latents) + self.latent_positions)
+        """Unit latents (B, latents, latent_channels), noisy or not → what the decoder reads.
+
+        A text's latents are scaled to a size of 1 again, and what they had says how noisy they are.
+        """
+        size = latents.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-3)
+        vectors = self.mixer(self.from_latent(latents / size) + self.noise_embed(size.log()) + self.latent_positions)
         places = self.unfold(vectors).unflatten(2, (self.config["patch"], -1)).flatten(1, 2)
         return Memory(vectors, places, F.linear(self.length_norm(vectors.mean(1)), self.length_embed.weight))
 
@@ -196,17 +204,28 @@ class TextAutoencoder(nn.Module):
             latents[rows] = self.unit_latents(ids[rows, : int(lengths[rows].max())])
         return normalise(latents.transpose(1, 2), self.latent_mean, self.latent_std)
 
-    def decode(self, z: Tensor, begin: Tensor | None = None) -> Tensor:
-        """The likeliest ids (B, max_tokens) int64 of normalised latents; after the first eos all is pad.
+    def decode(
+        self,
+        z: Tensor,
+        begin: Tensor | None = None,
+        *,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Ids (B, max_tokens) int64 of normalised latents; after the first eos all is pad.
 
         `begin` (B, P ≤ max_tokens) are up to max_tokens - 2 tokens, then pad, that the texts shall begin with.
+        At temperature 0 each token and the length are the likeliest, else they are drawn, with `generator`, which lies
+        on the CPU. Raises LatentiaError where the latents do not fit, or the temperature is negative.
         """
         wanted = (self.config["latent_channels"], self.config["latents"])
         if z.shape[1:] != wanted:
             raise LatentiaError(f"latents have shape {tuple(z.shape)}, expected (batch, {wanted[0]}, {wanted[1]})")
+        if not 0 <= temperature < math.inf:
+            raise LatentiaError(f"temperature is {temperature!r}, expected 0 or more")
         latents = denormalise(z, self.latent_mean, self.latent_std).transpose(1, 2)
         memory = self.memory(latents)
-        lengths = memory.length[:, 2:].argmax(1) + 2  # a token and eos at least
+        lengths = draw(memory.length[:, 2:], temperature, generator) + 2  # a token and eos at least
         ids = torch.full((len(z), self.config["max_tokens"]), PAD, device=z.device)
         if begin is not None:
             ids[:, : begin.shape[1]] = begin
@@ -214,22 +233,31 @@ class TextAutoencoder(nn.Module):
         for rows in by_length(lengths):
             longest = int(lengths[rows].max())
             part = Memory(*(values[rows] for values in memory))
-            ids[rows, :longest] = self.write(part, lengths[rows], ids[rows, :longest])
+            luck = (
+                temperature * gumbel((len(rows), longest, self.config["vocab_size"]), generator)
+                if temperature
+                else None
+            )
+            ids[rows, :longest] = self.write(part, lengths[rows], ids[rows, :longest], luck)
         return ids
 
-    def write(self, memory: Memory, lengths: Tensor, begin: Tensor) -> Tensor:
+    def write(self, memory: Memory, lengths: Tensor, begin: Tensor, luck: Tensor | None = None) -> Tensor:
         """Memory, lengths (B,) and `begin` (B, longest) → ids (B, longest).
 
-        Each token that `begin` leaves open, as pad, is the likeliest after those before it. All places are guessed at
-        once, again and again until nothing changes (Jacobi decoding, Santilli et al. 2023, Alg. 1): the text that one
-        token at a time would give, in fewer passes, since the latents alone tell most tokens.
+        Each token that `begin` leaves open, as pad, is the likeliest after those before it, `luck` (B, longest,
+        vocab_size) added to the logits. All places are guessed at once, again and again until nothing changes (Jacobi
+        decoding, Santilli et al. 2023, Alg. 1): the text that one token at a time would give, in fewer passes, since
+        the latents alone tell most tokens.
         """
         places = torch.arange(begin.shape[1], device=begin.device)
+        luck = None if luck is None else luck.to(begin.device)
         ids = begin.clone()
         rows = torch.arange(len(ids), device=ids.device)  # those that still change
         for _ in places.tolist():  # each pass settles one more place at least
             before = F.pad(ids[rows, :-1], (1, 0), value=BOS)
             scores = self.logits(self.hidden(Memory(*(values[rows] for values in memory)), lengths[rows], before))
+            if luck is not None:
+                scores = scores + luck[rows]
             likeliest = scores[..., MASK + 1 :].argmax(-1) + MASK + 1  # no special token is text
             found = torch.where(begin[rows] == PAD, likeliest, begin[rows])
             changed = (found != ids[rows]).any(1)
@@ -255,7 +283,7 @@ class TextAutoencoder(nn.Module):
         rate = self.masking * uniform(len(ids), 1) * (uniform(len(ids), 1) < 0.5)
         hidden = (uniform(*ids.shape) < rate) & (ids > MASK)
         latents = self.unit_latents(ids.masked_fill(hidden, MASK))
-        sigma = self.noise * uniform(len(ids), 1, 1)
+        sigma = self.noise * uniform(len(ids), 1, 1) ** 2
         noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(ids.device)
         wanted = ids != PAD
         lengths = wanted.sum(1)
@@ -267,6 +295,18 @@ class TextAutoencoder(nn.Module):
             "length_accuracy": (memory.length.detach().argmax(-1) == lengths).float().mean(),
         }
         return Reconstruction(logits, F.cross_entropy(memory.length.float(), lengths), stats)
+
+
+def draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    """One index (B,) for each row of logits (B, N): the likeliest at temperature 0, else by softmax(logits / t)."""
+    if temperature:
+        logits = logits + temperature * gumbel(tuple(logits.shape), generator).to(logits.device)
+    return logits.argmax(-1)
+
+
+def gumbel(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """Numbers that, added to logits, make the largest one a draw from their softmax (Gumbel 1954; Jang et al. 2017)."""
+    return -torch.empty(shape).exponential_(generator=generator).log()
 
 
 def by_length(lengths: Tensor) -> tuple[Tensor, ...]:

@@ -105,7 +105,9 @@ class TextStage(Section):
     depth: int = Field(2, ge=1, le=64, description="transformer layers of the encoder and of its resampler each")
     decoder_depth: int = Field(2, ge=1, le=64, description="transformer layers of the decoder")
     heads: int = Field(4, ge=1, le=128, description="attention heads")
-    noise: float = Field(0.7, ge=0, description="largest noise on the latents in training, whose own size is 1")
+    noise: float = Field(
+        1.5, ge=0, description="largest noise on the latents in training, whose own size is 1; most get far less"
+    )
     masking: float = Field(0.2, ge=0, lt=1, description="largest share of tokens hidden from the encoder in training")
     encoder: str | None = Field(
         None,
@@ -211,6 +213,10 @@ class Sampling(Section):
         None, description="σ/α between which guidance acts; null: everywhere"
     )
     guidance_rescale: float = Field(0.0, ge=0, le=1, description="share of the rescaling against over-exposure")
+    stop_sigma: float = Field(
+        0.0, ge=0, description="texts: σ/α at which diffusion stops, for the decoder to word what it has; 0: at the end"
+    )
+    temperature: float = Field(0.0, ge=0, description="texts: of the decoder's draws; 0: the likeliest tokens")
 
 
 class Compute(Section):
