@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentia.diffusion import EDM, SPACINGS, VP, Process, RectifiedFlow, karras, trailing, uniform
+from latentia.diffusion import EDM, SPACINGS, VP, Process, RectifiedFlow, cut_times, karras, trailing, uniform
 from latentia.errors import LatentiaError
 
 processes = st.one_of(
@@ -83,3 +83,28 @@ def test_bad_numbers_are_refused():
             spacing(0, VP())
     with pytest.raises(LatentiaError, match="rho is 0"):
         karras(5, VP(), rho=0)
+
+
+@settings(deadline=None, derandomize=True)
+@given(processes, st.integers(2, 60), st.floats(0.0, 0.9))
+def test_times_cut_short_end_at_the_wanted_noise(process: Process, n: int, share: float):
+    times = uniform(n, process)
+    stop = share * min(1.0, float(process.sigma(times[0]) / process.alpha(times[0])))
+    cut = cut_times(times, process, stop)
+    assert torch.equal(cut[:-1], times[: len(cut) - 1])
+    assert (cut.diff() < 0).all()
+    ratio = float(process.sigma(cut[-1]) / process.alpha(cut[-1]))
+    assert ratio == pytest.approx(stop, rel=1e-5, abs=1e-6)
+    skipped = times[len(cut) - 1 :]
+    assert (process.sigma(skipped) / process.alpha(skipped) <= stop + 1e-6).all()
+
+
+def test_uncut_times_are_as_they_were():
+    times = uniform(10, RectifiedFlow(shift=5))
+    assert torch.equal(cut_times(times, RectifiedFlow(shift=5), 0.0), times)
+
+
+@pytest.mark.parametrize("stop", [-1.0, float("nan"), 1e9])
+def test_times_are_not_cut_where_none_is_left(stop: float):
+    with pytest.raises(LatentiaError, match="stop_sigma is"):
+        cut_times(uniform(10, EDM()), EDM(), stop)

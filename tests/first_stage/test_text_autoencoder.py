@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from latentia.errors import LatentiaError
 from latentia.first_stage import TextAutoencoder, measure_latent_statistics, token_loss
-from latentia.first_stage.text import stretch
+from latentia.first_stage.text import draw, stretch
 
 VOCABULARY, LONGEST = 20, 8
 
@@ -80,6 +80,33 @@ def test_decoding_is_greedy():
     likeliest = scores[..., 4:].argmax(-1) + 4
     assert torch.equal(likeliest[ids > 3], ids[ids > 3])
     assert len(set(map(tuple, ids.tolist()))) > 5
+
+
+def test_drawn_tokens_have_the_softmax_of_their_logits():
+    logits = torch.tensor([0.0, 1.0, 2.0]).expand(20_000, 3)
+    drawn = draw(logits, 0.5, torch.Generator().manual_seed(0))
+    shares = torch.bincount(drawn, minlength=3) / len(drawn)
+    torch.testing.assert_close(shares, (logits[0] / 0.5).softmax(0), atol=0.01, rtol=0)
+
+
+def test_a_temperature_draws_texts_by_the_generator():
+    model, z = make_model(), torch.randn(1, 6, 3).expand(64, 6, 3)
+    first, again, other, likeliest = (
+        model.decode(z, temperature=temperature, generator=torch.Generator().manual_seed(seed))
+        for temperature, seed in [(1.0, 0), (1.0, 0), (1.0, 1), (0.0, 0)]
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len(first.unique(dim=0)) > len(likeliest.unique(dim=0)) == 1
+    assert torch.equal(model.decode(z, temperature=1e-6, generator=torch.Generator().manual_seed(0)), likeliest)
+
+
+def test_the_size_of_latents_says_only_how_noisy_they_are():
+    model, z = make_model(), torch.randn(4, 6, 3)
+    torch.testing.assert_close(model.decode(z), model.decode(3 * z))
+    with torch.no_grad():
+        model.noise_embed.weight.normal_()
+    assert not torch.equal(model.memory(z.mT).vectors, model.memory(3 * z.mT).vectors)
 
 
 def test_a_given_beginning_is_kept():
@@ -180,5 +207,7 @@ def test_bad_ids_are_refused(ids, message):
 def test_bad_latents_and_lengths_are_refused():
     with pytest.raises(LatentiaError, match="latents have shape"):
         make_model().decode(torch.zeros(2, 3, 6))
+    with pytest.raises(LatentiaError, match="temperature is nan"):
+        make_model().decode(torch.zeros(2, 6, 3), temperature=float("nan"))
     with pytest.raises(LatentiaError, match="up to 9 tokens"):
         make_model().latent_shape(9)

@@ -119,6 +119,18 @@ def test_an_interpolation_has_both_reconstructions_as_ends(run: Path) -> None:
     assert [texts[0], texts[-1]] == model.decode(model.encode(["a cat and a dog", "3 plus 4"]))
 
 
+def test_diffusion_stops_early_and_the_decoder_draws(run: Path) -> None:
+    model, evaluated = load(run / "model"), []
+
+    def count(step: int, z: torch.Tensor, denoised: torch.Tensor) -> None:
+        evaluated.append(float(z.std()))
+
+    texts = model.generate([0] * 40, steps=8, stop_sigma=1.0, temperature=3.0, callback=count)
+    assert len(evaluated) == 4  # equal steps in t, and σ/α = 1 is at t = 1/2
+    assert texts == model.generate([0] * 40, steps=8, stop_sigma=1.0, temperature=3.0)
+    assert len(set(texts)) > len(set(model.generate([0] * 40, steps=8, stop_sigma=1.0)))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -129,6 +141,8 @@ def test_an_interpolation_has_both_reconstructions_as_ends(run: Path) -> None:
         (lambda model: model.generate([0], lengths=[1, 2]), "1 numbers"),
         (lambda model: model.generate([0], context=["a ___", "b ___"]), "2 contexts for 1"),
         (lambda model: complete(model, "a " * 40 + "___", 1), "tokens"),
+        (lambda model: model.generate([0], stop_sigma=-1), "stop_sigma is -1"),
+        (lambda model: model.generate([0], temperature=-1), "temperature is -1"),
     ],
 )
 def test_bad_wishes_are_refused(run: Path, call, message: str) -> None:
