@@ -48,8 +48,9 @@ class LatentModel:
 
     Items are what people see: pictures uint8 (N, H, W, C), or a list of N texts; `codec` turns them into tensors.
     `sampling` holds the defaults of `generate` (sampler, steps, spacing, guidance_scale, guidance_interval,
-    guidance_rescale, stop_sigma, temperature); `task` is what the denoiser repairs, None where it draws; `training`
-    says how the model was made.
+    guidance_rescale, stop_sigma, temperature); `task` is what the denoiser repairs, None where it draws;
+    `clusters` the share of each class's pictures that is in each of its clusters, (num_classes, or 1 without classes;
+    clusters), None where the denoiser knows only classes; `training` says how the model was made.
     """
 
     first_stage: FirstStage
@@ -59,6 +60,7 @@ class LatentModel:
     class_names: tuple[str, ...] = ()
     sampling: dict[str, Any] = field(default_factory=dict)
     task: RepairTask | None = None
+    clusters: NDArray[np.float64] | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -163,7 +165,8 @@ class LatentModel:
             raise LatentiaError(
                 f"latents have shape {tuple(latents.shape)}, expected {(len(wanted), *self.latent_shape)}"
             )
-        condition, nothing, begin = self._conditions(torch.from_numpy(wanted), lengths, context, hints)
+        label = self._told(wanted, seed if latents is None and not callable(sampler) else None)
+        condition, nothing, begin = self._conditions(label, lengths, context, hints)
 
         parts: list[Any] = []
         bar = tqdm(total=len(wanted), desc="sampling", unit="item", disable=not progress, dynamic_ncols=True)
@@ -182,6 +185,22 @@ class LatentModel:
             np.concatenate(parts) if isinstance(self.codec, PictureCodec) else [text for part in parts for text in part]
         )
 
+    def _told(self, labels: NDArray[np.int64], seed: int | None) -> Tensor:
+        """The denoiser's labels: first the classes, then the clusters of each, then "nothing".
+
+        With a seed a cluster of each class is drawn, as often as it occurs. Without one the class is all that is told,
+        as where a given picture decides what else is in the latent.
+        """
+        null = len(self.class_names)
+        told = np.where(labels == null, _config(self.denoiser)["num_classes"], labels)
+        if self.clusters is not None and seed is not None:
+            random = np.random.default_rng(seed)
+            classes, clusters = self.clusters.shape
+            for label in range(classes):
+                rows = np.flatnonzero(labels == label)
+                told[rows] = null + label * clusters + random.choice(clusters, len(rows), p=self.clusters[label])
+        return torch.from_numpy(told)
+
     def _wording(
         self, begin: Tensor | None, rows: slice, chosen: dict[str, Any], generator: torch.Generator
     ) -> dict[str, Any]:
@@ -196,7 +215,7 @@ class LatentModel:
     ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
         """What the denoiser gets beside latent and time, the same that says nothing, and the ids that a decoded text
         begins with: each tensor is (N, ...)."""
-        null = torch.full_like(label, len(self.class_names))
+        null = torch.full_like(label, _config(self.denoiser)["num_classes"])
         if not isinstance(self.codec, TextCodec):
             if lengths is not None or context is not None:
                 raise LatentiaError("lengths and context are for texts; this model makes pictures")
@@ -280,6 +299,8 @@ class LatentModel:
         }
         if self.task is not None:
             index["task"] = asdict(self.task)
+        if self.clusters is not None:
+            index["clusters"] = self.clusters.tolist()
         write_json(folder / INDEX_NAME, index)
 
 
@@ -307,6 +328,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
     try:
         names, sampling = tuple(map(str, index["class_names"])), dict(index["sampling"])
         task = RepairTask(**index["task"]) if "task" in index else None
+        clusters = np.array(index["clusters"], dtype=np.float64) if "clusters" in index else None
         codec: PictureCodec | TextCodec
         if "max_tokens" in index:
             codec = TextCodec(Tokenizer.load(folder / TOKENIZER_NAME), int(index["max_tokens"]))
@@ -322,14 +344,23 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
         class_names=names,
         sampling=sampling,
         task=task,
+        clusters=clusters,
         training=read_json(folder / TRAINING_NAME),
     )
     config, shape = _config(model.denoiser), model.latent_shape
-    if (config["in_channels"], config["num_classes"]) != (shape[0], len(names)):
+    labels = len(names) + (0 if clusters is None else clusters.size)
+    if (config["in_channels"], config["num_classes"]) != (shape[0], labels):
         raise LatentiaError(
             f"{folder}: the denoiser takes {config['in_channels']} channels and {config['num_classes']} classes, "
-            f"the first stage gives {shape[0]} and the index names {len(names)}"
+            f"the first stage gives {shape[0]} and the index names {labels}"
         )
+    if clusters is not None and not (
+        clusters.ndim == 2
+        and len(clusters) == max(1, len(names))
+        and (clusters >= 0).all()
+        and np.allclose(clusters.sum(1), 1)
+    ):
+        raise LatentiaError(f"{folder / INDEX_NAME}: clusters are no shares of {max(1, len(names))} classes")
     hints = 2 * shape[0] if "max_tokens" in index else task.hint_channels(shape[0]) if task else 0
     if config.get("hint_channels", 0) != hints:
         raise LatentiaError(f"{folder}: the denoiser takes {config.get('hint_channels', 0)} hints, expected {hints}")

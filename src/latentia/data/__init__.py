@@ -2,6 +2,7 @@
 
 from latentia.data.builtin import load_pictures
 from latentia.data.cifar import read_cifar10
+from latentia.data.clusters import cluster_pictures
 from latentia.data.codec import GAP, PictureCodec, TextCodec, TokenSet
 from latentia.data.corpora import load_texts
 from latentia.data.degrade import (
@@ -42,6 +43,7 @@ __all__ = [
     "adopt_tokenizer",
     "blur",
     "class_index",
+    "cluster_pictures",
     "draw_masks",
     "fetch_cifar10",
     "fetch_fashion_mnist",

@@ -2,17 +2,26 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from latentia.data import Examples, PictureCodec, RepairExamples, TokenSet, picture_grid
+from latentia.data import (
+    Examples,
+    PictureCodec,
+    PictureSet,
+    RepairExamples,
+    TokenSet,
+    cluster_pictures,
+    picture_grid,
+)
 from latentia.denoiser import DENOISERS
 from latentia.diffusion import PROCESSES, Process, denoise_with, training_loss
 from latentia.errors import LatentiaError
-from latentia.files import load_part, write_text
+from latentia.files import atomic_path, load_part, write_text
 from latentia.first_stage import FirstStage, LatentCache
 from latentia.model import LatentModel
 from latentia.training.checkpoint import Checkpoint
@@ -35,7 +44,7 @@ def build_denoiser(recipe: Recipe, latent_shape: tuple[int, ...], examples: Exam
     torch.manual_seed(recipe.seed)
     arguments = recipe.denoiser.model_dump(exclude={"kind", "preset"}, exclude_none=True)
     channels, *grid = latent_shape
-    num_classes = examples.num_classes
+    num_classes = examples.num_classes + recipe.clusters * max(1, examples.num_classes)
     if recipe.denoiser.kind == "DiT":
         arguments["grid"] = tuple(grid)
     if isinstance(examples, TokenSet):
@@ -45,6 +54,23 @@ def build_denoiser(recipe: Recipe, latent_shape: tuple[int, ...], examples: Exam
     if isinstance(examples, RepairExamples):
         arguments["hint_channels"] = examples.task.hint_channels(channels)
     return DENOISERS[recipe.denoiser.kind](in_channels=channels, num_classes=num_classes, **arguments)
+
+
+def finer_labels(recipe: Recipe, examples: Examples, folder: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The number (N,) of each example's cluster, counted on from class to class; kept in `folder`.
+
+    Raises LatentiaError where there are no clusters to be found.
+    """
+    if not isinstance(examples, PictureSet):
+        raise LatentiaError("clusters are for pictures that a denoiser learns to draw: set clusters=0")
+    path = folder / "clusters.npy"
+    if not path.exists():
+        found = cluster_pictures(examples, recipe.clusters, recipe.seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as partial, partial.open("wb") as file:
+            np.save(file, found)
+    clusters: np.ndarray[Any, np.dtype[np.int64]] = np.load(path, allow_pickle=False)
+    return clusters if examples.labels is None else examples.labels * recipe.clusters + clusters
 
 
 def start_from(denoiser: nn.Module, folder: Path) -> None:
@@ -80,7 +106,8 @@ def train_denoiser(
 
     A step draws times t and noise ε for the whole batch, replaces `label_dropout` of the labels by the null class (Ho &
     Salimans 2022, Alg. 1) and lowers the process's weighted error. Every process draws all numbers and takes its
-    share, so the loss does not depend on how many there are. Texts get a length, a context and an estimate beside the
+    share, so the loss does not depend on how many there are. With clusters, the label is a cluster of the class, or, as
+    often as none, the class. Texts get a length, a context and an estimate beside the
     label, each of them only sometimes. Writes log, checkpoint and sample grids into `folder`.
 
     Raises LatentiaError where sizes do not fit or the loss breaks, and Stopped on Ctrl-C.
@@ -89,6 +116,7 @@ def train_denoiser(
     num_classes = examples.num_classes
     process = PROCESSES[recipe.process.kind](**recipe.process.model_dump(exclude={"kind"}))
     denoiser = build_denoiser(recipe, cache.latent_shape, examples)
+    null: int = denoiser.num_classes  # type: ignore[assignment]
     if recipe.init is not None:
         start_from(denoiser, Path(recipe.init) / "denoiser")
     denoiser.to(device)
@@ -99,20 +127,30 @@ def train_denoiser(
     parts = recipe.compute.microbatches
     lengths = torch.from_numpy(examples.lengths) if isinstance(examples, TokenSet) else None
     repairs = isinstance(examples, RepairExamples)
+    finer, shares = None, None
+    if recipe.clusters:
+        with accelerator.main_process_first():
+            numbers = finer_labels(recipe, examples, folder)
+        counts = np.bincount(numbers, minlength=max(1, num_classes) * recipe.clusters)
+        shares = counts.reshape(-1, recipe.clusters) / counts.reshape(-1, recipe.clusters).sum(1, keepdims=True)
+        finer = num_classes + torch.from_numpy(numbers)
 
     def update(step: int) -> dict[str, Tensor]:
         generator = step_generator(recipe.seed, step, device=device)
         size = loop.batch_size
         t = process.sample_times(size, generator)[mine]
-        dropped = (torch.rand(size, generator=generator, device=device) < recipe.label_dropout)[mine]
+        luck = torch.rand(size, generator=generator, device=device)[mine]
+        dropped = luck < recipe.label_dropout
         eps = torch.randn((size, *cache.latent_shape), generator=generator, device=device)[mine]
         variant = torch.randint(int(repairs), cache.variants, (size,), generator=generator, device=device)[mine]
         rows = order.batch(step)[mine]
         z, labels = cache.batch(rows, variant if lengths is None and not repairs else 0)
         z = z.to(device, non_blocking=True)
-        label = torch.full_like(dropped, num_classes, dtype=torch.int64)
+        label = torch.full_like(dropped, null, dtype=torch.int64)
         if labels is not None:
             label = torch.where(dropped, label, labels.to(device, non_blocking=True))
+        if finer is not None:
+            label = torch.where(luck < 2 * recipe.label_dropout, label, finer[rows].to(device, non_blocking=True))
         condition = [label]
         guess = False
         if lengths is not None:
@@ -141,7 +179,8 @@ def train_denoiser(
 
     codec = examples.codec if isinstance(examples, TokenSet) else PictureCodec(examples.size)
     task = examples.task if isinstance(examples, RepairExamples) else None
-    model = LatentModel(first_stage, process, denoiser, codec, examples.class_names, recipe.sampling.model_dump(), task)
+    sampling = recipe.sampling.model_dump()
+    model = LatentModel(first_stage, process, denoiser, codec, examples.class_names, sampling, task, shares)
 
     def preview(step: int) -> None:
         labels = np.arange(64) % num_classes if num_classes else np.zeros(64, np.int64)
@@ -208,5 +247,5 @@ def _call(network: nn.Module, condition: list[Tensor], x: Tensor, time: Tensor) 
 
 def identity(recipe: Recipe, examples: Examples) -> str:
     """What must be the same for a checkpoint to be continued."""
-    sections = ("seed", "data", "first_stage", "process", "denoiser", "task", "label_dropout", "training")
+    sections = ("seed", "data", "first_stage", "process", "denoiser", "task", "clusters", "label_dropout", "training")
     return recipe.hash(*sections) + examples.fingerprint

@@ -240,6 +240,9 @@ class Recipe(Section):
     init: str | None = Field(
         None, description="model folder whose first stage is used and from whose denoiser training starts"
     )
+    clusters: int = Field(
+        0, ge=0, description="pictures only: clusters of look-alikes in each class, told the denoiser; 0: none"
+    )
     label_dropout: float = Field(
         0.1, ge=0, le=1, description="share of labels replaced by the null class, for guidance"
     )

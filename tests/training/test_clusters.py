@@ -1,0 +1,84 @@
+"""Denoisers that are told a cluster of look-alikes beside the class."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import latentia
+from latentia.applications import vary
+from latentia.data import load_pictures
+from latentia.errors import LatentiaError
+from latentia.training import load_recipe, train
+from latentia.training.latent import finer_labels
+
+CLUSTERS = 3
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    overrides = [f"clusters={CLUSTERS}", "training.steps=20", "training.checkpoint_every=20"]
+    recipe = load_recipe(str(tiny_model.parent / "recipe.yaml"), overrides)
+    out = tmp_path_factory.mktemp("clusters") / "out"
+    train(recipe, out, first_stage=tiny_model / "first_stage")
+    return out
+
+
+def test_the_model_knows_how_often_each_cluster_occurs(run: Path) -> None:
+    model, held = latentia.load(run / "model"), load_pictures("digits")
+    assert model.clusters is not None
+    assert model.clusters.shape == (10, CLUSTERS)
+    found = np.load(run / "denoiser" / "clusters.npy")
+    for label in range(10):
+        shares = np.bincount(found[held.labels == label], minlength=CLUSTERS) / (held.labels == label).sum()
+        np.testing.assert_allclose(model.clusters[label], shares)
+
+
+def test_clusters_are_drawn_by_their_shares(run: Path) -> None:
+    model = latentia.load(run / "model")
+    model.clusters = np.array([[0.2, 0.8, 0.0]] * 10)
+    labels = np.repeat([0, 9, 10], 2000)
+    told = model._told(labels, 0).numpy()
+    shares = [np.bincount(told[start : start + 2000], minlength=41) / 2000 for start in (0, 2000, 4000)]
+    np.testing.assert_allclose(shares[0][10:13], [0.2, 0.8, 0.0], atol=0.04)
+    np.testing.assert_allclose(shares[1][37:40], [0.2, 0.8, 0.0], atol=0.04)
+    assert shares[2][40] == 1  # "no class"
+    np.testing.assert_array_equal(model._told(labels, None)[:4000], labels[:4000])  # the class alone
+
+
+def test_drawing_and_editing_work_as_without(run: Path) -> None:
+    model = latentia.load(run / "model")
+    pictures = model.generate([0, 1, 10], guidance_scale=2.0, seed=1)
+    np.testing.assert_array_equal(pictures, model.generate([0, 1, 10], guidance_scale=2.0, seed=1))
+    assert model.generate(2).shape == (2, 8, 8, 1)
+    assert vary(model, pictures, np.array([0, 1, 10]), strength=0.5).shape == pictures.shape
+
+
+def test_a_run_keeps_the_clusters_it_began_with(run: Path, tmp_path: Path) -> None:
+    recipe, pictures = load_recipe(str(run / "recipe.yaml")), load_pictures("digits")
+    first = finer_labels(recipe, pictures, tmp_path)
+    np.testing.assert_array_equal(first // CLUSTERS, pictures.labels)
+    other = np.zeros(len(pictures), np.int64)
+    np.save(tmp_path / "clusters.npy", other)
+    np.testing.assert_array_equal(finer_labels(recipe, pictures, tmp_path), CLUSTERS * pictures.labels)
+
+
+@pytest.mark.parametrize("clusters", [[[1.0]] * 10, [[0.5, 0.5, 0.5]] * 10, [[1.0, 1.0, -1.0]] * 10, [[1, 0, 0]] * 9])
+def test_damaged_shares_are_refused(run: Path, tmp_path: Path, clusters: list[list[float]]) -> None:
+    model = Path(shutil.copytree(run / "model", tmp_path / "model"))
+    index = json.loads((model / "model_index.json").read_text())
+    (model / "model_index.json").write_text(json.dumps(index | {"clusters": clusters}))
+    with pytest.raises(LatentiaError, match=r"classes|shares"):
+        latentia.load(model)
+
+
+def test_clusters_are_not_for_repairs(tiny_model: Path, tmp_path: Path) -> None:
+    overrides = ["clusters=2", "task={kind: inpaint}"]
+    with pytest.raises(LatentiaError, match="clusters are for pictures that a denoiser learns to draw"):
+        train(
+            load_recipe(str(tiny_model.parent / "recipe.yaml"), overrides),
+            tmp_path / "out",
+            first_stage=tiny_model / "first_stage",
+        )
