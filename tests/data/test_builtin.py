@@ -52,5 +52,5 @@ def test_arguments_are_checked_before_anything_is_read(arguments, words):
 
 def test_a_single_file_that_is_no_data_set(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
-    with pytest.raises(LatentiaError, match="neither a folder, a parquet file nor the CIFAR-10 archive"):
+    with pytest.raises(LatentiaError, match="neither a folder, a parquet file, a tar shard nor the CIFAR-10 archive"):
         load_pictures(tmp_path / "a.png")

@@ -15,6 +15,7 @@ from latentia.data.degrade import (
     motion_kernel,
     shrink,
 )
+from latentia.data.emoji import prepare_emoji
 from latentia.data.examples import Examples
 from latentia.data.fetch import fetch_cifar10, fetch_fashion_mnist, fetch_wordnet
 from latentia.data.idx import read_idx
@@ -56,6 +57,7 @@ __all__ = [
     "load_texts",
     "motion_kernel",
     "picture_grid",
+    "prepare_emoji",
     "read_cifar10",
     "read_idx",
     "read_mask",

@@ -12,6 +12,7 @@ from latentia.data.folder import read_folder
 from latentia.data.hub import parquet_files, read_hub, read_parquet
 from latentia.data.idx import fashion_mnist, find_idx, read_idx_folder
 from latentia.data.pictures import OnCorrupt, PictureSet, Split, check_choices, resize_pictures
+from latentia.data.shards import read_shards, shard_files
 from latentia.errors import LatentiaError
 
 MAX_SIZE = 8192
@@ -67,7 +68,8 @@ def load_pictures(
     """Loads one split of a set of pictures.
 
     name: "fashion-mnist", "digits", "cifar10", "auto" (the first where it can be had, else the second), "hf:NAME", or
-        a path: a folder of pictures, of IDX files or of parquet files, a parquet file, or the CIFAR-10 archive.
+        a path: a folder of pictures, of IDX files, of parquet files or of tar shards, a parquet or tar file, or the
+        CIFAR-10 archive.
     size: the shorter side is resized to it and the centre square cropped; None keeps the size that the pictures have.
     on_corrupt: "refuse" raises where a picture cannot be decoded, "skip" leaves it out and lists it in `skipped`.
     root: where the files of a built-in set lie, or the folder that a relative path starts from.
@@ -87,8 +89,10 @@ def load_pictures(
         raise LatentiaError(f"{name!s} is neither a path that exists nor one of {', '.join(BUILT_IN)}, hf:NAME")
     if path.is_file() and path.name.endswith((".tar.gz", ".tgz")):
         return _resized(read_cifar10(path, split), size)
+    if shard_files(path):
+        return read_shards(path, split, size, on_corrupt)
     if path.is_file() and path.suffix != ".parquet":
-        raise LatentiaError(f"{path} is neither a folder, a parquet file nor the CIFAR-10 archive")
+        raise LatentiaError(f"{path} is neither a folder, a parquet file, a tar shard nor the CIFAR-10 archive")
     if path.is_dir() and (find_idx(path, "train") or find_idx(path, "test")):
         return _resized(read_idx_folder(path, split, path.resolve().name), size)
     if parquet_files(path):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from latentia.data.lines import Row, text_fault
-from latentia.data.pictures import OnCorrupt, Split
+from latentia.data.pictures import OnCorrupt, Split, class_order
 from latentia.data.texts import TextSet
 from latentia.errors import LatentiaError
 
@@ -134,15 +134,9 @@ def _numbered(
         return None, ()
     if train is None or labels is None:
         raise LatentiaError(f"{corpus.origin} has labels in one of its splits only")
-    classes = corpus.classes or tuple(sorted(set(train), key=_class_order))
+    classes = corpus.classes or tuple(sorted(set(train), key=class_order))
     numbers = {name: number for number, name in enumerate(classes)}
     unknown = sorted(set(labels) - set(numbers))
     if unknown:
         raise LatentiaError(f"the test split of {corpus.origin} has the class {unknown[0]!r}, which training lacks")
     return np.array([numbers[name] for name in labels], np.int64), classes
-
-
-def _class_order(name: str) -> tuple[bool, int, str]:
-    """Numbers by value and before words, which go by the alphabet."""
-    number = name.isascii() and name.removeprefix("-").isdigit() and len(name) < 19
-    return not number, int(name) if number else 0, name

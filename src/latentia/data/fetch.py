@@ -20,6 +20,14 @@ from latentia.files import atomic_path, cache_dir
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MAX_CIFAR10_BYTES = 256 * 2**20
+EMOJI_FILES = {  # what `npm pack` calls these packages
+    "names": "emojibase-data-17.0.0.tgz",
+    "openmoji": "openmoji-17.0.0.tgz",
+    "twemoji": "twemoji-svg-15.0.0.tgz",
+    "fluent": "fluentui-emoji-1.3.0.tgz",
+}
+EMOJI_PACKAGES = ("emojibase-data@17.0.0", "openmoji@17.0.0", "@twemoji/svg@15.0.0", "fluentui-emoji@1.3.0")
+NOTO_FONT = "NotoColorEmoji.ttf"
 NETWORK_TIMEOUT = 60.0  # seconds without a byte
 COMMAND_TIMEOUT = 600.0  # seconds for one apt-get or dpkg-deb
 
@@ -48,6 +56,28 @@ def fetch_wordnet(cache: Path | None = None) -> Path:
     return _fetch_debian(
         "wordnet-base", "data.*", folder, lambda: has_wordnet(folder), "the four data files of WordNet"
     )
+
+
+def fetch_emoji(cache: Path | None = None) -> Path:
+    """Puts names and drawings of emoji into the folder `cache` (default `cache_dir()/emoji`) and returns it.
+
+    The names and three sets of drawings are npm packages, which npm verifies; the fourth is the font of the Debian
+    package `fonts-noto-color-emoji`, which apt verifies. Nothing in the packages is run.
+    Raises LatentiaError where npm or apt is missing or cannot reach a registry.
+    """
+    folder = cache or cache_dir() / "emoji"
+    font = folder / NOTO_FONT
+    _fetch_debian("fonts-noto-color-emoji", NOTO_FONT, folder, font.is_file, NOTO_FONT)
+    for package, name in zip(EMOJI_PACKAGES, EMOJI_FILES.values(), strict=True):
+        if (folder / name).is_file():
+            continue
+        if not shutil.which("npm"):
+            raise LatentiaError(f"{package} is fetched with npm, which is not here; put {name} into {folder}")
+        with tempfile.TemporaryDirectory() as temporary:
+            _run(["npm", "pack", "--ignore-scripts", "--silent", package], temporary, f"put {name} into {folder}")
+            with atomic_path(folder / name) as target:
+                shutil.copyfile(Path(temporary, name), target)
+    return folder
 
 
 def _fetch_debian(package: str, pattern: str, folder: Path, whole: Callable[[], bool], files: str) -> Path:

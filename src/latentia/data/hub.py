@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latentia.data.captions import CAPTION_FIELDS, caption_of
 from latentia.data.folder import TEST_NAMES, held_out
 from latentia.data.pictures import OnCorrupt, PictureSet, Split
 from latentia.data.store import Source, record_file, store_key, stored_pictures
@@ -89,9 +90,10 @@ def _read(
     stored = stored_pictures(key, names, source, size, on_corrupt, origin)
     labels, classes = _labels(rows, train, origin)
     kept = None if labels is None else labels[indices[stored.kept]]
+    captions = _captions(rows, indices[stored.kept], origin)
     rule = "one in ten rows held out by the hash of its number" if test_name is None else "as the data set has it"
     text = f"The {split} split of {origin}, {rule}."
-    return PictureSet(stored.images, kept, classes, name, text, stored.skipped)
+    return PictureSet(stored.images, kept, classes, name, text, stored.skipped, captions)
 
 
 def split_parts(parts: Any) -> tuple[Any, str | None]:
@@ -140,6 +142,20 @@ def _labels(rows: Any, train: Any, origin: str) -> tuple[NDArray[np.int64] | Non
         raise LatentiaError(f"{origin} has rows without exactly one class in its column {column}") from None
     except KeyError as error:
         raise LatentiaError(f"{origin} has a row of class {error}, which no training row has") from None
+
+
+def _captions(rows: Any, indices: NDArray[np.int64], origin: str) -> tuple[str, ...] | None:
+    """The captions of some rows, of the first column of strings, or of lists of them, that is called like one."""
+    named = [
+        name
+        for name in CAPTION_FIELDS
+        if (name in rows.features and getattr(rows.features[name], "dtype", "") in ("string", "large_string", "list"))
+        or type(rows.features.get(name)).__name__ in ("List", "Sequence", "LargeList")
+    ]
+    if not named:
+        return None
+    values = rows[named[0]][:]
+    return tuple(caption_of(values[i], f"{origin} row {i}") for i in indices.tolist())
 
 
 def label_column(features: Any) -> tuple[str | None, tuple[str, ...] | None]:

@@ -30,6 +30,7 @@ class PictureSet:
     class_names: one name per class; () where labels is None.
     source: one sentence that says where the pictures came from.
     skipped: "path: reason" for each file that was left out.
+    captions: what each picture shows, in words, or None; the lines of one are alternatives.
 
     Raises LatentiaError where shapes, types or label values do not agree.
     """
@@ -40,6 +41,7 @@ class PictureSet:
     name: str
     source: str
     skipped: tuple[str, ...] = ()
+    captions: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         shape = self.images.shape
@@ -54,6 +56,8 @@ class PictureSet:
                 f"{self.name}: pictures are {shape[2]}×{shape[1]}; pass size=... to crop them to squares"
             )
         check_labels(self.labels, self.class_names, shape[0], self.name)
+        if self.captions is not None and len(self.captions) != shape[0]:
+            raise LatentiaError(f"{self.name} has {shape[0]} pictures and {len(self.captions)} captions")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -80,12 +84,14 @@ class PictureSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of a SHA-256 over shape, pixels, labels and class names: what is held, not where it lies."""
+        """16 hex digits of a SHA-256 over shape, pixels, labels, class names and captions, not over where they lie."""
         digest = hashlib.sha256(json.dumps([self.images.shape, self.class_names, self.labels is not None]).encode())
         for start in range(0, len(self), HASHED_AT_ONCE):
             digest.update(np.ascontiguousarray(self.images[start : start + HASHED_AT_ONCE]).data)
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels).data)
+        if self.captions is not None:
+            digest.update(json.dumps(self.captions).encode())
         return digest.hexdigest()[:16]
 
     def tensor(self, rows: NDArray[Any] | slice, variant: int = 0) -> Tensor:
@@ -103,7 +109,10 @@ class PictureSet:
             raise LatentiaError(f"a subset of {self.name} holds no pictures")
         try:
             labels = None if self.labels is None else self.labels[index]
-            return replace(self, images=self.images[index], labels=labels)
+            captions = self.captions
+            if captions is not None:
+                captions = tuple(captions[i] for i in np.arange(len(self))[index])
+            return replace(self, images=self.images[index], labels=labels, captions=captions)
         except IndexError as error:
             raise LatentiaError(f"{self.name} has {len(self)} pictures: {error}") from None
 
@@ -152,6 +161,12 @@ def class_index(class_names: Sequence[str], name_or_number: str | int, owner: st
     known = ", ".join(f"{number} {name}" for number, name in enumerate(class_names[:100]))
     more = ", …" if len(class_names) > 100 else ""
     raise LatentiaError(f"{owner} has no class {name_or_number!r}; its classes are {known}{more}")
+
+
+def class_order(name: str) -> tuple[bool, int, str]:
+    """Numbers by value and before words, which go by the alphabet."""
+    number = name.isascii() and name.removeprefix("-").isdigit() and len(name) < 19
+    return not number, int(name) if number else 0, name
 
 
 def to_float(images: NDArray[np.uint8] | Tensor) -> Tensor:
