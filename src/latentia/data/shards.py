@@ -98,7 +98,7 @@ def list_samples(shard: Path) -> list[Sample]:
                 caption, label = _words(archive, members, f"{shard.name}:{key}")
                 samples.append(Sample(shard, key, picture.offset_data, picture.size, caption, label))
         with shard.open("rb") as file:
-            file.seek(-tarfile.BLOCKSIZE, os.SEEK_END)
+            file.seek(-2 * tarfile.BLOCKSIZE, os.SEEK_END)
             if file.read().strip(b"\0"):  # tarfile itself takes a file that is cut short for one that ends there
                 raise tarfile.ReadError("its end is missing")
     except (OSError, tarfile.TarError, EOFError) as error:
