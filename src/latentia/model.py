@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from latentia.data import PictureCodec, RepairTask, TextCodec, Tokenizer, class_index
+from latentia.data import PictureCodec, PromptCodec, RepairTask, TextCodec, Tokenizer, class_index
 from latentia.denoiser import DENOISERS
 from latentia.diffusion import (
     EDM,
@@ -50,7 +50,8 @@ class LatentModel:
     `sampling` holds the defaults of `generate` (sampler, steps, spacing, guidance_scale, guidance_interval,
     guidance_rescale, stop_sigma, temperature); `task` is what the denoiser repairs, None where it draws;
     `clusters` the share of each class's pictures that is in each of its clusters, (num_classes, or 1 without classes;
-    clusters), None where the denoiser knows only classes; `training` says how the model was made.
+    clusters), None where the denoiser knows only classes; `prompts` reads prompts, None where it knows no words;
+    `training` says how the model was made.
     """
 
     first_stage: FirstStage
@@ -61,6 +62,7 @@ class LatentModel:
     sampling: dict[str, Any] = field(default_factory=dict)
     task: RepairTask | None = None
     clusters: NDArray[np.float64] | None = None
+    prompts: PromptCodec | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -100,6 +102,8 @@ class LatentModel:
         *,
         lengths: Sequence[int] | None = None,
         context: Sequence[str] | None = None,
+        prompts: Sequence[str] | None = None,
+        negative_prompt: str = "",
         hints: Tensor | None = None,
         latents: Tensor | None = None,
         sampler: str | Sampler | None = None,
@@ -122,6 +126,9 @@ class LatentModel:
             lengths: of each text the tokens that it shall have; None leaves that open. Texts only.
             context: for each text the one that it shall complete, a "___" where something is to be written; what stands
                 before it is kept word for word. Texts only.
+            prompts: for each picture what it shall show, "" for anything; "(words:1.5)" count by that factor. For
+                models that were trained on captions.
+            negative_prompt: what guidance leads away from, instead of from anything.
             hints: for a model with a task what it shall repair, (N, hint_channels, *grid), by `RepairTask.hints`.
             latents: the noise (N, *latent_shape) that sampling starts from, instead of the seed's.
             sampler, steps, spacing, guidance_scale, guidance_interval, guidance_rescale: None takes the model's own. A
@@ -166,7 +173,17 @@ class LatentModel:
                 f"latents have shape {tuple(latents.shape)}, expected {(len(wanted), *self.latent_shape)}"
             )
         label = self._told(wanted, seed if latents is None and not callable(sampler) else None)
-        condition, nothing, begin = self._conditions(label, lengths, context, hints)
+        if self.prompts is not None:
+            condition, nothing = self._prompted(
+                label, [""] * len(label) if prompts is None else prompts, negative_prompt
+            )
+            begin = None
+            if lengths is not None or context is not None or hints is not None:
+                raise LatentiaError("lengths, context and hints are not for a model that draws from prompts")
+        elif prompts is not None or negative_prompt:
+            raise LatentiaError("the model was trained without captions and reads no prompts")
+        else:
+            condition, nothing, begin = self._conditions(label, lengths, context, hints)
 
         parts: list[Any] = []
         bar = tqdm(total=len(wanted), desc="sampling", unit="item", disable=not progress, dynamic_ncols=True)
@@ -209,6 +226,20 @@ class LatentModel:
             return {}
         shown = None if begin is None else begin[rows]
         return {"begin": shown, "temperature": chosen["temperature"], "generator": generator}
+
+    def _prompted(
+        self, label: Tensor, prompts: Sequence[str], negative_prompt: str
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """What the denoiser gets beside latent and time, and the same that guidance leads away from."""
+        assert self.prompts is not None
+        if isinstance(prompts, str) or len(prompts) != len(label):
+            raise LatentiaError(f"there are {len(prompts)} prompts for {len(label)} pictures")
+        codec, grid = self.prompts, torch.empty(1, *self.latent_shape)
+        values = [*before_prompt(label, grid), *codec.to_ids(prompts)]
+        null = torch.full_like(label, _config(self.denoiser)["num_classes"])
+        against = [value.expand(len(label), -1) for value in codec.to_ids([negative_prompt])]
+        nothing = [*before_prompt(null, grid), *against]
+        return [value.to(self.device) for value in values], [value.to(self.device) for value in nothing]
 
     def _conditions(
         self, label: Tensor, lengths: Sequence[int] | None, context: Sequence[str] | None, hints: Tensor | None
@@ -285,8 +316,9 @@ class LatentModel:
         save_part(folder / "denoiser", self.denoiser, _config(self.denoiser), DTYPES[dtype])
         write_json(folder / "process" / CONFIG_NAME, process_config(self.process))
         write_json(folder / TRAINING_NAME, self.training)
-        if isinstance(self.codec, TextCodec):
-            self.codec.tokenizer.save(folder / TOKENIZER_NAME)
+        words = self.codec if isinstance(self.codec, TextCodec) else self.prompts
+        if words is not None:
+            words.tokenizer.save(folder / TOKENIZER_NAME)
         index = {
             "_class_name": "LatentModel",
             "_latentia_version": __version__,
@@ -299,9 +331,16 @@ class LatentModel:
         }
         if self.task is not None:
             index["task"] = asdict(self.task)
+        if self.prompts is not None:
+            index["prompt_tokens"] = self.prompts.size
         if self.clusters is not None:
             index["clusters"] = self.clusters.tolist()
         write_json(folder / INDEX_NAME, index)
+
+
+def before_prompt(label: Tensor, z: Tensor) -> list[Tensor]:
+    """A label, no hints and no length: what stands before a prompt among a DiT's arguments. `z` (B, C, *grid)."""
+    return [label, z.new_zeros(len(label), 0, *z.shape[2:]), torch.zeros_like(label)]
 
 
 DEFAULT_SAMPLING: dict[str, Any] = {
@@ -330,6 +369,9 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
         task = RepairTask(**index["task"]) if "task" in index else None
         clusters = np.array(index["clusters"], dtype=np.float64) if "clusters" in index else None
         codec: PictureCodec | TextCodec
+        prompts = None
+        if "prompt_tokens" in index:
+            prompts = PromptCodec(Tokenizer.load(folder / TOKENIZER_NAME), int(index["prompt_tokens"]))
         if "max_tokens" in index:
             codec = TextCodec(Tokenizer.load(folder / TOKENIZER_NAME), int(index["max_tokens"]))
         else:
@@ -345,6 +387,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
         sampling=sampling,
         task=task,
         clusters=clusters,
+        prompts=prompts,
         training=read_json(folder / TRAINING_NAME),
     )
     config, shape = _config(model.denoiser), model.latent_shape
@@ -364,6 +407,9 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
     hints = 2 * shape[0] if "max_tokens" in index else task.hint_channels(shape[0]) if task else 0
     if config.get("hint_channels", 0) != hints:
         raise LatentiaError(f"{folder}: the denoiser takes {config.get('hint_channels', 0)} hints, expected {hints}")
+    words = (prompts.tokenizer.vocab_size, prompts.size) if prompts else (0, config.get("prompt_tokens"))
+    if (config.get("prompt_vocab", 0), config.get("prompt_tokens")) != words:
+        raise LatentiaError(f"{folder}: denoiser and tokenizer do not fit each other, or one of them is missing")
     vocabulary = codec.tokenizer.vocab_size if isinstance(codec, TextCodec) else None
     if model.first_stage.config.get("vocab_size") != vocabulary:
         raise LatentiaError(f"{folder}: first stage and tokenizer do not fit each other, or one of them is missing")

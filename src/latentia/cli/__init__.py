@@ -100,6 +100,23 @@ def data_fetch(name: Annotated[str, typer.Argument(help="fashion-mnist, wordnet 
     typer.echo(f"{name} lies in {fetch[name]()}")
 
 
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[str, typer.Argument(help="emoji.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures; one that is there is replaced.")],
+    size: Annotated[int, typer.Option(help="Side in pixels.")] = 64,
+    language: Annotated[
+        list[str] | None, typer.Option(help="Language of the captions, such as en or zh. Repeatable.")
+    ] = None,
+) -> None:
+    """Make a set of captioned pictures: some 1,900 emoji in four styles, a tenth of them held out, style by style."""
+    from latentia.data import EMOJI_LANGUAGES, prepare_emoji
+
+    one_of("NAME", name, "emoji")
+    counts = prepare_emoji(out, size, language or EMOJI_LANGUAGES)
+    show_pairs({"pictures": sum(counts.values()), **counts, "folder": out})
+
+
 @recipe_app.command("list")
 def recipe_list() -> None:
     """Name the bundled recipes."""
@@ -171,6 +188,10 @@ def sample(
     spacing: Annotated[str | None, typer.Option(help="uniform, trailing or karras.")] = None,
     unconditional: Annotated[bool, typer.Option("--unconditional", help="Draw without a class.")] = False,
     length: Annotated[int | None, typer.Option(min=1, help="Texts: how many tokens each shall have.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help='Pictures: what they shall show, such as "a (sad:1.5) cat", emphasised by 1.5.')
+    ] = None,
+    negative: Annotated[str, typer.Option(help="Pictures: a prompt that guidance leads away from.")] = "",
     stop_sigma: Annotated[
         float | None, typer.Option(min=0, help="Texts: σ/α at which diffusion leaves the rest to the decoder.")
     ] = None,
@@ -190,7 +211,7 @@ def sample(
     from latentia.model import load
 
     loaded = load(model, device)
-    settings = {
+    settings: dict[str, Any] = {
         "sampler": sampler,
         "steps": steps,
         "spacing": spacing,
@@ -208,10 +229,14 @@ def sample(
     if isinstance(loaded.codec, PictureCodec):
         if length is not None or template is not None or between is not None:
             raise LatentiaError("--length, --prefix, --infill and --between are for texts; this model makes pictures")
+        if prompt is not None or negative:
+            settings |= {"prompts": [prompt or ""] * count, "negative_prompt": negative}
         if out is None:
             raise LatentiaError("--out is missing: say where the pictures go, such as --out grid.png")
         _writer(out)(loaded, _labels(loaded, class_, count, unconditional), settings, out)
     else:
+        if prompt is not None or negative:
+            raise LatentiaError("--prompt and --negative are for pictures; this model makes texts")
         if out is not None and out.suffix.lower() != ".txt":
             raise LatentiaError(f"--out {out}: expected a name that ends in .txt")
         texts = _texts(loaded, class_, count, unconditional, length, template, between, settings)

@@ -15,12 +15,13 @@ from latentia.data.degrade import (
     motion_kernel,
     shrink,
 )
-from latentia.data.emoji import prepare_emoji
+from latentia.data.emoji import EMOJI_LANGUAGES, prepare_emoji
 from latentia.data.examples import Examples
 from latentia.data.fetch import fetch_cifar10, fetch_fashion_mnist, fetch_wordnet
 from latentia.data.idx import read_idx
 from latentia.data.mix import MixedPictures
 from latentia.data.pictures import PictureSet, class_index, to_float, to_uint8
+from latentia.data.prompts import CaptionIds, PromptCodec, PromptIds
 from latentia.data.repair import RepairExamples, RepairTask, draw_masks
 from latentia.data.show import picture_grid, save_gif, save_png, write_pictures
 from latentia.data.single import read_mask, read_one
@@ -28,12 +29,16 @@ from latentia.data.texts import TextSet
 from latentia.data.tokens import Tokenizer, TokenMatrix, adopt_tokenizer, token_matrix, train_tokenizer
 
 __all__ = [
+    "EMOJI_LANGUAGES",
     "GAP",
+    "CaptionIds",
     "Degradation",
     "Examples",
     "MixedPictures",
     "PictureCodec",
     "PictureSet",
+    "PromptCodec",
+    "PromptIds",
     "RepairExamples",
     "RepairTask",
     "TextCodec",

@@ -25,7 +25,7 @@ LICENSES = {
     "twemoji": "Twemoji by Twitter and contributors, CC BY 4.0",
     "fluent": "Fluent Emoji by Microsoft, MIT",
 }
-LANGUAGES = ("en", "de", "es", "fr", "zh")
+EMOJI_LANGUAGES = ("en", "de", "es", "fr", "zh")
 FONT_SIZE = 109  # pixels: the only one that the bitmap font has
 SHARPER = 4  # drawings are rendered larger, then averaged
 HELD_OUT = 0.1  # share of the pairs of emoji and style
@@ -43,7 +43,7 @@ class Emoji(NamedTuple):
 
 
 def prepare_emoji(
-    out: Path, size: int = 64, languages: Sequence[str] = LANGUAGES, cache: Path | None = None
+    out: Path, size: int = 64, languages: Sequence[str] = EMOJI_LANGUAGES, cache: Path | None = None
 ) -> dict[str, int]:
     """Draws all emoji into `out/train` and `out/test`, PNGs of `size` pixels on white with a `metadata.jsonl` each.
 
@@ -54,6 +54,8 @@ def prepare_emoji(
 
     Raises LatentiaError where the packages cannot be fetched, a language is unknown, or a renderer is missing.
     """
+    if out.exists() and not (out / "LICENSES.txt").is_file():
+        raise LatentiaError(f"{out} exists and holds something else than emoji; choose another folder")
     if not 8 <= size <= 1024:
         raise LatentiaError(f"size is {size}, expected 8 to 1024 pixels")
     if not languages:

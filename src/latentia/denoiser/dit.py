@@ -15,6 +15,7 @@ from latentia.denoiser.embeddings import (
     rotary_angles,
     rotate,
 )
+from latentia.denoiser.prompt import CrossAttention, Prompt, PromptEncoder
 from latentia.errors import LatentiaError
 
 MAX_DEPTH = 1000  # a guard against a hostile config: each block costs time and memory before any weight is read
@@ -95,15 +96,27 @@ class Offset(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each modulated before and gated after by the condition (adaLN-Zero)."""
+    """Attention and feed-forward, each modulated before and gated after by the condition (adaLN-Zero).
+
+    With prompts, attention to their tokens stands between them (PixArt-α, Chen et al. 2023, fig. 4).
+    """
 
     def __init__(
-        self, width: int, heads: int, hidden: int, swiglu: bool, qk_norm: bool, rms_norm: bool, shared_modulation: bool
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        swiglu: bool,
+        qk_norm: bool,
+        rms_norm: bool,
+        shared_modulation: bool,
+        prompts: bool,
     ) -> None:
         super().__init__()
         self.modulation = Offset(6 * width) if shared_modulation else nn.Linear(width, 6 * width)
         self.attention_norm = make_norm(width, rms_norm)
         self.attention = Attention(width, heads, qk_norm)
+        self.cross = CrossAttention(width, heads) if prompts else None
         self.mlp_norm = make_norm(width, rms_norm)
         self.mlp = (
             SwiGLU(width, hidden)
@@ -111,9 +124,11 @@ class Block(nn.Module):
             else nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
         )
 
-    def forward(self, x: Tensor, condition: Tensor, rotation: Rotation | None) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor, rotation: Rotation | None, prompt: Prompt | None) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)
         x = torch.addcmul(x, gate1[:, None], self.attention(modulate(self.attention_norm(x), shift1, scale1), rotation))
+        if self.cross is not None and prompt is not None:
+            x = x + self.cross(x, prompt)
         return torch.addcmul(x, gate2[:, None], self.mlp(modulate(self.mlp_norm(x), shift2, scale2)))
 
 
@@ -133,6 +148,8 @@ class DiT(nn.Module):
     blocks one modulation network plus an offset each (adaLN-single, Chen et al. 2023, §2.3): a third fewer parameters.
     `hint_channels` more channels enter beside the latent (LDM's concatenation, Rombach et al. 2022, §3.3), such as an
     earlier estimate or the latent of a context; `lengths` adds a second label, the length of what is to be made.
+    `prompt_vocab` ids in `prompt_tokens` places add a prompt, read by a transformer of `prompt_depth` layers: each
+    block attends to its tokens, and their mean joins timestep and class.
     The output is exactly zero at initialisation. Raises LatentiaError for sizes that do not fit each other.
     """
 
@@ -156,6 +173,9 @@ class DiT(nn.Module):
         out_channels: int | None = None,
         hint_channels: int = 0,
         lengths: int = 0,
+        prompt_vocab: int = 0,
+        prompt_tokens: int = 32,
+        prompt_depth: int = 2,
     ) -> None:
         super().__init__()
         grid = tuple(grid)
@@ -180,6 +200,9 @@ class DiT(nn.Module):
             "out_channels": out_channels,
             "hint_channels": hint_channels,
             "lengths": lengths,
+            "prompt_vocab": prompt_vocab,
+            "prompt_tokens": prompt_tokens,
+            "prompt_depth": prompt_depth,
         }
         self.in_channels, self.num_classes, self.patch, self.width = in_channels, num_classes, patch, width
         self.hint_channels, self.lengths = hint_channels, lengths
@@ -191,9 +214,14 @@ class DiT(nn.Module):
         self.time_embed = TimestepEmbedder(width)
         self.label_embed = LabelEmbedder(num_classes, width)
         self.length_embed = LabelEmbedder(lengths, width) if lengths else None
+        self.prompt_encoder = (
+            PromptEncoder(prompt_vocab, prompt_tokens, width, prompt_depth, heads) if prompt_vocab else None
+        )
+        self.prompt_mean = nn.Linear(width, width) if prompt_vocab else None
         self.modulation = nn.Linear(width, 6 * width) if shared_modulation else nn.Identity()
         self.blocks = nn.ModuleList(
-            Block(width, heads, hidden, swiglu, qk_norm, rms_norm, shared_modulation) for _ in range(depth)
+            Block(width, heads, hidden, swiglu, qk_norm, rms_norm, shared_modulation, prompt_vocab > 0)
+            for _ in range(depth)
         )
         self.final_modulation = nn.Linear(width, 2 * width)
         self.final_norm = make_norm(width, rms_norm)
@@ -203,10 +231,12 @@ class DiT(nn.Module):
     def initialise(self) -> None:
         """Xavier everywhere, then zeros where adaLN-Zero asks: every block starts as the identity, the output as 0."""
         embedders = {*self.time_embed.modules()}
+        if self.prompt_encoder is not None:
+            embedders |= {*self.prompt_encoder.modules()}
         linears = {name: module for name, module in self.named_modules() if isinstance(module, nn.Linear)}
         for name, linear in linears.items():
             if linear not in embedders:
-                zero = "modulation" in name or name == "final"
+                zero = "modulation" in name or name.endswith("cross.out") or name in ("final", "prompt_mean")
                 (nn.init.zeros_ if zero else nn.init.xavier_uniform_)(linear.weight)
                 nn.init.zeros_(linear.bias)
 
@@ -217,10 +247,13 @@ class DiT(nn.Module):
         label: Tensor | None = None,
         hints: Tensor | None = None,
         length: Tensor | None = None,
+        prompt: Tensor | None = None,
+        emphasis: Tensor | None = None,
     ) -> Tensor:
         """x (B, C, *grid), time (B,) in about 0..1000, label (B,) in 0..num_classes or None → (B, C_out, *grid).
 
         `hints` are (B, hint_channels, *grid), `length` (B,) is in 0..lengths; None is zeros, and the null length.
+        `prompt` (B, L) are token ids and `emphasis` (B, L) factors of them; None attends to nothing.
         Computes in the weights' dtype (or autocast's) and answers in x's. With `rope` the grid may differ from the
         constructor's. Raises LatentiaError for a shape that does not fit and for a label out of range.
         """
@@ -234,6 +267,10 @@ class DiT(nn.Module):
         embedding = self.time_embed(time) + self.label_embed(label, x.shape[0])
         if self.length_embed is not None:
             embedding = embedding + self.length_embed(length, x.shape[0])
+        read: Prompt | None = None
+        if self.prompt_encoder is not None and self.prompt_mean is not None and prompt is not None:
+            read = self.prompt_encoder(prompt, emphasis)
+            embedding = embedding + self.prompt_mean(read.mean)
         condition = F.silu(embedding)
         block_condition = self.modulation(condition)
         rotation: Rotation | None = None
@@ -241,7 +278,7 @@ class DiT(nn.Module):
             angle = rotary_angles(grid, self.head_dim, self.rope_base, x.device)
             rotation = angle.cos(), angle.sin()
         for block in self.blocks:
-            tokens = block(tokens, block_condition, rotation)
+            tokens = block(tokens, block_condition, rotation, read)
 
         shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
         tokens = self.final(modulate(self.final_norm(tokens), shift, scale))

@@ -10,9 +10,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from latentia.data import (
+    CaptionIds,
     Examples,
     PictureCodec,
     PictureSet,
+    PromptCodec,
     RepairExamples,
     TokenSet,
     cluster_pictures,
@@ -23,7 +25,7 @@ from latentia.diffusion import PROCESSES, Process, denoise_with, training_loss
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path, load_part, write_text
 from latentia.first_stage import FirstStage, LatentCache
-from latentia.model import LatentModel
+from latentia.model import LatentModel, before_prompt
 from latentia.training.checkpoint import Checkpoint
 from latentia.training.engine import apply_gradients, averaged, local_share, prepare
 from latentia.training.loop import run_loop
@@ -35,11 +37,13 @@ OPEN_LENGTH = 0.5  # share of texts trained without a length: a class alone must
 SELF_CONDITIONED = 0.5  # share of the updates
 
 
-def build_denoiser(recipe: Recipe, latent_shape: tuple[int, ...], examples: Examples) -> nn.Module:
+def build_denoiser(
+    recipe: Recipe, latent_shape: tuple[int, ...], examples: Examples, prompts: PromptCodec | None
+) -> nn.Module:
     """The recipe's denoiser for latents (channels, *grid) of such examples, with the recipe's seed.
 
     For texts it also takes as hints its own last estimate and the latents of a context, and a length; for a task the
-    latents of what it shall repair.
+    latents of what it shall repair; for prompts their tokens.
     """
     torch.manual_seed(recipe.seed)
     arguments = recipe.denoiser.model_dump(exclude={"kind", "preset"}, exclude_none=True)
@@ -53,6 +57,9 @@ def build_denoiser(recipe: Recipe, latent_shape: tuple[int, ...], examples: Exam
         arguments |= {"hint_channels": 2 * channels, "lengths": examples.size}
     if isinstance(examples, RepairExamples):
         arguments["hint_channels"] = examples.task.hint_channels(channels)
+    if prompts is not None:
+        arguments["prompt_vocab"] = prompts.tokenizer.vocab_size
+        arguments |= {"prompt_tokens": prompts.size, "prompt_depth": recipe.prompt.depth if recipe.prompt else 1}
     return DENOISERS[recipe.denoiser.kind](in_channels=channels, num_classes=num_classes, **arguments)
 
 
@@ -101,32 +108,39 @@ def train_denoiser(
     examples: Examples,
     folder: Path,
     accelerator: Accelerator,
+    prompts: PromptCodec | None = None,
 ) -> LatentModel:
     """Trains, or continues, the recipe's denoiser on cached latents and returns the model with averaged weights.
 
     A step draws times t and noise ε for the whole batch, replaces `label_dropout` of the labels by the null class (Ho &
     Salimans 2022, Alg. 1) and lowers the process's weighted error. Every process draws all numbers and takes its
     share, so the loss does not depend on how many there are. With clusters, the label is a cluster of the class, or, as
-    often as none, the class. Texts get a length, a context and an estimate beside the
-    label, each of them only sometimes. Writes log, checkpoint and sample grids into `folder`.
+    often as none, the class. With `prompts`, one of the captions is told beside the label. Texts get a length, a
+    context and an estimate beside the label, each of them only sometimes. Writes log, checkpoint and sample grids into
+    `folder`.
 
     Raises LatentiaError where sizes do not fit or the loss breaks, and Stopped on Ctrl-C.
     """
     device, loop = accelerator.device, recipe.training
     num_classes = examples.num_classes
     process = PROCESSES[recipe.process.kind](**recipe.process.model_dump(exclude={"kind"}))
-    denoiser = build_denoiser(recipe, cache.latent_shape, examples)
+    denoiser = build_denoiser(recipe, cache.latent_shape, examples, prompts)
     null: int = denoiser.num_classes  # type: ignore[assignment]
     if recipe.init is not None:
         start_from(denoiser, Path(recipe.init) / "denoiser")
     denoiser.to(device)
     network, trainee = prepare(denoiser, loop, accelerator, compile=recipe.compute.compile)
 
+    nothing_said = torch.empty(0) if prompts is None else prompts.to_ids([""]).ids.to(device)
+
     order = ShuffledOrder(len(cache), loop.batch_size, recipe.seed)
     mine = local_share(loop.batch_size, accelerator)
     parts = recipe.compute.microbatches
     lengths = torch.from_numpy(examples.lengths) if isinstance(examples, TokenSet) else None
     repairs = isinstance(examples, RepairExamples)
+    captions = None
+    if prompts is not None and isinstance(examples, PictureSet) and examples.captions is not None:
+        captions = CaptionIds.of(examples.captions, prompts)
     finer, shares = None, None
     if recipe.clusters:
         with accelerator.main_process_first():
@@ -164,6 +178,10 @@ def train_denoiser(
         if isinstance(examples, RepairExamples):
             left, _ = cache.batch(rows, variant)
             condition.append(examples.task.hints(left, examples.hidden(rows, variant.cpu())).to(device))
+        if captions is not None:
+            which = torch.rand(size, generator=generator, device=device)[mine].cpu().numpy()
+            said = captions.draw(rows.numpy(), which).to(device)
+            condition = [*before_prompt(label, z), torch.where(dropped[:, None], nothing_said, said)]
         torch.manual_seed(step_generator(recipe.seed, step, accelerator.process_index).initial_seed())  # dropout
         losses = []
         for part in zip(*(value.chunk(parts) for value in (z, eps, t, *condition)), strict=True):
@@ -180,18 +198,20 @@ def train_denoiser(
     codec = examples.codec if isinstance(examples, TokenSet) else PictureCodec(examples.size)
     task = examples.task if isinstance(examples, RepairExamples) else None
     sampling = recipe.sampling.model_dump()
-    model = LatentModel(first_stage, process, denoiser, codec, examples.class_names, sampling, task, shares)
+    model = LatentModel(first_stage, process, denoiser, codec, examples.class_names, sampling, task, shares, prompts)
 
     def preview(step: int) -> None:
         labels = np.arange(64) % num_classes if num_classes else np.zeros(64, np.int64)
-        hints = None
+        hints, said = None, None
+        if isinstance(examples, PictureSet) and captions is not None and examples.captions is not None:
+            said = [examples.captions[i % len(examples)].splitlines()[0] for i in range(64)]
         if isinstance(examples, RepairExamples):
             rows = torch.arange(64) % len(examples)
             hints = examples.task.hints(cache.batch(rows, 1)[0], examples.hidden(rows, 1))
         assert trainee.ema is not None
         with trainee.ema.swapped():
             denoiser.eval()
-            items = model.generate(labels, hints=hints, seed=recipe.seed, batch_size=64)
+            items = model.generate(labels, hints=hints, prompts=said, seed=recipe.seed, batch_size=64)
             denoiser.train()
         if not accelerator.is_main_process:
             return
@@ -212,7 +232,7 @@ def train_denoiser(
         preview=preview,
         preview_every=loop.preview_every,
     )
-    model.denoiser = build_denoiser(recipe, cache.latent_shape, examples)
+    model.denoiser = build_denoiser(recipe, cache.latent_shape, examples, prompts)
     model.denoiser.load_state_dict(trainee.averaged_weights())
     model.denoiser.to(device).eval().requires_grad_(False)
     return model
@@ -247,5 +267,16 @@ def _call(network: nn.Module, condition: list[Tensor], x: Tensor, time: Tensor) 
 
 def identity(recipe: Recipe, examples: Examples) -> str:
     """What must be the same for a checkpoint to be continued."""
-    sections = ("seed", "data", "first_stage", "process", "denoiser", "task", "clusters", "label_dropout", "training")
+    sections = (
+        "seed",
+        "data",
+        "first_stage",
+        "process",
+        "denoiser",
+        "task",
+        "prompt",
+        "clusters",
+        "label_dropout",
+        "training",
+    )
     return recipe.hash(*sections) + examples.fingerprint

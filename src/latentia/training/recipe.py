@@ -202,6 +202,12 @@ class UNet(Preset):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout in the residual blocks")
 
 
+class Prompt(Section):
+    vocab_size: int = Field(4096, ge=300, le=2**18, description="entries of the byte-level BPE that is learned")
+    max_tokens: int = Field(32, ge=2, le=1024, description="tokens that are read of a prompt, its end counted")
+    depth: int = Field(2, ge=1, le=64, description="layers of the transformer that reads it")
+
+
 class Sampling(Section):
     sampler: Literal["ddpm", "ddim", "euler", "heun", "dpm_solver_2m", "unipc_2"] = Field(
         "dpm_solver_2m", description="solver"
@@ -236,6 +242,9 @@ class Recipe(Section):
     first_stage: Annotated[FirstStage | TextStage, Field(discriminator="kind", description="the autoencoder")]
     process: Annotated[VP | RectifiedFlow | EDM, Field(discriminator="kind", description="the diffusion process")]
     denoiser: Annotated[DiT | UNet, Field(discriminator="kind", description="the denoiser")]
+    prompt: Prompt | None = Field(
+        None, description="captioned pictures and a DiT only: learn to draw from words; null: captions are not read"
+    )
     task: Task | None = Field(None, description="pictures only: train for a repair; null: to draw")
     init: str | None = Field(
         None, description="model folder whose first stage is used and from whose denoiser training starts"

@@ -15,6 +15,7 @@ from torch import nn
 from latentia.data import (
     Examples,
     PictureSet,
+    PromptCodec,
     RepairExamples,
     RepairTask,
     TextCodec,
@@ -84,7 +85,9 @@ def train(
         cache = build_latent_cache(
             stage, shown, out / "latents", variants=variants, device=accelerator.device, progress=main
         )
-    model = train_denoiser(recipe, stage, cache, shown, out / "denoiser", accelerator)
+    with accelerator.main_process_first():
+        prompts = prompt_codec(recipe, shown, out)
+    model = train_denoiser(recipe, stage, cache, shown, out / "denoiser", accelerator, prompts)
     model.denoiser.to(DTYPES[recipe.compute.weights_dtype]).float()  # what is saved is what is hashed and used
     model.training = _provenance(recipe, examples, model, accelerator, out) | {"git_commit": commit}
     if main:
@@ -111,6 +114,25 @@ def load_examples(recipe: Recipe, out: Path, first_stage: str | Path | None = No
         )
         tokenizer.save(path)
     return TokenSet.of(texts, TextCodec(Tokenizer.load(path), stage.max_tokens), data.on_long)
+
+
+def prompt_codec(recipe: Recipe, examples: Examples, out: Path) -> PromptCodec | None:
+    """What reads prompts, learned from the captions of all examples and kept in `out`; None without a prompt section.
+
+    Raises LatentiaError where the examples have no captions, or the denoiser takes none.
+    """
+    wanted = recipe.prompt
+    if wanted is None:
+        return None
+    if not isinstance(examples, PictureSet) or examples.captions is None:
+        raise LatentiaError(f"{examples.name} has no captions to learn prompts from: set prompt=null")
+    if recipe.denoiser.kind != "DiT":
+        raise LatentiaError(f"prompts need a DiT as denoiser, not a {recipe.denoiser.kind}: set denoiser.kind=DiT")
+    path = out / TOKENIZER_NAME
+    if not path.exists():
+        lines = (line for caption in examples.captions for line in caption.splitlines())
+        train_tokenizer(lines, wanted.vocab_size).save(path)
+    return PromptCodec(Tokenizer.load(path), wanted.max_tokens)
 
 
 def examples_in_variants(

@@ -1,0 +1,140 @@
+"""Whole runs on captioned pictures: learn words, draw from prompts, lead away from them, refuse what makes no sense."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import latentia
+from latentia.cli import app
+from latentia.data import load_pictures
+from latentia.errors import LatentiaError
+from latentia.training import load_recipe, train
+
+COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220)}
+RECIPE = """
+name: squares
+description: Seconds, on coloured squares.
+data: {{name: {data}}}
+first_stage:
+  kind: AutoencoderKL
+  latent_channels: 3
+  channels: [8, 8]
+  training: {{steps: 150, batch_size: 16, learning_rate: 5.0e-3, warmup: 2, log_every: 50, preview_every: 150}}
+process: {{kind: RectifiedFlow}}
+denoiser: {{kind: DiT, width: 32, depth: 2, heads: 2}}
+prompt: {{vocab_size: 300, max_tokens: 16, depth: 1}}
+training: {{steps: 300, batch_size: 16, learning_rate: 5.0e-3, warmup: 10, log_every: 50, preview_every: 300}}
+sampling: {{steps: 6, guidance_scale: 2}}
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("squares")
+    random = np.random.default_rng(0)
+    for split in ("train", "test"):
+        (folder / "data" / split).mkdir(parents=True)
+        for i in range(60):
+            name = ("red", "blue")[i % 2]
+            pixels = np.clip(random.normal(COLOURS[name], 12, (8, 8, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "data" / split / f"{i}.png")
+            (folder / "data" / split / f"{i}.txt").write_text(f"a {name} square\n{name}")
+    path = folder / "squares.yaml"
+    path.write_text(RECIPE.format(data=folder / "data"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model_folder(recipe: Path) -> Path:
+    return train(load_recipe(str(recipe)), recipe.parent / "out")
+
+
+def redness(pictures: np.ndarray) -> np.ndarray:
+    means = pictures.astype(float).mean((1, 2))
+    return means[:, 0] - means[:, 2]
+
+
+def test_words_decide_what_is_drawn(model_folder: Path) -> None:
+    model = latentia.load(model_folder)
+    said = ["a red square", "red", "a blue square", "blue"]
+    red = redness(model.generate(4, prompts=said, seed=1))
+    assert (red[:2] > 60).all()
+    assert (red[2:] < -60).all()
+
+
+def test_a_negative_prompt_leads_away(model_folder: Path) -> None:
+    model = latentia.load(model_folder)
+    away = [redness(model.generate(8, negative_prompt=name, guidance_scale=3.0)).mean() for name in ("blue", "red")]
+    assert away[0] > away[1] + 30
+
+
+def test_emphasis_and_seed(model_folder: Path) -> None:
+    model = latentia.load(model_folder)
+    plain = model.generate(2, prompts=["a red square"] * 2)
+    np.testing.assert_array_equal(plain, model.generate(2, prompts=["a (red:1) square"] * 2))
+    assert (plain != model.generate(2, prompts=["a (red:0.2) square"] * 2)).any()
+    np.testing.assert_array_equal(model.generate(2), model.generate(2, prompts=["", ""]))
+
+
+def test_from_the_command_line(model_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "red.npy"
+    options = ["--prompt", "a red square", "--negative", "blue", "--count", "3", "--out", str(out)]
+    result = CliRunner().invoke(app, ["sample", str(model_folder), *options])
+    assert result.exit_code == 0, result.output
+    assert (redness(np.load(out)) > 60).all()
+
+
+def test_saved_again_it_reads_the_same_words(model_folder: Path, tmp_path: Path) -> None:
+    model = latentia.load(model_folder)
+    model.save(tmp_path / "again")
+    again = latentia.load(tmp_path / "again")
+    np.testing.assert_array_equal(model.generate(1, prompts=["red"]), again.generate(1, prompts=["red"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompts": ["red"]}, "1 prompts for 2"),
+        ({"prompts": "red"}, "3 prompts for 2"),
+        ({"prompts": ["red " * 20] * 2}, "at most 15"),
+        ({"lengths": [1, 2]}, "not for a model that draws from prompts"),
+    ],
+)
+def test_bad_wishes_are_refused(model_folder: Path, arguments: dict, message: str) -> None:
+    with pytest.raises(LatentiaError, match=message):
+        latentia.load(model_folder).generate(2, **arguments)
+
+
+def test_models_without_words_say_so(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(LatentiaError, match="reads no prompts"):
+        latentia.load(tiny_model).generate(1, prompts=["red"])
+
+
+def test_recipes_that_do_not_fit_are_refused(recipe: Path, tmp_path: Path) -> None:
+    stage = recipe.parent / "out" / "model" / "first_stage"
+    with pytest.raises(LatentiaError, match="need a DiT"):
+        train(load_recipe(str(recipe), ["denoiser={kind: UNet}"]), tmp_path / "a", first_stage=stage)
+    plain = tmp_path / "plain"
+    shutil.copytree(load_pictures_folder(recipe), plain, ignore=shutil.ignore_patterns("*.txt"))
+    with pytest.raises(LatentiaError, match="has no captions"):
+        train(load_recipe(str(recipe), [f"data.name={plain}"]), tmp_path / "b", first_stage=stage)
+
+
+def load_pictures_folder(recipe: Path) -> Path:
+    folder = recipe.parent / "data"
+    assert load_pictures(folder).captions is not None
+    return folder
+
+
+def test_a_folder_that_lost_its_tokenizer_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    index = json.loads((copy / "model_index.json").read_text())
+    del index["prompt_tokens"]
+    (copy / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(LatentiaError, match="tokenizer do not fit"):
+        latentia.load(copy)
