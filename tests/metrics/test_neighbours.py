@@ -3,7 +3,7 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from latentia.errors import LatentiaError
-from latentia.metrics import Neighbours, memorisation, nearest_neighbours, neighbour_sheet, neighbours
+from latentia.metrics import Neighbours, memorisation, nearest_neighbours, neighbour_sheet, neighbours, retrieval
 
 
 @pytest.mark.parametrize("rows", [4096, 37, 2])
@@ -63,3 +63,16 @@ def test_refuses(train, test):
         nearest_neighbours(test.images, train.images, features=lambda images: np.full((len(images), 2), np.nan))
     with pytest.raises(LatentiaError, match="do not belong"):
         neighbour_sheet(test.images[:2], train.images, Neighbours(np.zeros((3, 1)), np.zeros((3, 1), np.int64)))
+
+
+def test_retrieval_counts_own_pictures_among_the_nearest():
+    real = np.eye(5)
+    made = real.copy()
+    made[0] = [0.4, 0.9, 0, 0, 0]  # nearer to the second, then to its own
+    assert retrieval(made, real) == 0.8
+    assert retrieval(made, real, 2) == 1
+    chance = retrieval(*np.random.default_rng(0).normal(size=(2, 1000, 8)), k=100)
+    assert chance == pytest.approx(0.1, abs=0.03)
+    for bad in ((made[:3], real, 1), (made, real, 6), (made, real, 0), (made * np.nan, real, 1)):
+        with pytest.raises(LatentiaError):
+            retrieval(*bad)

@@ -33,7 +33,7 @@ def evaluate_model(
 
     Args:
         data, root: the set to measure against; None takes the one of the model's recipe.
-        count: how many pictures or texts to generate; of texts at most as many as are held out.
+        count: how many pictures or texts to generate; of texts and from prompts at most as many as are held out.
         features: the network whose features of pictures are compared; "inception" alone gives a FID.
         judge_steps: updates of the language model under which texts get a perplexity.
         sampling: arguments of `LatentModel.generate`; None values take the model's own.

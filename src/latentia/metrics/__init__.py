@@ -20,7 +20,14 @@ from latentia.metrics.distances import (
 )
 from latentia.metrics.features import FeatureNet, classifier_net, inception_features, inception_net
 from latentia.metrics.judge import JudgeLM, perplexity, train_judge, trained_judge
-from latentia.metrics.neighbours import Memorisation, Neighbours, memorisation, nearest_neighbours, neighbour_sheet
+from latentia.metrics.neighbours import (
+    Memorisation,
+    Neighbours,
+    memorisation,
+    nearest_neighbours,
+    neighbour_sheet,
+    retrieval,
+)
 from latentia.metrics.reconstruction import psnr, reconstruction_frechet, ssim
 from latentia.metrics.report import Figure, Report, evaluate_pictures, evaluate_reconstruction
 from latentia.metrics.sentences import SMALLEST_MAUVE_SET, SentenceNet, mauve_score, sentence_embeddings, sentence_net
@@ -70,6 +77,7 @@ __all__ = [
     "probabilities",
     "psnr",
     "reconstruction_frechet",
+    "retrieval",
     "self_bleu",
     "sentence_embeddings",
     "sentence_net",

@@ -74,6 +74,19 @@ def memorisation(generated: Pictures, train: Pictures, test: Pictures) -> Memori
     return Memorisation(float(np.median(made)), float(np.median(unseen)), float(share))
 
 
+def retrieval(made: Features, real: Features, k: int = 1) -> float:
+    """The share of made pictures whose own real one is among the k nearest of all real ones, by features (N, D).
+
+    Rows i belong together, as a picture drawn from a caption and the one that has this caption. Chance is k / N.
+    Raises LatentiaError where the shapes differ, a feature is not finite or k is not in 1…N.
+    """
+    made, real = check_feature_pair("made pictures", made, "real pictures", real)
+    if len(made) != len(real) or not 1 <= k <= len(real):
+        raise LatentiaError(f"asked for {k} of {len(real)} real pictures, for {len(made)} made ones")
+    near = _search(made, real, k).index
+    return float((near == np.arange(len(made))[:, None]).any(1).mean())
+
+
 def neighbour_sheet(
     generated: Pictures, train: Pictures, neighbours: Neighbours, scale: int = 1, pad: int = 2
 ) -> Image.Image:
