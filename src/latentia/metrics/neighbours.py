@@ -74,7 +74,7 @@ def memorisation(generated: Pictures, train: Pictures, test: Pictures) -> Memori
     return Memorisation(float(np.median(made)), float(np.median(unseen)), float(share))
 
 
-def retrieval(made: Features, real: Features, k: int = 1) -> float:
+def retrieval(made: NDArray[np.floating], real: NDArray[np.floating], k: int = 1) -> float:
     """The share of made pictures whose own real one is among the k nearest of all real ones, by features (N, D).
 
     Rows i belong together, as a picture drawn from a caption and the one that has this caption. Chance is k / N.
