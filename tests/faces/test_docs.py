@@ -14,7 +14,7 @@ from latentia.cli import app
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize("page", ["images.md", "text.md", "applications.md"])
+@pytest.mark.parametrize("page", ["images.md", "text.md", "applications.md", "prompts.md"])
 def test_every_command_of_a_page_works(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = (DOCS / page).read_text(encoding="utf-8")
