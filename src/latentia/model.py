@@ -4,7 +4,7 @@ Layout, as in diffusers: `model_index.json`, one folder a part with `config.json
 `training.json`, which says how the model came to be.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -355,8 +355,12 @@ DEFAULT_SAMPLING: dict[str, Any] = {
 }
 
 
-def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
+def load(
+    folder: str | Path, device: str | torch.device = "cpu", *, parts: Mapping[str, Callable[[], Any]] | None = None
+) -> LatentModel:
     """Loads a model folder onto `device`, in evaluation mode and float32.
+
+    `parts` makes first_stage and denoiser where they are not safetensors.
 
     Raises LatentiaError where the folder is no model, a part is missing or damaged, or parts do not fit each other.
     """
@@ -378,10 +382,14 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
             codec = PictureCodec(int(index["image_size"]))
     except (KeyError, TypeError, ValueError) as error:
         raise LatentiaError(f"{folder / INDEX_NAME} lacks or garbles a field: {error}") from None
+    made = parts or {
+        "first_stage": lambda: load_part(folder / "first_stage", FIRST_STAGES),
+        "denoiser": lambda: load_part(folder / "denoiser", DENOISERS),
+    }
     model = LatentModel(
-        first_stage=load_part(folder / "first_stage", FIRST_STAGES),
+        first_stage=made["first_stage"](),
         process=process_from_config(read_json(folder / "process" / CONFIG_NAME)),
-        denoiser=load_part(folder / "denoiser", DENOISERS),
+        denoiser=made["denoiser"](),
         codec=codec,
         class_names=names,
         sampling=sampling,

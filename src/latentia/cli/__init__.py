@@ -412,6 +412,21 @@ def _write_film(model: "LatentModel", labels: Any, settings: dict[str, Any], out
     save_gif([*frames, picture_grid(images, scale=scale)], out)
 
 
+@app.command()
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
+    to: Annotated[str, typer.Option(help="onnx: graphs of encoder, decoder and denoiser.")] = "onnx",
+) -> None:
+    """Write a picture model for other programs."""
+    from latentia.interchange import export_onnx
+    from latentia.model import load
+
+    one_of("--to", to, "onnx")
+    export_onnx(load(model), out)
+    typer.echo(f"wrote {out}")
+
+
 def _version(show: bool) -> None:
     if show:
         typer.echo(f"latentia {__version__}")
