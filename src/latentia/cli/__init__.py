@@ -413,6 +413,28 @@ def _write_film(model: "LatentModel", labels: Any, settings: dict[str, Any], out
 
 
 @app.command()
+def serve(
+    model: Model,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is for this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 7860,
+    count: Annotated[int, typer.Option(min=1, help="Most pictures or texts a request.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, help="Most steps a request.")] = 100,
+    seconds: Annotated[float, typer.Option(min=1, help="Longest work a request.")] = 120,
+    waiting: Annotated[int, typer.Option(min=1, help="Most requests that wait.")] = 8,
+    device: Device = "cpu",
+) -> None:
+    """Show a model in the browser, with a JSON interface beside it (described at /docs)."""
+    from latentia.web import Limits
+    from latentia.web import serve as serve_model
+
+    say(f"http://{host}:{port} shows {model}; Ctrl-C ends it")
+    limits = Limits(count=count, steps=steps, seconds=seconds, waiting=waiting)
+    serve_model(model, host=host, port=port, device=device, limits=limits)
+
+
+@app.command()
 def export(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],

@@ -20,7 +20,7 @@ from latentia.data.examples import Examples
 from latentia.data.fetch import fetch_cifar10, fetch_fashion_mnist, fetch_wordnet
 from latentia.data.idx import read_idx
 from latentia.data.mix import MixedPictures
-from latentia.data.pictures import PictureSet, class_index, to_float, to_uint8
+from latentia.data.pictures import PictureSet, class_index, fit_picture, to_float, to_uint8
 from latentia.data.prompts import CaptionIds, PromptCodec, PromptIds
 from latentia.data.repair import RepairExamples, RepairTask, draw_masks
 from latentia.data.show import picture_grid, save_gif, save_png, write_pictures
@@ -54,6 +54,7 @@ __all__ = [
     "fetch_cifar10",
     "fetch_fashion_mnist",
     "fetch_wordnet",
+    "fit_picture",
     "gaussian_kernel",
     "grey",
     "hide",
