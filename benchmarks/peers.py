@@ -10,58 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from diffusers import DiTTransformer2DModel
-
-from latentia.denoiser import DiT
 
 Module = TypeVar("Module", bound=torch.nn.Module)
-CLASSIC = {"rope": False, "swiglu": False, "qk_norm": False, "rms_norm": False}  # Peebles & Xie 2023
-
-
-def dit_from_diffusers(theirs: DiTTransformer2DModel) -> DiT:
-    """Our classic DiT with the weights of diffusers' class-conditional one."""
-    config, their = theirs.config, theirs.state_dict()
-    embedder = theirs.transformer_blocks[0].norm1.emb
-    size = config.sample_size
-    ours = DiT(
-        in_channels=config.in_channels,
-        grid=(size, size),
-        patch=config.patch_size,
-        width=config.num_attention_heads * config.attention_head_dim,
-        depth=config.num_layers,
-        heads=config.num_attention_heads,
-        num_classes=config.num_embeds_ada_norm,
-        out_channels=config.out_channels,
-        **CLASSIC,
-    )
-    state = {
-        "patch_embed.weight": their["pos_embed.proj.weight"].flatten(1),
-        "patch_embed.bias": their["pos_embed.proj.bias"],
-        "label_embed.table.weight": their["transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"],
-    }
-    renamed = {
-        "time_embed.hidden": "transformer_blocks.0.norm1.emb.timestep_embedder.linear_1",
-        "time_embed.out": "transformer_blocks.0.norm1.emb.timestep_embedder.linear_2",
-        "final_modulation": "proj_out_1",
-        "final": "proj_out_2",
-    }
-    for i in range(config.num_layers):
-        block, origin = f"blocks.{i}", f"transformer_blocks.{i}"
-        renamed[f"{block}.modulation"] = f"{origin}.norm1.linear"
-        renamed[f"{block}.attention.out"] = f"{origin}.attn1.to_out.0"
-        renamed[f"{block}.mlp.0"] = f"{origin}.ff.net.0.proj"
-        renamed[f"{block}.mlp.2"] = f"{origin}.ff.net.2"
-        for kind in ("weight", "bias"):
-            state[f"{block}.attention.qkv.{kind}"] = torch.cat(
-                [their[f"{origin}.attn1.to_{part}.{kind}"] for part in "qkv"]
-            )
-        # diffusers keeps one copy of the embedders in every block; the first is the one the final layer sees
-        theirs.transformer_blocks[i].norm1.emb.load_state_dict(embedder.state_dict())
-    for name, origin in renamed.items():
-        for kind in ("weight", "bias"):
-            state[f"{name}.{kind}"] = their[f"{origin}.{kind}"]
-    ours.load_state_dict(state)
-    return ours
 
 
 def randomised(model: Module, scale: float = 0.2, seed: int = 0) -> Module:

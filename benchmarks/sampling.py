@@ -11,9 +11,10 @@ import argparse
 
 import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel, DPMSolverMultistepScheduler
-from peers import dit_from_diffusers, in_turn, machine, randomised, ratio
+from peers import in_turn, machine, randomised, ratio
 
 from latentia.diffusion import SAMPLERS, VP, batched_guidance, denoise_with
+from latentia.interchange import dit_from_diffusers
 
 SCHEDULERS = {"ddim": DDIMScheduler, "dpm_solver_2m": DPMSolverMultistepScheduler}
 GUIDANCE = 4.0

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from diffusers import DiTTransformer2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peers import dit_from_diffusers, randomised
+from peers import randomised
 
 from latentia.denoiser import DiT, count_parameters
 from latentia.denoiser.dit import Attention, SwiGLU, patchify, unpatchify
 from latentia.denoiser.embeddings import rotary_angles
 from latentia.errors import LatentiaError
+from latentia.interchange import dit_from_diffusers
 
 CLASSIC = {"rope": False, "swiglu": False, "qk_norm": False, "rms_norm": False}
 TINY = {"in_channels": 3, "grid": (4, 4), "patch": 2, "width": 16, "depth": 2, "heads": 2, "num_classes": 5}

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from latentia.diffusion import Sampler
 from latentia.errors import LatentiaError
-from latentia.first_stage import AutoencoderKL, AutoencoderVQ
+from latentia.first_stage import PictureStage
 from latentia.model import LatentModel
 
 Pictures = NDArray[np.uint8]
@@ -35,16 +35,14 @@ def draw_by(
     return np.concatenate(parts)
 
 
-def picture_stage(model: LatentModel) -> AutoencoderKL | AutoencoderVQ:
+def picture_stage(model: LatentModel) -> PictureStage:
     """The first stage of a model of pictures. Raises LatentiaError where it makes texts."""
-    if not isinstance(model.first_stage, AutoencoderKL | AutoencoderVQ):
+    if not isinstance(model.first_stage, PictureStage):
         raise LatentiaError("the model makes texts, not pictures")
     return model.first_stage
 
 
-def check_pictures_for(
-    model: LatentModel, pictures: Pictures, labels: Labels, factor: int = 1
-) -> AutoencoderKL | AutoencoderVQ:
+def check_pictures_for(model: LatentModel, pictures: Pictures, labels: Labels, factor: int = 1) -> PictureStage:
     """The model's first stage. Raises LatentiaError unless the model could have drawn such pictures, one a label.
 
     With a factor above 1 they are so many times smaller.

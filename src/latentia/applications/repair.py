@@ -14,7 +14,7 @@ from latentia.applications.pictures import Labels, Pictures, check_pictures_for,
 from latentia.data import Degradation, hide, to_float
 from latentia.diffusion import Sampler, posterior, repaint
 from latentia.errors import LatentiaError
-from latentia.first_stage import AutoencoderKL, AutoencoderVQ
+from latentia.first_stage import PictureStage
 from latentia.model import LatentModel
 
 Method = Literal["posterior", "repaint", "trained"]
@@ -155,7 +155,7 @@ def _draw_trained(
     return drawn
 
 
-def _through(first_stage: AutoencoderKL | AutoencoderVQ, degradation: Degradation) -> Callable[[Tensor], Tensor]:
+def _through(first_stage: PictureStage, degradation: Degradation) -> Callable[[Tensor], Tensor]:
     return lambda z: degradation(first_stage.render(z))
 
 

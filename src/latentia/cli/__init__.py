@@ -434,6 +434,17 @@ def serve(
     serve_model(model, host=host, port=port, device=device, limits=limits)
 
 
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="AutoencoderKL, DiTTransformer2DModel or DiTPipeline of diffusers.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
+) -> None:
+    """Read a model of the library diffusers: a first stage, a denoiser, or both as a model."""
+    from latentia.interchange import import_diffusers
+
+    typer.echo(f"wrote {import_diffusers(folder, out)}: {out}")
+
+
 @app.command()
 def export(
     model: Model,

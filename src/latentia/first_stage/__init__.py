@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from latentia.first_stage.autoencoder import Reconstruction
 from latentia.first_stage.cache import LatentCache, build_latent_cache
+from latentia.first_stage.diffusers_kl import DiffusersKL
 from latentia.first_stage.kl import AutoencoderKL, kl_divergence
 from latentia.first_stage.losses import (
     PatchDiscriminator,
@@ -14,22 +15,24 @@ from latentia.first_stage.losses import (
     reconstruction_loss,
 )
 from latentia.first_stage.pretrained import FrozenEncoder, encoder_config
-from latentia.first_stage.statistics import FirstStage, measure_latent_statistics, set_latent_statistics
+from latentia.first_stage.statistics import FirstStage, PictureStage, measure_latent_statistics, set_latent_statistics
 from latentia.first_stage.text import TextAutoencoder, token_loss
 from latentia.first_stage.vq import AutoencoderVQ
 
 FIRST_STAGES: dict[str, Callable[..., FirstStage]] = {
-    kind.__name__: kind for kind in (AutoencoderKL, AutoencoderVQ, TextAutoencoder)
+    kind.__name__: kind for kind in (AutoencoderKL, AutoencoderVQ, DiffusersKL, TextAutoencoder)
 }
 
 __all__ = [
     "FIRST_STAGES",
     "AutoencoderKL",
     "AutoencoderVQ",
+    "DiffusersKL",
     "FirstStage",
     "FrozenEncoder",
     "LatentCache",
     "PatchDiscriminator",
+    "PictureStage",
     "Reconstruction",
     "TextAutoencoder",
     "adaptive_weight",

@@ -29,6 +29,12 @@ def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
 
 
+def sample_posterior(mean: Tensor, logvar: Tensor, generator: torch.Generator) -> Tensor:
+    """mean + exp(logvar / 2) · ε, with ε from `generator` (Kingma & Welling 2014, §2.4)."""
+    noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean.device)
+    return mean + (0.5 * logvar).exp() * noise
+
+
 class AutoencoderKL(nn.Module):
     """A variational autoencoder with a diagonal Gaussian posterior per latent.
 
@@ -83,10 +89,9 @@ class AutoencoderKL(nn.Module):
     def forward(self, x: Tensor, generator: torch.Generator) -> Reconstruction:
         """Decodes one posterior sample, its noise from `generator`. The regulariser is the KL, mean over the batch."""
         mean, logvar = self.posterior(x)
-        noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean.device)
         kl = kl_divergence(mean, logvar).mean()
         stats = {
             "kl_per_dim": kl.detach() / mean[0].numel(),
             "posterior_std": (0.5 * logvar.detach()).exp().mean(),
         }
-        return Reconstruction(self.decoder(mean + (0.5 * logvar).exp() * noise), kl, stats)
+        return Reconstruction(self.decoder(sample_posterior(mean, logvar, generator)), kl, stats)

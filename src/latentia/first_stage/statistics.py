@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from latentia.errors import LatentiaError
+from latentia.first_stage.diffusers_kl import DiffusersKL
 from latentia.first_stage.kl import AutoencoderKL
 from latentia.first_stage.text import TextAutoencoder
 from latentia.first_stage.vq import AutoencoderVQ
 
-FirstStage = AutoencoderKL | AutoencoderVQ | TextAutoencoder
+PictureStage = AutoencoderKL | AutoencoderVQ | DiffusersKL
+FirstStage = PictureStage | TextAutoencoder
 
 
 def set_latent_statistics(first_stage: FirstStage, mean: Tensor, std: Tensor) -> None:

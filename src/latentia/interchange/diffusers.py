@@ -1,0 +1,154 @@
+"""Models of the library diffusers, read from their folders: an autoencoder, a DiT, and both as a pipeline."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentia.data import PictureCodec
+from latentia.denoiser import DiT
+from latentia.diffusion import VP
+from latentia.errors import LatentiaError
+from latentia.files import CONFIG_NAME, read_json, save_part
+from latentia.first_stage import DiffusersKL, set_latent_statistics
+from latentia.model import LatentModel
+
+CLASSIC = {"rope": False, "swiglu": False, "qk_norm": False, "rms_norm": False}  # Peebles & Xie 2023
+SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v_prediction"}
+
+
+def import_diffusers(folder: Path, out: Path) -> str:
+    """Reads a folder that diffusers has written and writes ours; returns in a few words what it has become.
+
+    An AutoencoderKL becomes a first stage, for `latentia train --first-stage`; a DiTTransformer2DModel a denoiser; a
+    DiTPipeline, which holds both and a scheduler, a whole model. Weights are read from safetensors alone.
+    Raises LatentiaError where the folder holds something else, is damaged, or diffusers is not installed.
+    """
+    if out.exists():
+        raise LatentiaError(f"{out} exists; choose another folder")
+    index = folder / "model_index.json"
+    if index.is_file():
+        kind = read_json(index).get("_class_name")
+        if kind != "DiTPipeline":
+            raise LatentiaError(f"{index} describes a {kind}, of the pipelines only DiTPipeline is known")
+        model = dit_pipeline(folder)
+        model.save(out)
+        return f"a model of {len(model.class_names)} classes, pictures of {model.codec.size}×{model.codec.size}"
+    kind = read_json(folder / CONFIG_NAME).get("_class_name")
+    if kind == "AutoencoderKL":
+        stage = kl_from_diffusers(_load("AutoencoderKL", folder))
+        save_part(out, stage, stage.config)
+        return f"a first stage of {stage.config['latent_channels']} latent channels"
+    if kind == "DiTTransformer2DModel":
+        denoiser = dit_from_diffusers(_load("DiTTransformer2DModel", folder))
+        save_part(out, denoiser, denoiser.config)
+        return "a denoiser"
+    raise LatentiaError(f"{folder} holds a {kind}, expected an AutoencoderKL, a DiTTransformer2DModel or a DiTPipeline")
+
+
+def dit_pipeline(folder: Path) -> LatentModel:
+    """A class-conditional DiTPipeline (Peebles & Xie 2023) as a model of ours; its learned variances are left out."""
+    stage = kl_from_diffusers(_load("AutoencoderKL", folder / "vae"))
+    theirs = _load("DiTTransformer2DModel", folder / "transformer")
+    names = {
+        int(number): str(name) for number, name in read_json(folder / "model_index.json").get("id2label", {}).items()
+    }
+    denoiser = dit_from_diffusers(theirs, outputs=theirs.config.in_channels)
+    process = vp_from_config(read_json(folder / "scheduler" / "scheduler_config.json"))
+    size = theirs.config.sample_size * 2 ** (stage.levels - 1)
+    classes = tuple(names.get(number, str(number)) for number in range(denoiser.num_classes))
+    for part in (stage, denoiser):
+        part.eval().requires_grad_(False)
+    sampling = {"sampler": "ddim", "steps": 50, "guidance_scale": 4.0}
+    return LatentModel(stage, process, denoiser, PictureCodec(size), classes, sampling)
+
+
+def vp_from_config(config: dict[str, Any]) -> VP:
+    """The process of a scheduler of DDPM's family. Raises LatentiaError for one that is not."""
+    schedule, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
+    if schedule not in SCHEDULES or prediction not in PREDICTIONS or config.get("trained_betas") is not None:
+        raise LatentiaError(f"the scheduler has {schedule} betas and predicts {prediction}, which have no counterpart")
+    return VP(
+        schedule=SCHEDULES[schedule],
+        timesteps=int(config.get("num_train_timesteps", 1000)),
+        prediction_type=PREDICTIONS[prediction],
+        beta_start=float(config.get("beta_start", 1e-4)),
+        beta_end=float(config.get("beta_end", 0.02)),
+        zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)),
+    )
+
+
+def kl_from_diffusers(theirs: Any) -> DiffusersKL:
+    """Their autoencoder as a first stage; its scaling (and shift) stand in for the statistics of the latents."""
+    config = theirs.config
+    stage = DiffusersKL(config.in_channels, config.latent_channels, dict(config))
+    stage.vae.load_state_dict(theirs.state_dict())
+    ones = torch.ones(config.latent_channels)
+    set_latent_statistics(stage, ones * (config.shift_factor or 0.0), ones / (config.scaling_factor or 1.0))
+    return stage
+
+
+def _load(kind: str, folder: Path) -> Any:
+    try:
+        import diffusers
+    except ImportError as error:
+        raise LatentiaError(f"importing needs diffusers ({error}): pip install 'latentia[diffusers]'") from None
+    load: Callable[..., Any] = getattr(diffusers, kind).from_pretrained
+    try:
+        return load(str(folder), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False).float().eval()
+    except Exception as error:  # the library documents no common class for what a damaged folder makes it raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LatentiaError(f"{folder} cannot be read as a {kind}: {reason[:200]}") from None
+
+
+def dit_from_diffusers(theirs: Any, outputs: int | None = None) -> DiT:
+    """Our classic DiT with the weights of diffusers' class-conditional one, or only its first `outputs` channels."""
+    config, their = theirs.config, theirs.state_dict()
+    embedder = theirs.transformer_blocks[0].norm1.emb
+    size = config.sample_size
+    ours = DiT(
+        in_channels=config.in_channels,
+        grid=(size, size),
+        patch=config.patch_size,
+        width=config.num_attention_heads * config.attention_head_dim,
+        depth=config.num_layers,
+        heads=config.num_attention_heads,
+        num_classes=config.num_embeds_ada_norm,
+        out_channels=outputs or config.out_channels,
+        **CLASSIC,
+    )
+    state: dict[str, Tensor] = {
+        "patch_embed.weight": their["pos_embed.proj.weight"].flatten(1),
+        "patch_embed.bias": their["pos_embed.proj.bias"],
+        "label_embed.table.weight": their["transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"],
+    }
+    renamed = {
+        "time_embed.hidden": "transformer_blocks.0.norm1.emb.timestep_embedder.linear_1",
+        "time_embed.out": "transformer_blocks.0.norm1.emb.timestep_embedder.linear_2",
+        "final_modulation": "proj_out_1",
+        "final": "proj_out_2",
+    }
+    for i in range(config.num_layers):
+        block, origin = f"blocks.{i}", f"transformer_blocks.{i}"
+        renamed[f"{block}.modulation"] = f"{origin}.norm1.linear"
+        renamed[f"{block}.attention.out"] = f"{origin}.attn1.to_out.0"
+        renamed[f"{block}.mlp.0"] = f"{origin}.ff.net.0.proj"
+        renamed[f"{block}.mlp.2"] = f"{origin}.ff.net.2"
+        for kind in ("weight", "bias"):
+            state[f"{block}.attention.qkv.{kind}"] = torch.cat(
+                [their[f"{origin}.attn1.to_{part}.{kind}"] for part in "qkv"]
+            )
+        # diffusers keeps one copy of the embedders in every block; the first is the one the final layer sees
+        theirs.transformer_blocks[i].norm1.emb.load_state_dict(embedder.state_dict())
+    for name, origin in renamed.items():
+        for kind in ("weight", "bias"):
+            state[f"{name}.{kind}"] = their[f"{origin}.{kind}"]
+    if outputs is not None:  # the last layer's rows run over the patch, then over the channels
+        for name in ("final.weight", "final.bias"):
+            rows = state[name].reshape(-1, config.out_channels, *state[name].shape[1:])
+            state[name] = rows[:, :outputs].flatten(0, 1)
+    ours.load_state_dict(state)
+    return ours

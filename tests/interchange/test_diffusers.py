@@ -1,0 +1,146 @@
+"""Models of diffusers come over with the same answers, and what is no such model is one clear error."""
+
+import json
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import latentia
+from latentia.cli import app
+from latentia.errors import LatentiaError
+from latentia.files import load_part
+from latentia.first_stage import FIRST_STAGES, DiffusersKL
+from latentia.interchange import import_diffusers
+from latentia.training import load_recipe, train
+
+LABELS = {0: "cat", 1: "dog", 2: "fish"}
+
+
+def make_vae() -> diffusers.AutoencoderKL:
+    torch.manual_seed(0)
+    sizes = {"block_out_channels": (8, 16), "norm_num_groups": 4, "latent_channels": 4, "scaling_factor": 0.3}
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    return diffusers.AutoencoderKL(**sizes, **kinds).eval()
+
+
+def make_dit() -> diffusers.DiTTransformer2DModel:
+    torch.manual_seed(0)
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "sample_size": 8, "patch_size": 2}
+    return diffusers.DiTTransformer2DModel(
+        in_channels=4,
+        out_channels=8,
+        num_embeds_ada_norm=3,
+        norm_type="ada_norm_zero",
+        norm_elementwise_affine=False,
+        **sizes,
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> tuple[diffusers.DiTPipeline, Path]:
+    dit = make_dit()
+    with torch.no_grad():
+        for parameter in dit.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    embedder = dit.transformer_blocks[0].norm1.emb.state_dict()
+    for block in dit.transformer_blocks:  # trained ones share it
+        block.norm1.emb.load_state_dict(embedder)
+    scheduler = diffusers.DDIMScheduler(timestep_spacing="linspace", clip_sample=False)
+    made = diffusers.DiTPipeline(dit, make_vae(), scheduler, id2label={**LABELS})
+    folder = tmp_path_factory.mktemp("diffusers") / "dit"
+    made.save_pretrained(folder)
+    index = json.loads((folder / "model_index.json").read_text())  # the names are in the published one, not in this
+    (folder / "model_index.json").write_text(json.dumps(index | {"id2label": LABELS}))
+    return made, folder
+
+
+def test_an_autoencoder_becomes_a_first_stage(tmp_path: Path) -> None:
+    theirs = make_vae()
+    theirs.save_pretrained(tmp_path / "vae")
+    assert import_diffusers(tmp_path / "vae", tmp_path / "stage") == "a first stage of 4 latent channels"
+    ours = load_part(tmp_path / "stage", FIRST_STAGES)
+    assert isinstance(ours, DiffusersKL)
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    with torch.no_grad():
+        z = theirs.encode(x).latent_dist.mode() * 0.3
+        torch.testing.assert_close(ours.encode(x), z, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(ours.render(z), theirs.decode(z / 0.3).sample, atol=1e-5, rtol=1e-4)
+    assert ours.latent_shape(16) == (4, 8, 8)
+
+
+def test_a_denoiser_is_trained_on_its_latents(tmp_path: Path, tiny_model: Path) -> None:
+    make_vae().save_pretrained(tmp_path / "vae")
+    import_diffusers(tmp_path / "vae", tmp_path / "stage")
+    for split in ("train", "test"):
+        (tmp_path / "pictures" / split).mkdir(parents=True)
+        for i in range(8):
+            pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / split / f"{i}.png")
+    overrides = [f"data.name={tmp_path / 'pictures'}", "training.steps=3", "training.batch_size=4"]
+    recipe = load_recipe(str(tiny_model.parent / "recipe.yaml"), overrides)
+    model = latentia.load(train(recipe, tmp_path / "out", first_stage=tmp_path / "stage"))
+    assert model.generate(2).shape == (2, 16, 16, 3)
+
+
+def test_a_pipeline_draws_the_same_pictures(pipeline: tuple[diffusers.DiTPipeline, Path], tmp_path: Path) -> None:
+    theirs, folder = pipeline
+    result = CliRunner().invoke(app, ["import", str(folder), "--out", str(tmp_path / "model")])
+    assert result.exit_code == 0, result.output
+    assert "a model of 3 classes" in result.output
+    ours = latentia.load(tmp_path / "model")
+    assert ours.class_names == ("cat", "dog", "fish")
+    theirs.set_progress_bar_config(disable=True)
+    for guidance in (1.0, 3.0):
+        given = {"num_inference_steps": 10, "guidance_scale": guidance, "output_type": "np"}
+        wanted = theirs(class_labels=[0, 2], generator=torch.Generator().manual_seed(0), **given).images
+        noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        found = ours.generate([0, 2], latents=noise, sampler="ddim", steps=10, guidance_scale=guidance)
+        assert np.abs(found - 255 * wanted).max() <= 2
+        assert found.std() > 5
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"_class_name": "UNet3D"}, "holds a UNet3D, expected"),
+        ({"_class_name": "AutoencoderKL", "block_out_channels": [8]}, "cannot be read as a AutoencoderKL"),
+    ],
+)
+def test_other_folders_are_refused(tmp_path: Path, config: dict, message: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(LatentiaError, match=message) as caught:
+        import_diffusers(tmp_path, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pickled_weights_and_other_pipelines_are_refused(
+    pipeline: tuple[diffusers.DiTPipeline, Path], tmp_path: Path
+) -> None:
+    make_vae().save_pretrained(tmp_path / "vae", safe_serialization=False)
+    with pytest.raises(LatentiaError, match="cannot be read"):
+        import_diffusers(tmp_path / "vae", tmp_path / "out")
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(LatentiaError, match="only DiTPipeline"):
+        import_diffusers(tmp_path, tmp_path / "out")
+    with pytest.raises(LatentiaError, match="exists"):
+        import_diffusers(pipeline[1], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("vae", "message"),
+    [
+        ({"block_out_channels": None}, "channels is"),
+        ({"block_out_channels": [10**9]}, "widths|integer"),
+        ({"block_out_channels": [8], "layers_per_block": 10**9}, "layers_per_block"),
+        ({"block_out_channels": [8], "down_block_types": ["AttnDownBlock2D"]}, "down_block_types"),
+    ],
+)
+def test_hostile_configs_are_refused(vae: dict, message: str) -> None:
+    with pytest.raises(LatentiaError, match=message):
+        DiffusersKL(3, 4, vae)
