@@ -38,7 +38,7 @@ def make_dit() -> diffusers.DiTTransformer2DModel:
     return diffusers.DiTTransformer2DModel(
         in_channels=4,
         out_channels=8,
-        num_embeds_ada_norm=3,
+        num_embeds_ada_norm=1000,
         norm_type="ada_norm_zero",
         norm_elementwise_affine=False,
         **sizes,
