@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import MiniBatchKMeans
 from torch.nn import functional as F
 
 from latentia.data.pictures import PictureSet
@@ -22,6 +21,8 @@ def cluster_pictures(pictures: PictureSet, clusters: int, seed: int) -> NDArray[
     not be learned (Bao et al. 2022, "Why are conditional generative models better than unconditional ones?", §4).
     Raises LatentiaError where a class has fewer pictures than clusters.
     """
+    from sklearn.cluster import MiniBatchKMeans  # here, because it is slow to import
+
     points = _shrunk(pictures)
     labels = np.zeros(len(pictures), np.int64) if pictures.labels is None else pictures.labels
     found = np.zeros(len(pictures), np.int64)

@@ -68,8 +68,9 @@ def read_shards(path: Path, split: Split, size: int | None, on_corrupt: OnCorrup
     stored = stored_pictures(key, names, source, size, on_corrupt, str(path))
     kept = [samples[i] for i in stored.kept]
     numbers = {name: number for number, name in enumerate(classes)}
-    _require_all([sample.label for sample in kept], "class", names)
-    _require_all([sample.caption for sample in kept], "caption", names)
+    kept_names = [names[i] for i in stored.kept]
+    _require_all([sample.label for sample in kept], "class", kept_names)
+    _require_all([sample.caption for sample in kept], "caption", kept_names)
     try:
         labels = np.array([numbers[str(sample.label)] for sample in kept], np.int64) if classes else None
     except KeyError as error:
@@ -133,6 +134,6 @@ def _text(file: tarfile.TarFile, member: tarfile.TarInfo, limit: int, where: str
 
 
 def _require_all(values: list[str | None], what: str, names: list[str]) -> None:
-    missing = [name for name, value in zip(names, values, strict=False) if value is None]
+    missing = [name for name, value in zip(names, values, strict=True) if value is None]
     if missing and len(missing) < len(values):
         raise LatentiaError(f"{len(missing)} of {len(values)} samples have no {what}, such as {missing[0]}")

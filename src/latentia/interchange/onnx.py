@@ -3,7 +3,6 @@
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ def export_onnx(model: LatentModel, out: Path) -> None:
         raise LatentiaError("only picture models become ONNX graphs: a text is decoded in a loop")
     if out.exists():
         raise LatentiaError(f"{out} exists; choose another folder")
-    model = replace(model).to("cpu")
+    model.to("cpu")
     channels = model.first_stage.config["in_channels"]
     z = torch.randn(EXAMPLES, *model.latent_shape)
     label = torch.zeros(EXAMPLES, dtype=torch.int64)

@@ -75,7 +75,7 @@ def repair(
         np.repeat(mask[None], wish.count, axis=0),
         wish.labels(model),
         callback=look,
-        **{name: value for name, value in wish.sampling().items() if value is not None},
+        **wish.sampling(),
     )
 
 
