@@ -1,7 +1,7 @@
 """The text autoencoder: tokens ↔ a short sequence of latent vectors that still decodes under noise."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -179,16 +179,25 @@ class TextAutoencoder(nn.Module):
         places = self.unfold(vectors).unflatten(2, (self.config["patch"], -1)).flatten(1, 2)
         return Memory(vectors, places, F.linear(self.length_norm(vectors.mean(1)), self.length_embed.weight))
 
+    def starts(self, memory: Memory, lengths: Tensor, count: int) -> Tensor:
+        """What the first `count` places (B, count, width) of texts of these lengths (B,), eos counted, start from."""
+        most = memory.places.shape[1]
+        spread = stretch(torch.full_like(lengths, most), lengths, most, count)
+        return self.slots[:count] + spread.to(memory.places.dtype) @ memory.places
+
     def hidden(self, memory: Memory, lengths: Tensor, before: Tensor) -> Tensor:
         """Memory, lengths (B,), eos counted, and the tokens before each of the first P places → (B, P, width)."""
-        count, most = before.shape[1], memory.places.shape[1]
-        spread = stretch(torch.full_like(lengths, most), lengths, most, count)
-        h = self.slots[:count] + spread.to(memory.places.dtype) @ memory.places
-        h = h + self.previous(self.embed(before) * math.sqrt(self.config["width"]))
+        count = before.shape[1]
+        h = self.starts(memory, lengths, count) + self.told(before)
         causal = torch.ones(count, count, dtype=torch.bool, device=h.device).triu(1)
         for layer in self.decoder:
             h = layer(h, memory.vectors, tgt_mask=causal, tgt_is_causal=True)
         out: Tensor = self.norm(h)
+        return out
+
+    def told(self, before: Tensor) -> Tensor:
+        """What the tokens before each place say to it: (B, P) → (B, P, width)."""
+        out: Tensor = self.previous(self.embed(before) * math.sqrt(self.config["width"]))
         return out
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -245,26 +254,31 @@ class TextAutoencoder(nn.Module):
         """Memory, lengths (B,) and `begin` (B, longest) → ids (B, longest).
 
         Each token that `begin` leaves open, as pad, is the likeliest after those before it, `luck` (B, longest,
-        vocab_size) added to the logits. All places are guessed at once, again and again until nothing changes (Jacobi
-        decoding, Santilli et al. 2023, Alg. 1): the text that one token at a time would give, in fewer passes, since
-        the latents alone tell most tokens.
+        vocab_size) added to the logits. The keys and values of earlier tokens are kept, so a token costs one pass over
+        itself alone; `hidden` says the same of a whole text at once.
         """
-        places = torch.arange(begin.shape[1], device=begin.device)
-        luck = None if luck is None else luck.to(begin.device)
-        ids = begin.clone()
-        rows = torch.arange(len(ids), device=ids.device)  # those that still change
-        for _ in places.tolist():  # each pass settles one more place at least
-            before = F.pad(ids[rows, :-1], (1, 0), value=BOS)
-            scores = self.logits(self.hidden(Memory(*(values[rows] for values in memory)), lengths[rows], before))
+        count = begin.shape[1]
+        starts = self.starts(memory, lengths, count)
+        layers = cast(list[nn.TransformerDecoderLayer], list(self.decoder))
+        latents = [keys_values(layer.multihead_attn, memory.vectors) for layer in layers]
+        earlier = [read.new_empty(*read.shape[:3], count, read.shape[4]) for read in latents]
+        ids = torch.empty_like(begin)
+        token = torch.full_like(begin[:, :1], BOS)
+        for place in range(count):
+            h = starts[:, place : place + 1] + self.told(token)
+            for layer, kept, read in zip(layers, earlier, latents, strict=True):
+                x = layer.norm1(h)
+                kept[:, :, :, place : place + 1] = keys_values(layer.self_attn, x)
+                h = h + attend(layer.self_attn, x, kept[:, :, :, : place + 1])
+                h = h + attend(layer.multihead_attn, layer.norm2(h), read)
+                h = h + layer.linear2(layer.activation(layer.linear1(layer.norm3(h))))
+            scores = self.logits(self.norm(h[:, 0]))
             if luck is not None:
-                scores = scores + luck[rows]
-            likeliest = scores[..., MASK + 1 :].argmax(-1) + MASK + 1  # no special token is text
-            found = torch.where(begin[rows] == PAD, likeliest, begin[rows])
-            changed = (found != ids[rows]).any(1)
-            ids[rows] = found
-            rows = rows[changed]
-            if not len(rows):
-                break
+                scores = scores + luck[:, place].to(scores.device)
+            likeliest = scores[:, MASK + 1 :].argmax(-1) + MASK + 1  # no special token is text
+            ids[:, place] = torch.where(begin[:, place] == PAD, likeliest, begin[:, place])
+            token = ids[:, place : place + 1]
+        places = torch.arange(count, device=ids.device)
         ids = ids.masked_fill(places == lengths[:, None] - 1, EOS)
         return ids.masked_fill(places >= lengths[:, None], PAD)
 
@@ -295,6 +309,23 @@ class TextAutoencoder(nn.Module):
             "length_accuracy": (memory.length.detach().argmax(-1) == lengths).float().mean(),
         }
         return Reconstruction(logits, F.cross_entropy(memory.length.float(), lengths), stats)
+
+
+def keys_values(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """What the attention reads of x (B, T, width): keys and values (2, B, heads, T, width / heads)."""
+    width = attention.embed_dim
+    both = F.linear(x, attention.in_proj_weight[width:], attention.in_proj_bias[width:])
+    return both.view(*x.shape[:2], 2, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+
+
+def attend(attention: nn.MultiheadAttention, x: Tensor, read: Tensor) -> Tensor:
+    """The attention of x (B, T, width) to all that `keys_values` has read."""
+    width = attention.embed_dim
+    queries = F.linear(x, attention.in_proj_weight[:width], attention.in_proj_bias[:width])
+    queries = queries.view(*x.shape[:2], attention.num_heads, -1).transpose(1, 2)
+    seen = F.scaled_dot_product_attention(queries, read[0], read[1])
+    out: Tensor = attention.out_proj(seen.transpose(1, 2).flatten(2))
+    return out
 
 
 def draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
