@@ -1,6 +1,7 @@
 """Models of diffusers come over with the same answers, and what is no such model is one clear error."""
 
 import json
+import shutil
 from pathlib import Path
 
 import diffusers
@@ -12,10 +13,12 @@ from typer.testing import CliRunner
 
 import latentia
 from latentia.cli import app
+from latentia.data import RepairTask
+from latentia.denoiser import DENOISERS, DiffusersUNet
 from latentia.errors import LatentiaError
 from latentia.files import load_part
 from latentia.first_stage import FIRST_STAGES, DiffusersKL
-from latentia.interchange import import_diffusers
+from latentia.interchange import export_diffusers, import_diffusers
 from latentia.training import load_recipe, train
 
 LABELS = {  # of 1000 classes, which the pipeline takes for granted
@@ -108,6 +111,88 @@ def test_a_pipeline_draws_the_same_pictures(pipeline: tuple[diffusers.DiTPipelin
         )
         assert np.abs(found - 255 * wanted).max() <= 2
         assert found.std() > 5
+
+
+@pytest.mark.parametrize("classes", [0, 5])
+def test_a_unet_becomes_a_denoiser(tmp_path: Path, classes: int) -> None:
+    torch.manual_seed(0)
+    theirs = diffusers.UNet2DModel(
+        sample_size=8,
+        in_channels=2,
+        out_channels=2,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        num_class_embeds=classes or None,
+    ).eval()
+    theirs.save_pretrained(tmp_path / "unet")
+    result = CliRunner().invoke(app, ["import", str(tmp_path / "unet"), "--out", str(tmp_path / "denoiser")])
+    assert result.exit_code == 0, result.output
+    ours = load_part(tmp_path / "denoiser", DENOISERS)
+    x, time, label = torch.randn(2, 2, 8, 8), torch.tensor([3.0, 700.0]), torch.tensor([1, 4])
+    with torch.no_grad():
+        wanted = theirs(x, time, label if classes else None).sample
+        torch.testing.assert_close(ours(x, time, label), wanted)
+        assert wanted.std() > 0.01
+        if classes:
+            with pytest.raises(LatentiaError, match="by class only"):
+                ours(x, time, torch.tensor([1, classes]))
+
+
+def test_a_model_becomes_a_pipeline(tiny_model: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["export", str(tiny_model), "--to", "diffusers", "--out", str(tmp_path / "pipe")])
+    assert result.exit_code == 0, result.output
+    for turn in range(2):  # as written by us, and by the pipeline itself
+        made = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "pipe", trust_remote_code=True)
+        made.set_progress_bar_config(disable=True)
+        ours = latentia.load(tiny_model)
+        wanted = ours.generate([3, 7, 3, 7], steps=5, guidance_scale=2.0, seed=9)
+        given = {"num_inference_steps": 5, "guidance_scale": 2.0, "generator": torch.Generator().manual_seed(9)}
+        found = made(class_labels=[3, 7, 3, 7], **given).images
+        assert np.array_equal(np.stack([np.asarray(image) for image in found]), wanted[..., 0])
+        assert wanted.std() > 1
+        noise = torch.randn(2, *ours.latent_shape, generator=torch.Generator().manual_seed(1))
+        (found,) = made("3", num_images_per_prompt=2, latents=noise, output_type="np", return_dict=False)
+        assert np.abs(255 * found - ours.generate([3, 3], latents=noise)).max() < 0.01
+        if not turn:
+            code = (tmp_path / "pipe" / "pipeline.py").read_text()
+            shutil.rmtree(tmp_path / "pipe")
+            made.save_pretrained(tmp_path / "pipe")
+            index = json.loads((tmp_path / "pipe" / "model_index.json").read_text())
+            (tmp_path / "pipe" / "model_index.json").write_text(
+                json.dumps(index | {"_class_name": ["pipeline", "LatentiaPipeline"]})
+            )
+            (tmp_path / "pipe" / "pipeline.py").write_text(code)
+    with pytest.raises(LatentiaError, match="output_type"):
+        made(output_type="latent")
+    assert isinstance(latentia.load(tmp_path / "pipe" / "model"), latentia.LatentModel)
+
+
+def test_only_pictures_become_a_pipeline_and_nothing_is_overwritten(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(LatentiaError, match="exists"):
+        export_diffusers(latentia.load(tiny_model), tmp_path)
+    model = latentia.load(tiny_model)
+    model.task = RepairTask("inpaint")
+    with pytest.raises(LatentiaError, match="only models that draw pictures"):
+        export_diffusers(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "unet",
+    [
+        {"block_out_channels": [10**9]},
+        {"block_out_channels": [8], "layers_per_block": 10**9},
+        {"block_out_channels": "8"},
+        {"block_out_channels": [8], "norm_num_groups": 4, "nonsense": 1},
+        {"block_out_channels": [8], "norm_num_groups": 4, "down_block_types": ["Nonsense"]},
+    ],
+)
+def test_hostile_unets_are_refused(unet: dict) -> None:
+    with pytest.raises(LatentiaError, match=r"is no such model|diffusers makes no UNet2DModel"):
+        DiffusersUNet(3, 0, unet)
 
 
 @pytest.mark.parametrize(

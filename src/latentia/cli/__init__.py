@@ -449,14 +449,17 @@ def import_(
 def export(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
-    to: Annotated[str, typer.Option(help="onnx: graphs of encoder, decoder and denoiser.")] = "onnx",
+    to: Annotated[
+        str, typer.Option(help="onnx: graphs of encoder, decoder and denoiser. diffusers: a pipeline of that library.")
+    ] = "onnx",
 ) -> None:
     """Write a picture model for other programs."""
-    from latentia.interchange import export_onnx
+    from latentia.interchange import export_diffusers, export_onnx
     from latentia.model import load
 
-    one_of("--to", to, "onnx")
-    export_onnx(load(model), out)
+    writers = {"onnx": export_onnx, "diffusers": export_diffusers}
+    one_of("--to", to, *writers)
+    writers[to](load(model), out)
     typer.echo(f"wrote {out}")
 
 

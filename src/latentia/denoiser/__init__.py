@@ -4,12 +4,17 @@ from typing import Any
 
 from torch import nn
 
+from latentia.denoiser.diffusers_unet import DiffusersUNet
 from latentia.denoiser.dit import DiT
 from latentia.denoiser.unet import UNet
 
-__all__ = ["DENOISERS", "PRESETS", "DiT", "UNet", "count_parameters"]
+__all__ = ["DENOISERS", "PRESETS", "DiT", "DiffusersUNet", "UNet", "count_parameters"]
 
-DENOISERS: dict[str, type[DiT] | type[UNet]] = {"DiT": DiT, "UNet": UNet}
+DENOISERS: dict[str, type[DiT] | type[UNet] | type[DiffusersUNet]] = {
+    "DiT": DiT,
+    "UNet": UNet,
+    "DiffusersUNet": DiffusersUNet,
+}
 
 # Sizes only: what depends on the data (channels, grid, patch, classes) is for the caller to add.
 PRESETS: dict[str, dict[str, Any]] = {

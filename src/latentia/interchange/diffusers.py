@@ -1,4 +1,4 @@
-"""Models of the library diffusers, read from their folders: an autoencoder, a DiT, and both as a pipeline."""
+"""Models of the library diffusers, read from their folders, and folders of ours that it reads."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from latentia.data import PictureCodec
-from latentia.denoiser import DiT
+from latentia.denoiser import DiffusersUNet, DiT
 from latentia.diffusion import VP
 from latentia.errors import LatentiaError
-from latentia.files import CONFIG_NAME, read_json, save_part
+from latentia.files import CONFIG_NAME, new_folder, read_json, save_part, write_json, write_text
 from latentia.first_stage import DiffusersKL, set_latent_statistics
-from latentia.model import LatentModel
+from latentia.model import INDEX_NAME, LatentModel
 
 CLASSIC = {"rope": False, "swiglu": False, "qk_norm": False, "rms_norm": False}  # Peebles & Xie 2023
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
@@ -23,13 +23,16 @@ PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v_pred
 def import_diffusers(folder: Path, out: Path) -> str:
     """Reads a folder that diffusers has written and writes ours; returns in a few words what it has become.
 
-    An AutoencoderKL becomes a first stage, for `latentia train --first-stage`; a DiTTransformer2DModel a denoiser; a
-    DiTPipeline, which holds both and a scheduler, a whole model. Weights are read from safetensors alone.
-    Raises LatentiaError where the folder holds something else, is damaged, or diffusers is not installed.
+    An AutoencoderKL becomes a first stage, for `latentia train --first-stage`; a DiTTransformer2DModel or a UNet2DModel
+    a denoiser; a DiTPipeline, which holds autoencoder, DiT and scheduler, a whole model. Weights are read from
+    safetensors alone. Raises LatentiaError where the folder holds something else, is damaged, or diffusers is not installed.
     """
-    if out.exists():
-        raise LatentiaError(f"{out} exists; choose another folder")
-    index = folder / "model_index.json"
+    with new_folder(out) as made:
+        return _import(folder, made)
+
+
+def _import(folder: Path, out: Path) -> str:
+    index = folder / INDEX_NAME
     if index.is_file():
         kind = read_json(index).get("_class_name")
         if kind != "DiTPipeline":
@@ -46,16 +49,46 @@ def import_diffusers(folder: Path, out: Path) -> str:
         denoiser = dit_from_diffusers(_load("DiTTransformer2DModel", folder))
         save_part(out, denoiser, denoiser.config)
         return "a denoiser"
-    raise LatentiaError(f"{folder} holds a {kind}, expected an AutoencoderKL, a DiTTransformer2DModel or a DiTPipeline")
+    if kind == "UNet2DModel":
+        unet = unet_from_diffusers(_load("UNet2DModel", folder))
+        save_part(out, unet, unet.config)
+        return "a denoiser"
+    known = "an AutoencoderKL, a DiTTransformer2DModel, a UNet2DModel or a DiTPipeline"
+    raise LatentiaError(f"{folder} holds a {kind}, expected {known}")
+
+
+def export_diffusers(model: LatentModel, out: Path) -> None:
+    """Writes a folder for `DiffusionPipeline.from_pretrained(out, trust_remote_code=True)`.
+
+    That library has no classes for our networks, so the folder brings the pipeline's code, which is one import:
+    latentia must be installed where it is loaded. Its part `model` is an ordinary model folder.
+    Raises LatentiaError for a model that makes no pictures, where `out` exists or diffusers is not installed.
+    """
+    if not isinstance(model.codec, PictureCodec) or model.task is not None:
+        raise LatentiaError("only models that draw pictures become a pipeline of diffusers")
+    try:
+        from latentia.interchange.pipeline import LatentiaModel, LatentiaPipeline
+    except ImportError as error:
+        raise _missing("exporting", error) from None
+    with new_folder(out) as folder:
+        pipeline: Any = LatentiaPipeline(LatentiaModel(model))
+        pipeline.save_pretrained(folder)
+        index = read_json(folder / INDEX_NAME)
+        write_text(
+            folder / "pipeline.py", f"from {LatentiaPipeline.__module__} import LatentiaPipeline  # noqa: F401\n"
+        )
+        write_json(folder / INDEX_NAME, index | {"_class_name": ["pipeline", "LatentiaPipeline"]})
+
+
+def _missing(what: str, error: ImportError) -> LatentiaError:
+    return LatentiaError(f"{what} needs diffusers ({error}): pip install 'latentia[diffusers]'")
 
 
 def dit_pipeline(folder: Path) -> LatentModel:
     """A class-conditional DiTPipeline (Peebles & Xie 2023) as a model of ours; its learned variances are left out."""
     stage = kl_from_diffusers(_load("AutoencoderKL", folder / "vae"))
     theirs = _load("DiTTransformer2DModel", folder / "transformer")
-    names = {
-        int(number): str(name) for number, name in read_json(folder / "model_index.json").get("id2label", {}).items()
-    }
+    names = {int(number): str(name) for number, name in read_json(folder / INDEX_NAME).get("id2label", {}).items()}
     denoiser = dit_from_diffusers(theirs, outputs=theirs.config.in_channels)
     process = vp_from_config(read_json(folder / "scheduler" / "scheduler_config.json"))
     size = theirs.config.sample_size * 2 ** (stage.levels - 1)
@@ -91,11 +124,18 @@ def kl_from_diffusers(theirs: Any) -> DiffusersKL:
     return stage
 
 
+def unet_from_diffusers(theirs: Any) -> DiffusersUNet:
+    """Their UNet, in pixels or latents, as a denoiser."""
+    ours = DiffusersUNet(theirs.config.in_channels, theirs.config.num_class_embeds or 0, dict(theirs.config))
+    ours.unet.load_state_dict(theirs.state_dict())
+    return ours
+
+
 def _load(kind: str, folder: Path) -> Any:
     try:
         import diffusers
     except ImportError as error:
-        raise LatentiaError(f"importing needs diffusers ({error}): pip install 'latentia[diffusers]'") from None
+        raise _missing("importing", error) from None
     load: Callable[..., Any] = getattr(diffusers, kind).from_pretrained
     try:
         return load(str(folder), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False).float().eval()

@@ -1,6 +1,5 @@
 """A picture model as ONNX graphs: encoder, decoder and denoiser, for ONNX Runtime and whatever else reads them."""
 
-import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from latentia.data import PictureCodec
 from latentia.errors import LatentiaError
-from latentia.files import CONFIG_NAME, WEIGHTS_NAME, read_json
+from latentia.files import CONFIG_NAME, WEIGHTS_NAME, new_folder, read_json
 from latentia.model import LatentModel, before_prompt, load
 
 DENOISER, ENCODER, DECODER = "denoiser/model.onnx", "first_stage/encoder.onnx", "first_stage/decoder.onnx"
@@ -29,8 +28,6 @@ def export_onnx(model: LatentModel, out: Path) -> None:
     """
     if not isinstance(model.codec, PictureCodec):
         raise LatentiaError("only picture models become ONNX graphs: a text is decoded in a loop")
-    if out.exists():
-        raise LatentiaError(f"{out} exists; choose another folder")
     model.to("cpu")
     channels = model.first_stage.config["in_channels"]
     z = torch.randn(EXAMPLES, *model.latent_shape)
@@ -40,20 +37,15 @@ def export_onnx(model: LatentModel, out: Path) -> None:
         inputs |= dict(zip(("prompt", "emphasis"), model.prompts.to_ids(["a"] * EXAMPLES), strict=True))
     elif model.task is not None:
         inputs["hints"] = torch.randn(EXAMPLES, model.task.hint_channels(z.shape[1]), *z.shape[2:])
-    temporary = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save(temporary)
-    try:
+    with new_folder(out) as folder:
+        model.save(folder)
         denoise = _Prompted(model.denoiser) if model.prompts is not None else model.denoiser
-        _export(denoise, inputs, "prediction", temporary / DENOISER)
+        _export(denoise, inputs, "prediction", folder / DENOISER)
         pictures = torch.rand(EXAMPLES, channels, model.codec.size, model.codec.size) * 2 - 1
-        _export(_Call(model.first_stage.encode), {"picture": pictures}, "latent", temporary / ENCODER)
-        _export(_Call(model.first_stage.decode), {"latent": z}, "picture", temporary / DECODER)
+        _export(_Call(model.first_stage.encode), {"picture": pictures}, "latent", folder / ENCODER)
+        _export(_Call(model.first_stage.decode), {"latent": z}, "picture", folder / DECODER)
         for part in ("first_stage", "denoiser"):
-            (temporary / part / WEIGHTS_NAME).unlink()
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            (folder / part / WEIGHTS_NAME).unlink()
 
 
 def load_onnx(folder: str | Path) -> LatentModel:

@@ -1,0 +1,83 @@
+"""A picture model as a pipeline of diffusers, which loads it with `DiffusionPipeline.from_pretrained`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
+from PIL import Image
+from torch import Tensor, nn
+
+from latentia.errors import LatentiaError
+from latentia.model import LatentModel, load
+
+
+class LatentiaModel(ModelMixin):  # type: ignore[misc]
+    """A model folder as a component: `model` is the LatentModel, whose networks move with this module."""
+
+    def __init__(self, model: LatentModel) -> None:
+        super().__init__()
+        self.model = model
+        self.parts = nn.ModuleList([model.first_stage, model.denoiser])
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **_: Any) -> "LatentiaModel":
+        """Loads a model folder of ours, in float32; what diffusers says of devices and types is for `to` to do."""
+        return cls(load(folder))
+
+    def save_pretrained(self, folder: str | Path, **_: Any) -> None:
+        self.model.save(folder)
+
+
+class LatentiaPipeline(DiffusionPipeline):  # type: ignore[misc]
+    """Draws what `LatentModel.generate` draws, called as diffusers' pipelines are."""
+
+    model: LatentiaModel
+
+    def __init__(self, model: LatentiaModel) -> None:
+        super().__init__()
+        self.register_modules(model=model)  # type: ignore[attr-defined]
+
+    def __call__(
+        self,
+        class_labels: int | str | Sequence[int | str] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str = "",
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> Any:
+        """Pictures by class names or numbers, or by prompts, each `num_images_per_prompt` times.
+
+        `generator` gives the seed that it was made with: `torch.Generator().manual_seed(0)` draws what
+        `latentia sample --seed 0` draws, however often. `latents` are the noise instead, (N, *latent_shape). Steps and
+        guidance of None are the model's own. `output_type` is "pil", or "np" for float32 (N, H, W, C) in [0, 1].
+        Raises LatentiaError for what does not fit the model.
+        """
+        model = self.model.model
+        if output_type not in ("pil", "np"):
+            raise LatentiaError(f"output_type is {output_type!r}, expected 'pil' or 'np'")
+        prompts = None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
+        names = [class_labels] if isinstance(class_labels, int | str) else class_labels
+        nothing = [len(model.class_names)] * (1 if prompts is None else len(prompts))
+        labels = nothing if names is None else [model.class_index(name) for name in names]
+        pictures = model.generate(
+            [label for label in labels for _ in range(num_images_per_prompt)],
+            prompts=None if prompts is None else [words for words in prompts for _ in range(num_images_per_prompt)],
+            negative_prompt=negative_prompt,
+            steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            seed=0 if generator is None else generator.initial_seed(),
+            latents=latents,
+            progress=not getattr(self, "_progress_bar_config", {}).get("disable", False),
+        )
+        gray = pictures.shape[-1] == 1
+        images: Any = pictures.astype("float32") / 255
+        if output_type == "pil":
+            images = [Image.fromarray(picture[..., 0] if gray else picture) for picture in pictures]
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
