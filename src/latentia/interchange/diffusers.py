@@ -25,7 +25,8 @@ def import_diffusers(folder: Path, out: Path) -> str:
 
     An AutoencoderKL becomes a first stage, for `latentia train --first-stage`; a DiTTransformer2DModel or a UNet2DModel
     a denoiser; a DiTPipeline, which holds autoencoder, DiT and scheduler, a whole model. Weights are read from
-    safetensors alone. Raises LatentiaError where the folder holds something else, is damaged, or diffusers is not installed.
+    safetensors alone. Raises LatentiaError where the folder holds something else or is damaged, `out` exists, or
+    diffusers is not installed.
     """
     with new_folder(out) as made:
         return _import(folder, made)
