@@ -67,3 +67,26 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Pa
     longer = ["steps=200", "learning_rate=0.01", "checkpoint_every=200", "log_every=50", "preview_every=200"]
     overrides = [f"{part}.{field}" for part in ("training", "first_stage.training") for field in longer]
     return train(load_recipe(str(path), overrides), folder / "out")
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `BertModel.save_pretrained` leaves it, with random weights and some words."""
+    import tokenizers
+    from tokenizers import models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("bert")
+    special = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [*special, "a", "sad", "cat", "red", "blue", "square"]
+    backend = tokenizers.Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 4), ("[CLS]", 3))
+    backend.save(str(folder / "tokenizer.json"))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(
+        BertConfig(vocab_size=len(words), max_position_embeddings=40, initializer_range=0.5, **sizes)
+    ).save_pretrained(folder)
+    return folder

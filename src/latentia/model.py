@@ -375,7 +375,7 @@ def load(
         codec: PictureCodec | TextCodec
         prompts = None
         if "prompt_tokens" in index:
-            prompts = PromptCodec(Tokenizer.load(folder / TOKENIZER_NAME), int(index["prompt_tokens"]))
+            prompts = PromptCodec.load(folder / TOKENIZER_NAME, int(index["prompt_tokens"]))
         if "max_tokens" in index:
             codec = TextCodec(Tokenizer.load(folder / TOKENIZER_NAME), int(index["max_tokens"]))
         else:

@@ -1,4 +1,4 @@
-"""A frozen BART encoder: transformers' own answers are the truth, on a tiny model made here."""
+"""A frozen BART or BERT encoder: transformers' own answers are the truth, on a tiny model made here."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,12 @@ import pytest
 import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
-from transformers import BartConfig, BartModel
+from transformers import BartConfig, BartModel, BertModel
 
 from latentia.data import adopt_tokenizer
 from latentia.errors import LatentiaError
 from latentia.files import load_part, save_part
-from latentia.first_stage import FIRST_STAGES, FrozenEncoder, TextAutoencoder, encoder_config
+from latentia.first_stage import FIRST_STAGES, FrozenEncoder, TextAutoencoder, encoder_config, encoder_tokenizer
 from latentia.model import load
 from latentia.training import load_recipe, train
 
@@ -50,6 +50,25 @@ def bart(tmp_path_factory) -> Path:
     )
     BartModel(config).save_pretrained(folder)
     return folder
+
+
+def test_bert_answers_as_transformers_does(bert):
+    tokenizer, _ = encoder_tokenizer(bert)
+    encoder = FrozenEncoder(tokenizer.vocab_size, 16, encoder_config(bert))
+    encoder.load(bert)
+    theirs = BertModel.from_pretrained(bert).eval()
+    file = tokenizers.Tokenizer.from_file(str(bert / "tokenizer.json"))
+    texts = ["a sad cat", "a"]
+    ids = torch.tensor([[*row, 2, *[0] * (5 - len(row))] for row in tokenizer.encode(texts)])
+    for text, answer in zip(texts, encoder.train()(ids), strict=True):
+        alone = theirs(torch.tensor([file.encode(text).ids])).last_hidden_state[0, 1:]
+        assert alone.std() > 0.1
+        torch.testing.assert_close(answer[: len(alone)], alone, rtol=1e-4, atol=1e-4)
+    with pytest.raises(LatentiaError, match="expected 'bart'"):
+        encoder_config(bert, "bart")
+    wrong = FrozenEncoder(tokenizer.vocab_size + 1, 16, encoder_config(bert))
+    with pytest.raises(LatentiaError, match="tokens, expected"):
+        wrong.load(bert)
 
 
 def frozen(bart: Path) -> tuple[FrozenEncoder, list[list[int]]]:

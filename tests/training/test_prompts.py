@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from transformers import BertModel
 from typer.testing import CliRunner
 
 import latentia
@@ -65,6 +67,20 @@ def test_words_decide_what_is_drawn(model_folder: Path) -> None:
     red = redness(model.generate(4, prompts=said, seed=1))
     assert (red[:2] > 60).all()
     assert (red[2:] < -60).all()
+
+
+def test_a_frozen_encoder_reads_the_words(recipe: Path, bert: Path, tmp_path: Path) -> None:
+    shutil.copytree(bert, tmp_path / "bert")
+    settings = [f"prompt.encoder={tmp_path / 'bert'}", "first_stage.training.steps=20"]
+    folder = train(load_recipe(str(recipe), settings), tmp_path / "out")
+    shutil.rmtree(tmp_path / "bert")
+    model = latentia.load(folder)
+    kept = model.denoiser.prompt_encoder.frozen.encoder.state_dict()
+    given = BertModel.from_pretrained(bert).state_dict()
+    assert all(torch.equal(value, given[name]) for name, value in kept.items())
+    drawn = model.generate(2, prompts=["a red cat", "blue"], seed=1)
+    assert (drawn[0] != drawn[1]).any()
+    assert (drawn[0] == model.generate(2, prompts=["A RED cat", "blue"], seed=1)[0]).all()  # the vocabulary is its own
 
 
 def test_a_negative_prompt_leads_away(model_folder: Path) -> None:

@@ -27,6 +27,7 @@ from latentia.data.show import picture_grid, save_gif, save_png, write_pictures
 from latentia.data.single import read_mask, read_one
 from latentia.data.texts import TextSet
 from latentia.data.tokens import Tokenizer, TokenMatrix, adopt_tokenizer, token_matrix, train_tokenizer
+from latentia.data.wordpieces import WordPieces, adopt_wordpieces
 
 __all__ = [
     "EMOJI_LANGUAGES",
@@ -46,7 +47,9 @@ __all__ = [
     "TokenMatrix",
     "TokenSet",
     "Tokenizer",
+    "WordPieces",
     "adopt_tokenizer",
+    "adopt_wordpieces",
     "blur",
     "class_index",
     "cluster_pictures",

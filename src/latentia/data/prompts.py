@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentia.data.tokens import Tokenizer
+from latentia.data.tokens import Tokenizer, read_tokenizer_file
+from latentia.data.wordpieces import KIND, WordPieces
 from latentia.errors import LatentiaError
 
 EMPHASIS = re.compile(r"\(([^()]*):\s*([0-9]*\.?[0-9]+)\)")
@@ -28,8 +30,15 @@ class PromptIds(NamedTuple):
 class PromptCodec:
     """What a denoiser reads of a prompt: at most `size` tokens, its end counted. "" is the prompt that says nothing."""
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | WordPieces
     size: int
+
+    @classmethod
+    def load(cls, path: Path, size: int) -> "PromptCodec":
+        """With the tokenizer that either kind has saved. Raises LatentiaError where the file is neither's."""
+        model = read_tokenizer_file(path).get("model")
+        pieces = isinstance(model, dict) and model.get("type") == KIND
+        return cls(WordPieces.load(path) if pieces else Tokenizer.load(path), size)
 
     def to_ids(self, prompts: Sequence[str]) -> PromptIds:
         """Raises LatentiaError where a prompt is too long, or emphasises by a factor that is out of range."""

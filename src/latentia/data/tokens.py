@@ -114,7 +114,7 @@ class Tokenizer:
 
         Raises LatentiaError where the file is missing, too large or not of this kind.
         """
-        value = _read(path)
+        value = read_tokenizer_file(path)
         if fault := _fault(value):
             raise LatentiaError(f"{path} is no byte-level BPE tokenizer as `latentia` writes them: {fault}")
         merges = [(left, right) for left, right in value["model"]["merges"]]
@@ -147,7 +147,7 @@ def adopt_tokenizer(folder: Path) -> tuple[Tokenizer, list[int]]:
     texts.
     """
     path = folder / "tokenizer.json"
-    value = _read(path)
+    value = read_tokenizer_file(path)
     refusal = f"{path} is no byte-level BPE tokenizer with the special tokens {' '.join(BART_TOKENS)}"
     try:
         vocab, merges = value["model"]["vocab"], value["model"]["merges"]
@@ -216,7 +216,8 @@ def _truncated(tokenizer: Tokenizer, text: str, ids: list[int]) -> list[int]:
     return ids
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_tokenizer_file(path: Path) -> dict[str, Any]:
+    """The content of a tokenizer.json. Raises LatentiaError where it is missing, no JSON or too large."""
     if path.is_file() and path.stat().st_size > MAX_FILE_BYTES:
         raise LatentiaError(f"{path} is larger than {MAX_FILE_BYTES} bytes, so it is no tokenizer of this kind")
     return read_json(path)

@@ -148,8 +148,9 @@ class DiT(nn.Module):
     blocks one modulation network plus an offset each (adaLN-single, Chen et al. 2023, §2.3): a third fewer parameters.
     `hint_channels` more channels enter beside the latent (LDM's concatenation, Rombach et al. 2022, §3.3), such as an
     earlier estimate or the latent of a context; `lengths` adds a second label, the length of what is to be made.
-    `prompt_vocab` ids in `prompt_tokens` places add a prompt, read by a transformer of `prompt_depth` layers: each
-    block attends to its tokens, and their mean joins timestep and class.
+    `prompt_vocab` ids in `prompt_tokens` places add a prompt, read by a transformer of `prompt_depth` layers, after
+    the frozen `prompt_encoder` where there is one: each block attends to its tokens, and their mean joins timestep and
+    class.
     The output is exactly zero at initialisation. Raises LatentiaError for sizes that do not fit each other.
     """
 
@@ -176,6 +177,7 @@ class DiT(nn.Module):
         prompt_vocab: int = 0,
         prompt_tokens: int = 32,
         prompt_depth: int = 2,
+        prompt_encoder: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         grid = tuple(grid)
@@ -203,6 +205,7 @@ class DiT(nn.Module):
             "prompt_vocab": prompt_vocab,
             "prompt_tokens": prompt_tokens,
             "prompt_depth": prompt_depth,
+            "prompt_encoder": prompt_encoder,
         }
         self.in_channels, self.num_classes, self.patch, self.width = in_channels, num_classes, patch, width
         self.hint_channels, self.lengths = hint_channels, lengths
@@ -215,7 +218,9 @@ class DiT(nn.Module):
         self.label_embed = LabelEmbedder(num_classes, width)
         self.length_embed = LabelEmbedder(lengths, width) if lengths else None
         self.prompt_encoder = (
-            PromptEncoder(prompt_vocab, prompt_tokens, width, prompt_depth, heads) if prompt_vocab else None
+            PromptEncoder(prompt_vocab, prompt_tokens, width, prompt_depth, heads, prompt_encoder)
+            if prompt_vocab
+            else None
         )
         self.prompt_mean = nn.Linear(width, width) if prompt_vocab else None
         self.modulation = nn.Linear(width, 6 * width) if shared_modulation else nn.Identity()

@@ -1,12 +1,13 @@
 """What tells a denoiser a prompt in words: a small transformer over its tokens, and attention to what that says."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentia.errors import LatentiaError
+from latentia.first_stage import FrozenEncoder
 
 PAD = 0  # the id that fills short prompts, as the tokenizer has it
 
@@ -22,17 +23,22 @@ class Prompt(NamedTuple):
 class PromptEncoder(nn.Module):
     """A transformer over the token ids of prompts, trained with the denoiser (as LDM's, Rombach et al. 2022, §4.3.1).
 
-    Raises LatentiaError for sizes that do not fit each other.
+    With the config of an `encoder` (see `FrozenEncoder`) that one, never trained, reads the ids first, and what it says
+    of each token is what the transformer starts from (as in Imagen, Saharia et al. 2022, §2.1). Raises LatentiaError
+    for sizes that do not fit each other.
     """
 
-    def __init__(self, vocab_size: int, max_tokens: int, width: int, depth: int, heads: int) -> None:
+    def __init__(
+        self, vocab_size: int, max_tokens: int, width: int, depth: int, heads: int, encoder: Any = None
+    ) -> None:
         super().__init__()
         if min(vocab_size, max_tokens, depth) < 1 or vocab_size * width > 2**28 or max_tokens > 4096 or depth > 64:
             raise LatentiaError(
                 f"a prompt encoder of {vocab_size} tokens, {max_tokens} places and depth {depth} is empty or too large"
             )
         self.vocab_size, self.max_tokens = vocab_size, max_tokens
-        self.embed = nn.Embedding(vocab_size, width)
+        self.frozen = FrozenEncoder(vocab_size, max_tokens, encoder) if encoder is not None else None
+        self.embed = nn.Embedding(vocab_size, width) if self.frozen is None else nn.Linear(self.frozen.width, width)
         self.positions = nn.Parameter(torch.zeros(max_tokens, width))
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -41,7 +47,8 @@ class PromptEncoder(nn.Module):
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width)
-        nn.init.normal_(self.embed.weight, std=0.02)
+        if self.frozen is None:
+            nn.init.normal_(self.embed.weight, std=0.02)
         nn.init.normal_(self.positions, std=0.02)
 
     def forward(self, ids: Tensor, emphasis: Tensor | None = None) -> Prompt:
@@ -60,7 +67,7 @@ class PromptEncoder(nn.Module):
                     f"prompt ids run from {low} to {high}, expected 0 to {self.vocab_size - 1}, none empty"
                 )
         shown = ids != PAD
-        h = self.embed(ids) + self.positions[: ids.shape[1]]
+        h = self.embed(ids if self.frozen is None else self.frozen(ids)) + self.positions[: ids.shape[1]]
         for layer in self.layers:
             h = layer(h, src_key_padding_mask=~shown)
         h = self.norm(h)

@@ -14,7 +14,14 @@ from latentia.first_stage.losses import (
     perceptual_loss,
     reconstruction_loss,
 )
-from latentia.first_stage.pretrained import FrozenEncoder, encoder_config
+from latentia.first_stage.pretrained import (
+    MINILM,
+    FrozenEncoder,
+    encoder_config,
+    encoder_folder,
+    encoder_tokenizer,
+    minilm_folder,
+)
 from latentia.first_stage.statistics import FirstStage, PictureStage, measure_latent_statistics, set_latent_statistics
 from latentia.first_stage.text import TextAutoencoder, token_loss
 from latentia.first_stage.vq import AutoencoderVQ
@@ -25,6 +32,7 @@ FIRST_STAGES: dict[str, Callable[..., FirstStage]] = {
 
 __all__ = [
     "FIRST_STAGES",
+    "MINILM",
     "AutoencoderKL",
     "AutoencoderVQ",
     "DiffusersKL",
@@ -38,10 +46,13 @@ __all__ = [
     "adaptive_weight",
     "build_latent_cache",
     "encoder_config",
+    "encoder_folder",
+    "encoder_tokenizer",
     "hinge_discriminator_loss",
     "hinge_generator_loss",
     "kl_divergence",
     "measure_latent_statistics",
+    "minilm_folder",
     "perceptual_loss",
     "reconstruction_loss",
     "set_latent_statistics",

@@ -93,7 +93,7 @@ class TextAutoencoder(nn.Module):
 
         self.embed = nn.Embedding(vocab_size, width)
         self.frozen = FrozenEncoder(vocab_size, max_tokens, encoder) if encoder else None
-        self.adapter = nn.Linear(encoder["d_model"], width) if encoder else None
+        self.adapter = nn.Linear(self.frozen.width, width) if self.frozen is not None else None
         self.positions = nn.Parameter(0.3 * torch.randn(max_tokens, width))
         self.encoder = nn.ModuleList(nn.TransformerEncoderLayer(**_layer(width, heads)) for _ in range(depth))
         self.queries = nn.Parameter(0.3 * torch.randn(latents, width))

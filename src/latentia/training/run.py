@@ -28,7 +28,7 @@ from latentia.data import (
 )
 from latentia.errors import LatentiaError
 from latentia.files import load_part, module_hash, save_part, write_text
-from latentia.first_stage import FIRST_STAGES, FirstStage, build_latent_cache
+from latentia.first_stage import FIRST_STAGES, FirstStage, build_latent_cache, encoder_folder, encoder_tokenizer
 from latentia.model import DTYPES, TOKENIZER_NAME, LatentModel
 from latentia.training.autoencoder import train_picture_stage, train_text_stage
 from latentia.training.engine import build_accelerator
@@ -117,7 +117,8 @@ def load_examples(recipe: Recipe, out: Path, first_stage: str | Path | None = No
 
 
 def prompt_codec(recipe: Recipe, examples: Examples, out: Path) -> PromptCodec | None:
-    """What reads prompts, learned from the captions of all examples and kept in `out`; None without a prompt section.
+    """What reads prompts, learned from the captions of all examples, or that of a pretrained encoder, and kept in
+    `out`; None without a prompt section.
 
     Raises LatentiaError where the examples have no captions, or the denoiser takes none.
     """
@@ -130,9 +131,12 @@ def prompt_codec(recipe: Recipe, examples: Examples, out: Path) -> PromptCodec |
         raise LatentiaError(f"prompts need a DiT as denoiser, not a {recipe.denoiser.kind}: set denoiser.kind=DiT")
     path = out / TOKENIZER_NAME
     if not path.exists():
-        lines = (line for caption in examples.captions for line in caption.splitlines())
-        train_tokenizer(lines, wanted.vocab_size).save(path)
-    return PromptCodec(Tokenizer.load(path), wanted.max_tokens)
+        if wanted.encoder is None:
+            lines = (line for caption in examples.captions for line in caption.splitlines())
+            train_tokenizer(lines, wanted.vocab_size).save(path)
+        else:
+            encoder_tokenizer(encoder_folder(wanted.encoder))[0].save(path)
+    return PromptCodec.load(path, wanted.max_tokens)
 
 
 def examples_in_variants(
