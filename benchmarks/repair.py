@@ -1,12 +1,13 @@
 """Repair by a latent diffusion model beside classical methods, on test pictures.
 
-    python benchmarks/repair.py MODEL [--count 500] [--steps 20] [--out FOLDER]
+    python benchmarks/repair.py MODEL [--inpainter MODEL] [--count 500] [--steps 20] [--out FOLDER]
 
-MODEL is a model folder trained on the data; it is told no class. The Fréchet distance and the accuracy are by the
-repo's classifier, trained on the real training split. The first row of each task is the picture as it was, the second
-what was given. Total variation and Richardson-Lucy run at the strength, of several, that gives these very pictures
-their best PSNR, which no user could know. Writes a sheet of each task into FOLDER: what was, what was given, then each
-method.
+MODEL is a model folder trained on the data; it is told no class. The inpainter is one that `latentia train --task
+inpaint` has made; of its draws the first is taken, and the most typical of eight. The Fréchet distance and the accuracy
+are by the repo's classifier, trained on the real training split. The first row of each task is the picture as it was,
+the second what was given. Total variation and Richardson-Lucy run at the strength, of several, that gives these very
+pictures their best PSNR, which no user could know. Writes a sheet of each task into FOLDER: what was, what was given,
+then each method.
 """
 
 import argparse
@@ -22,8 +23,8 @@ from numpy.typing import NDArray
 from peers import machine
 from skimage.restoration import denoise_tv_chambolle, richardson_lucy
 
-from latentia.applications import inpaint, restore
-from latentia.applications.repair import NOISE_STD
+from latentia.applications import inpaint, most_typical, restore
+from latentia.applications.repair import NOISE_STD, Method
 from latentia.data import (
     Degradation,
     blur,
@@ -122,6 +123,7 @@ def by_richardson_lucy(given: Pictures, images: Pictures, kernel: NDArray[np.flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
+    parser.add_argument("--inpainter", type=Path)
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--steps", type=int, default=20)
@@ -129,6 +131,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(machine())
     model = load(arguments.model)
+    inpainter = load(arguments.inpainter) if arguments.inpainter else None
     train, test = (load_pictures(arguments.data, split) for split in ("train", "test"))
     assert test.labels is not None
     rows = np.random.default_rng(0).permutation(len(test))[: arguments.count]
@@ -163,7 +166,7 @@ def main() -> None:
     for task, mask in MASKS.items():
         masks = mask(images)
         shown = np.where(masks[..., None], np.uint8(127), images)
-        compare(task, shown, inpainters(model, shown, masks, nobody, arguments.steps))
+        compare(task, shown, inpainters(model, inpainter, shown, masks, nobody, arguments.steps))
     size = model.codec.size
     for task, degradation in DEGRADATIONS.items():
         degraded = degradation(to_float(images))
@@ -187,14 +190,26 @@ def main() -> None:
 
 
 def inpainters(
-    model: LatentModel, shown: Pictures, masks: Masks, labels: NDArray[np.int64], steps: int
+    model: LatentModel,
+    trained: LatentModel | None,
+    shown: Pictures,
+    masks: Masks,
+    labels: NDArray[np.int64],
+    steps: int,
 ) -> dict[str, Callable[[], Pictures]]:
-    return {
+    def by(model: LatentModel, seed: int = 0, method: Method | None = None) -> Pictures:
+        return inpaint(model, shown, masks, labels, method=method, steps=steps, seed=seed, progress=True)
+
+    methods: dict[str, Callable[[], Pictures]] = {
         "OpenCV, Telea": lambda: by_opencv(shown, masks, cv2.INPAINT_TELEA),
         "OpenCV, Navier-Stokes": lambda: by_opencv(shown, masks, cv2.INPAINT_NS),
-        "ours, RePaint": lambda: inpaint(model, shown, masks, labels, method="repaint", steps=steps, progress=True),
-        "ours, posterior": lambda: inpaint(model, shown, masks, labels, steps=steps, progress=True),
+        "ours, RePaint": lambda: by(model, method="repaint"),
+        "ours, posterior": lambda: by(model),
     }
+    if trained is not None:
+        methods["ours, trained"] = lambda: by(trained)
+        methods["ours, trained, most typical of 8"] = lambda: most_typical([by(trained, seed) for seed in range(8)])
+    return methods
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import latentia
-from latentia.applications import between, inpaint, invert_pictures, restore, vary
+from latentia.applications import between, inpaint, invert_pictures, most_typical, restore, vary
 from latentia.data import Degradation, blur, gaussian_kernel, keep_all, load_pictures, shrink, to_float
 from latentia.errors import LatentiaError
 from latentia.model import LatentModel
@@ -123,6 +123,22 @@ def test_the_way_between_two_pictures_has_them_at_its_ends(
     for end, wanted in ((0, 0), (-1, 1)):
         distance = np.square(way.pictures - back[wanted]).mean((1, 2, 3))
         assert distance.argmin() == end % 5
+
+
+def test_the_most_typical_draw_is_the_one_nearest_to_the_mean() -> None:
+    random = np.random.default_rng(0)
+    draws = [random.integers(0, 256, (3, 4, 4, 1), dtype=np.uint8) for _ in range(4)]
+    draws[2][1] = np.rint(np.mean([draw[1] for draw in draws], axis=0)).astype(np.uint8)
+    found = most_typical(draws)
+    np.testing.assert_array_equal(found[1], draws[2][1])
+    for i in range(3):
+        mean = np.mean([draw[i] for draw in draws], axis=0)
+        misses = [np.square(draw[i] - mean).sum() for draw in draws]
+        np.testing.assert_array_equal(found[i], draws[int(np.argmin(misses))][i])
+    with pytest.raises(LatentiaError, match="alike"):
+        most_typical([draws[0], draws[1][:2]])
+    with pytest.raises(LatentiaError, match="one or more"):
+        most_typical([])
 
 
 def test_what_does_not_fit_is_refused(model: LatentModel, digits: tuple[np.ndarray, np.ndarray]) -> None:

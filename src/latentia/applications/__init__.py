@@ -1,7 +1,7 @@
 """What a trained model is good for: repairing and varying pictures, and writing, continuing and mixing texts."""
 
 from latentia.applications.augment import Judge, Synthetic, Verdict, balancing_counts, synthesise
-from latentia.applications.repair import enlarge, inpaint, restore
+from latentia.applications.repair import enlarge, inpaint, most_typical, restore
 from latentia.applications.vary import Way, between, invert_pictures, vary
 from latentia.applications.write import Completion, complete, interpolate, slerp
 
@@ -18,6 +18,7 @@ __all__ = [
     "inpaint",
     "interpolate",
     "invert_pictures",
+    "most_typical",
     "restore",
     "slerp",
     "synthesise",

@@ -1,6 +1,6 @@
 """Pictures made whole again by a model that was never trained to: inpainting and the undoing of linear degradations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -132,6 +132,20 @@ def enlarge(
     x = task.enlarged(to_float(small).to(model.device))
     nothing = torch.zeros(len(x), 1, *x.shape[2:], dtype=torch.bool, device=x.device)
     return _draw_trained(model, x, nothing, labels, seed, batch_size, progress, sampling)
+
+
+def most_typical(draws: Sequence[Pictures]) -> Pictures:
+    """Of several draws, uint8 (N, H, W, C) each, for every picture the one nearest to the mean of all of them.
+
+    Where what is given leaves several ways open, this is one of the likelier ones, and no blur of them all as the mean
+    itself is. Raises LatentiaError where the draws have different shapes, or there are none.
+    """
+    if not draws or any(draw.shape != draws[0].shape for draw in draws):
+        raise LatentiaError(f"draws have the shapes {[draw.shape for draw in draws]}, expected one or more alike")
+    stack = np.stack(draws).astype(np.float32)
+    distances = np.square(stack - stack.mean(0)).sum((2, 3, 4))
+    typical: Pictures = np.stack(draws)[distances.argmin(0), np.arange(stack.shape[1])]
+    return typical
 
 
 def _draw_trained(

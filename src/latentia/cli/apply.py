@@ -44,6 +44,7 @@ def inpaint(
             "trained with task.kind=inpaint); auto: what the model is made for."
         ),
     ] = "auto",
+    of: Annotated[int, typer.Option(min=1, max=256, help="Keep the most typical of so many draws, each time.")] = 1,
     noise: Noise = 13.0,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -55,6 +56,7 @@ def inpaint(
     import numpy as np
 
     from latentia.applications import inpaint as draw
+    from latentia.applications import most_typical
     from latentia.data import read_mask
 
     chosen = one_of("--method", method, "auto", "posterior", "repaint", "trained")
@@ -65,16 +67,11 @@ def inpaint(
         say(f"{mask} is black all over: nothing is repaired")
     if hidden.all():
         say(f"{mask} is white all over: the picture is drawn anew, nothing of it is kept")
-    after = draw(
-        loaded,
-        before[None].repeat(count, 0),
-        hidden[None].repeat(count, 0),
-        labels,
-        method=chosen,
-        noise_std=noise / 127.5,
-        seed=seed,
-        progress=True,
-        **_sampling(steps, guidance),
+    given, masks = before[None].repeat(count, 0), hidden[None].repeat(count, 0)
+    options: dict[str, Any] = {"method": chosen, "noise_std": noise / 127.5, "progress": True}
+    options |= _sampling(steps, guidance)
+    after = most_typical(
+        [draw(loaded, given, masks, labels, seed=of * seed + number, **options) for number in range(of)]
     )
     shown = np.where(hidden[..., None], np.uint8(127), before)
     _write(out, [before, shown], after)
