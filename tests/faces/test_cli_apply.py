@@ -53,13 +53,13 @@ def test_inpaint_keeps_the_visible_in_the_file(
     out = tmp_path / "out"
     options = ["--mask", mask, "--class", "3", "--count", "2", "--steps", "3", "--method", method]
     say("inpaint", tiny_model, digit, "--out", out, *options)
-    assert sorted(path.name for path in out.iterdir()) == ["000.png", "001.png", "sheet.png"]
-    for name in ("000.png", "001.png"):
+    assert sorted(path.name for path in out.iterdir()) == ["000000.png", "000001.png", "sheet.png"]
+    for name in ("000000.png", "000001.png"):
         np.testing.assert_array_equal(read(out / name)[:4], read(digit)[:4])
         assert (read(out / name)[4:] != read(digit)[4:]).any()
-    first = read(out / "000.png")
+    first = read(out / "000000.png")
     say("inpaint", tiny_model, digit, "--out", out, *options)
-    np.testing.assert_array_equal(read(out / "000.png"), first)
+    np.testing.assert_array_equal(read(out / "000000.png"), first)
 
 
 def test_inpaint_says_what_a_mask_of_one_colour_does(tmp_path: Path, tiny_model: Path, digit: Path) -> None:
@@ -67,7 +67,7 @@ def test_inpaint_says_what_a_mask_of_one_colour_does(tmp_path: Path, tiny_model:
     Image.new("L", (8, 8), 0).save(mask)
     options = ["--mask", mask, "--count", "1", "--steps", "2", "--out", out]
     assert "black all over: nothing is repaired" in say("inpaint", tiny_model, digit, *options)
-    np.testing.assert_array_equal(read(out / "000.png"), read(digit))
+    np.testing.assert_array_equal(read(out / "000000.png"), read(digit))
     Image.new("L", (8, 8), 255).save(mask)
     assert "white all over" in say("inpaint", tiny_model, digit, *options)
 
@@ -85,7 +85,7 @@ def test_restore_every_task(task: list[str], tmp_path: Path, tiny_model: Path, d
     out = tmp_path / "out"
     more = ["--count", "2", "--steps", "3", "--out", out, "--task", *task]
     say("restore", tiny_model, digit, "--simulate", *more)
-    assert read(out / "001.png").shape == (8, 8)
+    assert read(out / "000001.png").shape == (8, 8)
     given = digit
     if task[0] == "super-resolution":
         given = tmp_path / "small.png"
@@ -143,7 +143,7 @@ def test_a_picture_of_another_size_is_refused_or_fitted(tmp_path: Path, tiny_mod
     Image.open(digit).resize((20, 16)).save(large)
     assert "20×16, the model takes 8×8" in refusal("vary", tiny_model, large, "--out", tmp_path / "out")
     say("vary", tiny_model, large, "--fit", "--count", "1", "--steps", "2", "--out", tmp_path / "out")
-    assert read(tmp_path / "out" / "000.png").shape == (8, 8)
+    assert read(tmp_path / "out" / "000000.png").shape == (8, 8)
 
 
 def test_bad_input_is_one_clear_error_and_nothing_is_written(

@@ -3,7 +3,7 @@
 from latentia.applications.augment import Judge, Synthetic, Verdict, balancing_counts, synthesise
 from latentia.applications.repair import enlarge, inpaint, most_typical, restore
 from latentia.applications.vary import Way, between, invert_pictures, vary
-from latentia.applications.write import Completion, complete, interpolate, slerp
+from latentia.applications.write import Completion, complete, interpolate
 
 __all__ = [
     "Completion",
@@ -20,7 +20,6 @@ __all__ = [
     "invert_pictures",
     "most_typical",
     "restore",
-    "slerp",
     "synthesise",
     "vary",
 ]

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from latentia.applications.pictures import Labels, Pictures, check_pictures_for, draw_by
-from latentia.applications.write import slerp
-from latentia.diffusion import SAMPLERS, Sampler, denoise_with, heun, invert, sdedit, uniform
+from latentia.diffusion import SAMPLERS, Sampler, denoise_with, heun, invert, sdedit, slerp, uniform
 from latentia.errors import LatentiaError
 from latentia.model import LatentModel, choose
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 
 from latentia.data import GAP, TextCodec
+from latentia.diffusion import slerp
 from latentia.errors import LatentiaError
 from latentia.model import LatentModel
 
@@ -60,15 +61,6 @@ def interpolate(model: LatentModel, first: str, second: str, count: int) -> list
     ways = torch.linspace(0, 1, count, device=a.device)
     texts: list[str] = model.decode(torch.stack([slerp(a, b, float(way)) for way in ways]))
     return texts
-
-
-def slerp(a: torch.Tensor, b: torch.Tensor, way: float) -> torch.Tensor:
-    """Between a (way 0) and b (way 1), both (C, *grid): along the arc of each vector over C, straight if parallel."""
-    cosine = torch.nn.functional.cosine_similarity(a, b, dim=0).clamp(-1, 1)
-    angle = cosine.acos()[None]
-    sine = angle.sin()
-    curved = (((1 - way) * angle).sin() * a + (way * angle).sin() * b) / sine
-    return torch.where(sine > 1e-3, curved, (1 - way) * a + way * b)
 
 
 def _require_text(model: LatentModel) -> None:

@@ -272,10 +272,9 @@ def _sampling(steps: int | None, guidance: float | None) -> dict[str, Any]:
 def _write(out: Path, before: list[Any], after: Any) -> None:
     import numpy as np
 
-    from latentia.data import picture_grid, save_png
+    from latentia.data import picture_grid, save_png, write_pictures
 
     sheet = np.stack([*before, *after])
     save_png(picture_grid(sheet, columns=min(len(sheet), 10), scale=scale_of(sheet.shape[1])), out / "sheet.png")
-    for number, picture in enumerate(after):
-        save_png(picture_grid(picture[None], pad=0), out / f"{number:03d}.png")
+    write_pictures(after, np.zeros(len(after), np.int64), (), out)
     typer.echo(f"wrote {out}: sheet.png and {len(after)} pictures")

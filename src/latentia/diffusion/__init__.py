@@ -9,7 +9,7 @@ from latentia.diffusion.denoise import (
     self_conditioned,
     training_loss,
 )
-from latentia.diffusion.editing import invert, posterior, repaint, sdedit
+from latentia.diffusion.editing import invert, posterior, repaint, sdedit, slerp
 from latentia.diffusion.guidance import ConditionalDenoise, batched_guidance, classifier_free_guidance
 from latentia.diffusion.processes import EDM, PROCESSES, RectifiedFlow, process_config, process_from_config
 from latentia.diffusion.protocol import Process, expand
@@ -60,6 +60,7 @@ __all__ = [
     "score",
     "sdedit",
     "self_conditioned",
+    "slerp",
     "trailing",
     "training_loss",
     "uniform",

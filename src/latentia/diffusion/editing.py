@@ -65,6 +65,16 @@ def invert(denoise: Denoise, z: Tensor, times: Tensor, process: Process) -> Tens
     return z
 
 
+def slerp(a: Tensor, b: Tensor, way: float) -> Tensor:
+    """Between a (way 0) and b (way 1), both (C, *grid): along the arc of each vector over C (Shoemake 1985), straight
+    if parallel."""
+    cosine = torch.nn.functional.cosine_similarity(a, b, dim=0).clamp(-1, 1)
+    angle = cosine.acos()[None]
+    sine = angle.sin()
+    curved = (((1 - way) * angle).sin() * a + (way * angle).sin() * b) / sine
+    return torch.where(sine > 1e-3, curved, (1 - way) * a + way * b)
+
+
 def repaint(
     denoise: Denoise,
     z: Tensor,
