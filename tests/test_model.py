@@ -9,6 +9,7 @@ import torch
 
 import latentia
 from latentia import LatentiaError
+from latentia.denoiser import DiT
 from latentia.diffusion import SAMPLERS
 
 
@@ -43,6 +44,18 @@ def test_every_sampler_draws_with_guidance(sampler: str, tiny_model: Path) -> No
     guided = model.generate([1, 2, 3, 4], guidance_scale=4.0, **settings)
     assert plain.shape == guided.shape == (4, 8, 8, 1)
     assert (plain != guided).any()
+
+
+def test_pictures_of_other_sizes(tiny_model: Path) -> None:
+    model = latentia.load(tiny_model)
+    wide = model.generate([1, 2], size=(8, 16))
+    assert wide.shape == (2, 8, 16, 1)
+    assert wide.std() > 1
+    np.testing.assert_array_equal(model.generate([1, 2], size=(8, 8)), model.generate([1, 2]))
+    model.denoiser = DiT(in_channels=2, grid=model.latent_shape[1:], width=16, depth=1, heads=2, rope=False)
+    model.class_names = ()
+    with pytest.raises(LatentiaError, match="bound to"):
+        model.generate(1, size=(8, 16))
 
 
 def test_a_count_draws_without_a_class(tiny_model: Path) -> None:
@@ -82,6 +95,7 @@ def test_latents_of_the_training_set_have_mean_0_and_std_1(tiny_model: Path) -> 
         ({"labels": [0], "spacing": "magic"}, "expected one of"),
         ({"labels": [0], "steps": 0}, "steps"),
         ({"labels": [0], "guidance_scale": float("nan")}, "guidance_scale"),
+        ({"labels": [0], "size": (8, 7)}, "7"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments: dict[str, Any], said: str, tiny_model: Path) -> None:

@@ -106,6 +106,7 @@ class LatentModel:
         negative_prompt: str = "",
         hints: Tensor | None = None,
         latents: Tensor | None = None,
+        size: tuple[int, int] | None = None,
         sampler: str | Sampler | None = None,
         steps: int | None = None,
         spacing: str | None = None,
@@ -131,6 +132,8 @@ class LatentModel:
             negative_prompt: what guidance leads away from, instead of from anything.
             hints: for a model with a task what it shall repair, (N, hint_channels, *grid), by `RepairTask.hints`.
             latents: the noise (N, *latent_shape) that sampling starts from, instead of the seed's.
+            size: height and width of the pictures, in pixels; None is the square that the model was trained on. A UNet
+                and a DiT with rope draw any size that the first stage takes, the better the nearer it is to that.
             sampler, steps, spacing, guidance_scale, guidance_interval, guidance_rescale: None takes the model's own. A
                 sampler may also be a function, such as `repaint` with its known latents bound; then it is called on
                 `batch_size` items at a time.
@@ -168,14 +171,13 @@ class LatentModel:
         elif chosen["stop_sigma"] or chosen["temperature"]:
             raise LatentiaError("stop_sigma and temperature are for texts; this model makes pictures")
         last = self.process.alpha(times[-1])
-        if latents is not None and latents.shape != (len(wanted), *self.latent_shape):
-            raise LatentiaError(
-                f"latents have shape {tuple(latents.shape)}, expected {(len(wanted), *self.latent_shape)}"
-            )
+        latent_shape = self.latent_shape if size is None else self._latent_shape_of(size)
+        if latents is not None and latents.shape != (len(wanted), *latent_shape):
+            raise LatentiaError(f"latents have shape {tuple(latents.shape)}, expected {(len(wanted), *latent_shape)}")
         label = self._told(wanted, seed if latents is None and not callable(sampler) else None)
         if self.prompts is not None:
             condition, nothing = self._prompted(
-                label, [""] * len(label) if prompts is None else prompts, negative_prompt
+                label, [""] * len(label) if prompts is None else prompts, negative_prompt, latent_shape
             )
             begin = None
             if lengths is not None or context is not None or hints is not None:
@@ -192,7 +194,7 @@ class LatentModel:
                 rows = slice(start, start + batch_size)
                 guided = self._guided([c[rows] for c in condition], [c[rows] for c in nothing], chosen)
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + start)  # on the CPU: one seed, any device
-                shape = (len(wanted[rows]), *self.latent_shape)
+                shape = (len(wanted[rows]), *latent_shape)
                 noise = initial_noise(self.process, shape, generator) if latents is None else latents[rows]
                 z = noise.to(self.device)
                 z = solve(guided, z, times, self.process, generator=generator, callback=callback)
@@ -201,6 +203,12 @@ class LatentModel:
         return (
             np.concatenate(parts) if isinstance(self.codec, PictureCodec) else [text for part in parts for text in part]
         )
+
+    def _latent_shape_of(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """(channels, h, w) of pictures of that height and width."""
+        if not isinstance(self.codec, PictureCodec) or self.task is not None:
+            raise LatentiaError("size is for models that draw pictures")
+        return self.latent_shape[0], *(self.first_stage.latent_shape(side)[1] for side in size)
 
     def _told(self, labels: NDArray[np.int64], seed: int | None) -> Tensor:
         """The denoiser's labels: first the classes, then the clusters of each, then "nothing".
@@ -228,13 +236,13 @@ class LatentModel:
         return {"begin": shown, "temperature": chosen["temperature"], "generator": generator}
 
     def _prompted(
-        self, label: Tensor, prompts: Sequence[str], negative_prompt: str
+        self, label: Tensor, prompts: Sequence[str], negative_prompt: str, latent_shape: tuple[int, ...]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """What the denoiser gets beside latent and time, and the same that guidance leads away from."""
         assert self.prompts is not None
         if isinstance(prompts, str) or len(prompts) != len(label):
             raise LatentiaError(f"there are {len(prompts)} prompts for {len(label)} pictures")
-        codec, grid = self.prompts, torch.empty(1, *self.latent_shape)
+        codec, grid = self.prompts, torch.empty(1, *latent_shape)
         values = [*before_prompt(label, grid), *codec.to_ids(prompts)]
         null = torch.full_like(label, _config(self.denoiser)["num_classes"])
         against = [value.expand(len(label), -1) for value in codec.to_ids([negative_prompt])]

@@ -56,6 +56,8 @@ def test_sample_writes_what_the_name_asks_for(tmp_path: Path, tiny_model: Path) 
     say("sample", str(tiny_model), "--out", str(tmp_path / "a.npy"), *more)
     array = np.load(tmp_path / "a.npy")
     assert array.shape == (5, 8, 8, 1)
+    say("sample", str(tiny_model), "--out", str(tmp_path / "wide.npy"), "--size", "16x8", *more)
+    assert np.load(tmp_path / "wide.npy").shape == (5, 8, 16, 1)
     say("sample", str(tiny_model), "--out", str(tmp_path / "a.gif"), *more)
     film = Image.open(tmp_path / "a.gif")
     assert getattr(film, "n_frames", 1) >= 2
@@ -122,6 +124,8 @@ def test_errors_are_one_line_and_status_1(arguments: list[str], said: str, tmp_p
         (["--out", "x.png", "--class", "sandal"], "sandal"),
         (["--out", "x.png", "--interval", "wide"], "--interval wide"),
         (["--out", "x.png", "--guidance", "-1"], "guidance_scale"),
+        (["--out", "x.png", "--size", "wide"], "--size wide: expected WIDTHxHEIGHT"),
+        (["--out", "x.png", "--size", "16x100000"], "at most 4096 pixels"),
     ],
 )
 def test_sample_refuses_before_it_writes(more: list[str], said: str, tmp_path: Path, tiny_model: Path) -> None:

@@ -24,6 +24,7 @@ from latentia.cli.shared import (
     say,
     scale_of,
     show_pairs,
+    size_of,
 )
 from latentia.errors import LatentiaError, Stopped
 from latentia.version import __version__
@@ -192,6 +193,9 @@ def sample(
         str | None, typer.Option(help='Pictures: what they shall show, such as "a (sad:1.5) cat", emphasised by 1.5.')
     ] = None,
     negative: Annotated[str, typer.Option(help="Pictures: a prompt that guidance leads away from.")] = "",
+    size: Annotated[
+        str | None, typer.Option(help="Pictures: WIDTHxHEIGHT in pixels, if not that of the training pictures.")
+    ] = None,
     stop_sigma: Annotated[
         float | None, typer.Option(min=0, help="Texts: σ/α at which diffusion leaves the rest to the decoder.")
     ] = None,
@@ -231,12 +235,14 @@ def sample(
             raise LatentiaError("--length, --prefix, --infill and --between are for texts; this model makes pictures")
         if prompt is not None or negative:
             settings |= {"prompts": [prompt or ""] * count, "negative_prompt": negative}
+        if size is not None:
+            settings["size"] = size_of(size)
         if out is None:
             raise LatentiaError("--out is missing: say where the pictures go, such as --out grid.png")
         _writer(out)(loaded, _labels(loaded, class_, count, unconditional), settings, out)
     else:
-        if prompt is not None or negative:
-            raise LatentiaError("--prompt and --negative are for pictures; this model makes texts")
+        if prompt is not None or negative or size is not None:
+            raise LatentiaError("--prompt, --negative and --size are for pictures; this model makes texts")
         if out is not None and out.suffix.lower() != ".txt":
             raise LatentiaError(f"--out {out}: expected a name that ends in .txt")
         texts = _texts(loaded, class_, count, unconditional, length, template, between, settings)
