@@ -15,7 +15,7 @@ from latentia.first_stage.pretrained import FrozenEncoder
 
 PAD, BOS, EOS, MASK = Tokenizer.pad_id, Tokenizer.bos_id, Tokenizer.eos_id, Tokenizer.mask_id
 MAX_WEIGHTS = 2**28
-AT_ONCE = 64  # texts
+AT_ONCE = 256  # texts
 
 
 class Memory(NamedTuple):
@@ -242,20 +242,21 @@ class TextAutoencoder(nn.Module):
         for rows in by_length(lengths):
             longest = int(lengths[rows].max())
             part = Memory(*(values[rows] for values in memory))
-            luck = (
-                temperature * gumbel((len(rows), longest, self.config["vocab_size"]), generator)
-                if temperature
-                else None
-            )
-            ids[rows, :longest] = self.write(part, lengths[rows], ids[rows, :longest], luck)
+            ids[rows, :longest] = self.write(part, lengths[rows], ids[rows, :longest], temperature, generator)
         return ids
 
-    def write(self, memory: Memory, lengths: Tensor, begin: Tensor, luck: Tensor | None = None) -> Tensor:
+    def write(
+        self,
+        memory: Memory,
+        lengths: Tensor,
+        begin: Tensor,
+        temperature: float,
+        generator: torch.Generator | None,
+    ) -> Tensor:
         """Memory, lengths (B,) and `begin` (B, longest) → ids (B, longest).
 
-        Each token that `begin` leaves open, as pad, is the likeliest after those before it, `luck` (B, longest,
-        vocab_size) added to the logits. The keys and values of earlier tokens are kept, so a token costs one pass over
-        itself alone; `hidden` says the same of a whole text at once.
+        Each token that `begin` leaves open, as pad, is drawn after those before it. The keys and values of these are
+        kept, so a token costs one pass over itself alone; `hidden` says the same of a whole text at once.
         """
         count = begin.shape[1]
         starts = self.starts(memory, lengths, count)
@@ -272,11 +273,9 @@ class TextAutoencoder(nn.Module):
                 h = h + attend(layer.self_attn, x, kept[:, :, :, : place + 1])
                 h = h + attend(layer.multihead_attn, layer.norm2(h), read)
                 h = h + layer.linear2(layer.activation(layer.linear1(layer.norm3(h))))
-            scores = self.logits(self.norm(h[:, 0]))
-            if luck is not None:
-                scores = scores + luck[:, place].to(scores.device)
-            likeliest = scores[:, MASK + 1 :].argmax(-1) + MASK + 1  # no special token is text
-            ids[:, place] = torch.where(begin[:, place] == PAD, likeliest, begin[:, place])
+            scores = self.logits(self.norm(h[:, 0]))[:, MASK + 1 :]  # no special token is text
+            drawn = draw(scores, temperature, generator) + MASK + 1
+            ids[:, place] = torch.where(begin[:, place] == PAD, drawn, begin[:, place])
             token = ids[:, place : place + 1]
         places = torch.arange(count, device=ids.device)
         ids = ids.masked_fill(places == lengths[:, None] - 1, EOS)
@@ -329,15 +328,14 @@ def attend(attention: nn.MultiheadAttention, x: Tensor, read: Tensor) -> Tensor:
 
 
 def draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """One index (B,) for each row of logits (B, N): the likeliest at temperature 0, else by softmax(logits / t)."""
+    """One index (B,) for each row of logits (B, N): the likeliest at temperature 0, else by softmax(logits / t).
+
+    The largest of the logits plus Gumbel noise is such a draw (Gumbel 1954; Jang et al. 2017, eq. 1).
+    """
     if temperature:
-        logits = logits + temperature * gumbel(tuple(logits.shape), generator).to(logits.device)
+        gumbel = -torch.empty(logits.shape).exponential_(generator=generator).log()
+        logits = logits + temperature * gumbel.to(logits.device)
     return logits.argmax(-1)
-
-
-def gumbel(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """Numbers that, added to logits, make the largest one a draw from their softmax (Gumbel 1954; Jang et al. 2017)."""
-    return -torch.empty(shape).exponential_(generator=generator).log()
 
 
 def by_length(lengths: Tensor) -> tuple[Tensor, ...]:
