@@ -2,7 +2,8 @@
 
     python benchmarks/optimizers.py MODEL [--steps 400]
 
-MODEL is a trained model folder whose first stage encodes Fashion-MNIST. Prints the mean loss of the last tenth.
+MODEL is a trained model folder whose first stage encodes Fashion-MNIST. Prints the mean loss of the last tenth, and the
+time of a step.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from peers import machine
 from latentia.training import load_recipe, train
 from latentia.training.log import read_log
 
-RATES = {"adamw": (3e-4, 1e-3, 3e-3), "muon": (1e-3, 3e-3, 1e-2)}
+RATES = {"adamw": (1e-3, 3e-3, 1e-2), "muon": (3e-3, 1e-2, 3e-2)}
 
 
 def main() -> None:
@@ -33,6 +34,7 @@ def main() -> None:
                 (out / "latents").symlink_to(latents, target_is_directory=True)
                 overrides = [
                     "data.name=fashion-mnist",
+                    "clusters=0",
                     "denoiser={kind: DiT, width: 128, depth: 4, heads: 4}",
                     f"training.steps={arguments.steps}",
                     "training.batch_size=64",
@@ -45,7 +47,8 @@ def main() -> None:
                 train(load_recipe("fashion-mnist", overrides), out, first_stage=arguments.model / "first_stage")
                 rows = read_log(out / "denoiser" / "log.csv")
                 last = [row["loss"] for row in rows if row["step"] > 0.9 * arguments.steps]
-                print(f"{optimizer} at {rate:g}: loss {sum(last) / len(last):.4f}", flush=True)
+                mean, seconds = sum(last) / len(last), rows[-1]["seconds"] / arguments.steps
+                print(f"{optimizer} at {rate:g}: loss {mean:.4f}, {seconds:.2f} s a step", flush=True)
 
 
 if __name__ == "__main__":
