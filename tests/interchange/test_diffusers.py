@@ -165,6 +165,7 @@ def test_a_model_becomes_a_pipeline(tiny_model: Path, tmp_path: Path) -> None:
                 json.dumps(index | {"_class_name": ["pipeline", "LatentiaPipeline"]})
             )
             (tmp_path / "pipe" / "pipeline.py").write_text(code)
+    assert len(made(3, num_inference_steps=2, generator=torch.Generator()).images) == 1  # whose seed is large
     with pytest.raises(LatentiaError, match="output_type"):
         made(output_type="latent")
     assert isinstance(latentia.load(tmp_path / "pipe" / "model"), latentia.LatentModel)

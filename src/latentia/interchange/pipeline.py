@@ -54,7 +54,7 @@ class LatentiaPipeline(DiffusionPipeline):  # type: ignore[misc]
     ) -> Any:
         """Pictures by class names or numbers, or by prompts, each `num_images_per_prompt` times.
 
-        `generator` gives the seed that it was made with: `torch.Generator().manual_seed(0)` draws what
+        `generator` gives the seed that it was made with, modulo 2³²: `torch.Generator().manual_seed(0)` draws what
         `latentia sample --seed 0` draws, however often. `latents` are the noise instead, (N, *latent_shape). Steps and
         guidance of None are the model's own. `output_type` is "pil", or "np" for float32 (N, H, W, C) in [0, 1].
         Raises LatentiaError for what does not fit the model.
@@ -72,7 +72,7 @@ class LatentiaPipeline(DiffusionPipeline):  # type: ignore[misc]
             negative_prompt=negative_prompt,
             steps=num_inference_steps,
             guidance_scale=guidance_scale,
-            seed=0 if generator is None else generator.initial_seed(),
+            seed=0 if generator is None else generator.initial_seed() % 2**32,
             latents=latents,
             progress=not getattr(self, "_progress_bar_config", {}).get("disable", False),
         )
