@@ -50,18 +50,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields a temporary sibling of `path`: on success renamed to `path`, on failure removed.
 
-    Raises LatentiaError where `path` exists.
+    Raises LatentiaError where `path` exists, unless it is to be replaced.
     """
-    if path.exists():
+    if path.exists() and not replace:
         raise LatentiaError(f"{path} exists; choose another folder")
     temporary = path.with_name(f".{path.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import re
-import shutil
 import tarfile
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from latentia.data.fetch import EMOJI_FILES, NOTO_FONT, fetch_emoji
 from latentia.errors import LatentiaError
-from latentia.files import write_text
+from latentia.files import new_folder, write_text
 
 LICENSES = {
     "noto": "Noto Color Emoji by Google, SIL Open Font License 1.1",
@@ -68,27 +67,24 @@ def prepare_emoji(
         "twemoji": archive_drawings(folder / EMOJI_FILES["twemoji"], "package/", twemoji_names),
         "fluent": archive_drawings(folder / EMOJI_FILES["fluent"], "package/icons/modern/", fluent_names),
     }
-    temporary = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
     rows: dict[str, list[str]] = {"train": [], "test": []}
     counts = dict.fromkeys(styles, 0)
-    for one in tqdm(emoji, desc="drawing emoji", unit="emoji", disable=None):
-        drawings = {style: draw for style, find in styles.items() if (draw := find(one)) is not None}
-        hidden = held_out_style(one.code, sorted(drawings))
-        for style, draw in drawings.items():
-            split = "test" if style == hidden else "train"
-            name = f"{style}/{one.code}.png"
-            path = temporary / split / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draw(size).save(path)
-            row = {"file_name": name, "text": "\n".join(captions(one, style)), "emoji": one.text, "style": style}
-            rows[split].append(json.dumps(row, ensure_ascii=False))
-            counts[style] += 1
-    for split, lines in rows.items():
-        write_text(temporary / split / "metadata.jsonl", "".join(f"{line}\n" for line in lines))
-    write_text(temporary / "LICENSES.txt", "".join(f"{style}: {text}\n" for style, text in LICENSES.items()))
-    shutil.rmtree(out, ignore_errors=True)
-    temporary.rename(out)
+    with new_folder(out, replace=True) as temporary:
+        for one in tqdm(emoji, desc="drawing emoji", unit="emoji", disable=None):
+            drawings = {style: draw for style, find in styles.items() if (draw := find(one)) is not None}
+            hidden = held_out_style(one.code, sorted(drawings))
+            for style, draw in drawings.items():
+                split = "test" if style == hidden else "train"
+                name = f"{style}/{one.code}.png"
+                path = temporary / split / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draw(size).save(path)
+                row = {"file_name": name, "text": "\n".join(captions(one, style)), "emoji": one.text, "style": style}
+                rows[split].append(json.dumps(row, ensure_ascii=False))
+                counts[style] += 1
+        for split, lines in rows.items():
+            write_text(temporary / split / "metadata.jsonl", "".join(f"{line}\n" for line in lines))
+        write_text(temporary / "LICENSES.txt", "".join(f"{style}: {text}\n" for style, text in LICENSES.items()))
     return counts
 
 

@@ -66,11 +66,11 @@ class Tokenizer:
         if isinstance(texts, str):
             raise LatentiaError("encode takes a sequence of texts, not one text")
         if mask_text is None:
-            return self._encode(texts)
+            return encode_texts(self.backend, texts)
         if not mask_text:
             raise LatentiaError("mask_text is empty")
         rows = [re.split(f" ?{re.escape(mask_text)}", text) for text in texts]
-        pieces = iter(self._encode([piece for row in rows for piece in row]))
+        pieces = iter(encode_texts(self.backend, [piece for row in rows for piece in row]))
         masked = []
         for row in rows:
             ids = next(pieces)
@@ -78,15 +78,6 @@ class Tokenizer:
                 ids = [*ids, self.mask_id, *next(pieces)]
             masked.append(ids)
         return masked
-
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        ids: list[list[int]] = []
-        for start in range(0, len(texts), ENCODED_AT_ONCE):
-            some = list(texts[start : start + ENCODED_AT_ONCE])
-            if not all(isinstance(text, str) and is_unicode(text) for text in some):
-                raise LatentiaError("only strings of Unicode without lone surrogates can be encoded")
-            ids += [row.ids for row in self.backend.encode_batch_fast(some, add_special_tokens=False)]
-        return ids
 
     def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
         """The text of each row of ids up to its first `eos_id`; special ids are dropped.
@@ -119,6 +110,17 @@ class Tokenizer:
             raise LatentiaError(f"{path} is no byte-level BPE tokenizer as `latentia` writes them: {fault}")
         merges = [(left, right) for left, right in value["model"]["merges"]]
         return cls(_backend(value["model"]["vocab"], merges))
+
+
+def encode_texts(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of each text, none added. Raises LatentiaError where an item is no string of Unicode."""
+    ids: list[list[int]] = []
+    for start in range(0, len(texts), ENCODED_AT_ONCE):
+        some = list(texts[start : start + ENCODED_AT_ONCE])
+        if not all(isinstance(text, str) and is_unicode(text) for text in some):
+            raise LatentiaError("only strings of Unicode without lone surrogates can be encoded")
+        ids += [row.ids for row in backend.encode_batch_fast(some, add_special_tokens=False)]
+    return ids
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 8192) -> Tokenizer:
@@ -232,6 +234,11 @@ def _backend(vocab: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers
     return backend
 
 
+def has_no_gaps(vocab: dict[Any, Any]) -> bool:
+    """Whether the ids of a vocabulary are the integers from 0, each once."""
+    return all(type(number) is int for number in vocab.values()) and set(vocab.values()) == set(range(len(vocab)))
+
+
 def _fault(value: dict[str, Any]) -> str:
     """Why the content of a tokenizer.json is not ours, "" where it is."""
     model = value.get("model")
@@ -252,7 +259,7 @@ def _fault(value: dict[str, Any]) -> str:
     vocab, merges = model.get("vocab"), model.get("merges")
     if not isinstance(vocab, dict) or not MIN_VOCAB_SIZE <= len(vocab) <= MAX_VOCAB_SIZE:
         return f"its vocabulary does not have {MIN_VOCAB_SIZE} to {MAX_VOCAB_SIZE} ids"
-    if any(type(number) is not int for number in vocab.values()) or set(vocab.values()) != set(range(len(vocab))):
+    if not has_no_gaps(vocab):
         return "its ids do not run from 0 without gaps"
     if any(vocab.get(token) != i for i, token in enumerate(SPECIAL_TOKENS)) or not vocab.keys() >= set(BYTES):
         return "its vocabulary lacks special tokens or bytes"

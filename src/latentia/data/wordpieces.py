@@ -7,8 +7,7 @@ from typing import Any
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
-from latentia.data.texts import is_unicode
-from latentia.data.tokens import MAX_VOCAB_SIZE, SPECIAL_TOKENS, read_tokenizer_file
+from latentia.data.tokens import MAX_VOCAB_SIZE, SPECIAL_TOKENS, encode_texts, has_no_gaps, read_tokenizer_file
 from latentia.errors import LatentiaError
 from latentia.files import write_text
 
@@ -33,9 +32,9 @@ class WordPieces:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, none of them special. Raises LatentiaError where an item is no string of Unicode."""
-        if isinstance(texts, str) or not all(isinstance(text, str) and is_unicode(text) for text in texts):
-            raise LatentiaError("only a sequence of strings of Unicode without lone surrogates can be encoded")
-        return [row.ids for row in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        if isinstance(texts, str):
+            raise LatentiaError("encode takes a sequence of strings of Unicode, not one text")
+        return encode_texts(self.backend, texts)
 
     def save(self, path: Path) -> None:
         """Writes one JSON file in the format of the library `tokenizers`, atomically."""
@@ -78,8 +77,7 @@ def _checked(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
     if (
         not isinstance(vocab, dict)
         or not len(SPECIAL_TOKENS) < len(vocab) <= MAX_VOCAB_SIZE
-        or any(type(number) is not int for number in vocab.values())
-        or set(vocab.values()) != set(range(len(vocab)))
+        or not has_no_gaps(vocab)
         or UNKNOWN not in vocab
     ):
         raise LatentiaError(f"{refusal}: its ids do not run from 0 without gaps, or {UNKNOWN} is not among its words")

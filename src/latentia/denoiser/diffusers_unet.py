@@ -35,7 +35,7 @@ class DiffusersUNet(nn.Module):
         ):
             raise LatentiaError(f"a UNet of the widths {widths!r:.80} with {blocks!r:.20} blocks each is no such model")
         self.config: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "unet": sizes}
-        self.in_channels, self.num_classes, self.hint_channels = in_channels, num_classes, 0
+        self.in_channels, self.num_classes = in_channels, num_classes
         sizes |= {"in_channels": in_channels, "num_class_embeds": num_classes or None}
         try:
             self.unet: Any = UNet2DModel(**sizes)  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ from latentia.data import PictureCodec
 from latentia.denoiser import DiffusersUNet, DiT
 from latentia.diffusion import VP
 from latentia.errors import LatentiaError
-from latentia.files import CONFIG_NAME, new_folder, read_json, save_part, write_json, write_text
+from latentia.files import CONFIG_NAME, new_folder, read_json, save_part
 from latentia.first_stage import DiffusersKL, set_latent_statistics
 from latentia.model import INDEX_NAME, LatentModel
 
@@ -72,13 +72,7 @@ def export_diffusers(model: LatentModel, out: Path) -> None:
     except ImportError as error:
         raise _missing("exporting", error) from None
     with new_folder(out) as folder:
-        pipeline: Any = LatentiaPipeline(LatentiaModel(model))
-        pipeline.save_pretrained(folder)
-        index = read_json(folder / INDEX_NAME)
-        write_text(
-            folder / "pipeline.py", f"from {LatentiaPipeline.__module__} import LatentiaPipeline  # noqa: F401\n"
-        )
-        write_json(folder / INDEX_NAME, index | {"_class_name": ["pipeline", "LatentiaPipeline"]})
+        LatentiaPipeline(LatentiaModel(model)).save_pretrained(folder)
 
 
 def _missing(what: str, error: ImportError) -> LatentiaError:

@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from latentia.errors import LatentiaError
-from latentia.model import LatentModel, load
+from latentia.files import read_json, write_json, write_text
+from latentia.model import INDEX_NAME, LatentModel, load
 
 
 class LatentiaModel(ModelMixin):  # type: ignore[misc]
@@ -38,6 +39,13 @@ class LatentiaPipeline(DiffusionPipeline):  # type: ignore[misc]
     def __init__(self, model: LatentiaModel) -> None:
         super().__init__()
         self.register_modules(model=model)  # type: ignore[attr-defined]
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
+        """Also writes the line of code by which diffusers, which has no such pipeline, finds this one."""
+        super().save_pretrained(folder, **options)  # type: ignore[misc]
+        index, kind = Path(folder) / INDEX_NAME, type(self)
+        write_text(Path(folder) / "pipeline.py", f"from {kind.__module__} import {kind.__name__}  # noqa: F401\n")
+        write_json(index, read_json(index) | {"_class_name": ["pipeline", kind.__name__]})
 
     def __call__(
         self,

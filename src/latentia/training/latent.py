@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,11 +20,11 @@ from latentia.data import (
     cluster_pictures,
     picture_grid,
 )
-from latentia.denoiser import DENOISERS, DiT
+from latentia.denoiser import DENOISERS
 from latentia.diffusion import PROCESSES, Process, denoise_with, training_loss
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path, load_part, write_text
-from latentia.first_stage import FirstStage, LatentCache, encoder_config, encoder_folder
+from latentia.first_stage import FirstStage, FrozenEncoder, LatentCache, encoder_config, encoder_folder
 from latentia.model import LatentModel, before_prompt
 from latentia.training.checkpoint import Checkpoint
 from latentia.training.engine import apply_gradients, averaged, local_share, prepare
@@ -129,9 +129,9 @@ def train_denoiser(
     process = PROCESSES[recipe.process.kind](**recipe.process.model_dump(exclude={"kind"}))
     denoiser = build_denoiser(recipe, cache.latent_shape, examples, prompts)
     null: int = denoiser.num_classes  # type: ignore[assignment]
-    reader = denoiser.prompt_encoder if isinstance(denoiser, DiT) else None
-    if reader is not None and reader.frozen is not None and recipe.prompt is not None:
-        reader.frozen.load(encoder_folder(recipe.prompt.encoder or ""))
+    if recipe.prompt is not None and recipe.prompt.encoder is not None:
+        frozen = cast(FrozenEncoder, denoiser.get_submodule("prompt_encoder.frozen"))
+        frozen.load(encoder_folder(recipe.prompt.encoder))
     if recipe.init is not None:
         start_from(denoiser, Path(recipe.init) / "denoiser")
     denoiser.to(device)
