@@ -92,7 +92,7 @@ class LatentModel:
     def decode(self, z: Tensor, **wording: Any) -> Any:
         """Latents (B, *latent_shape) → pictures uint8 (B, H, W, C), or texts.
 
-        `wording` are the other arguments of `TextAutoencoder.decode`: begin, temperature and generator.
+        `wording` are the other arguments of `TextAutoencoder.decode`: begin, labels, temperature and generator.
         """
         return self.codec.to_items(self.first_stage.decode(z.to(self.device), **wording))
 
@@ -198,7 +198,7 @@ class LatentModel:
                 noise = initial_noise(self.process, shape, generator) if latents is None else latents[rows]
                 z = noise.to(self.device)
                 z = solve(guided, z, times, self.process, generator=generator, callback=callback)
-                parts.append(self.decode(z / last, **self._wording(begin, rows, chosen, generator)))
+                parts.append(self.decode(z / last, **self._wording(label, begin, rows, chosen, generator)))
                 bar.update(len(z))
         return (
             np.concatenate(parts) if isinstance(self.codec, PictureCodec) else [text for part in parts for text in part]
@@ -227,13 +227,14 @@ class LatentModel:
         return torch.from_numpy(told)
 
     def _wording(
-        self, begin: Tensor | None, rows: slice, chosen: dict[str, Any], generator: torch.Generator
+        self, label: Tensor, begin: Tensor | None, rows: slice, chosen: dict[str, Any], generator: torch.Generator
     ) -> dict[str, Any]:
         """What the decoder of a text model is told beside the latents of these rows."""
         if not isinstance(self.codec, TextCodec):
             return {}
         shown = None if begin is None else begin[rows]
-        return {"begin": shown, "temperature": chosen["temperature"], "generator": generator}
+        labels = label[rows].to(self.device)
+        return {"begin": shown, "labels": labels, "temperature": chosen["temperature"], "generator": generator}
 
     def _prompted(
         self, label: Tensor, prompts: Sequence[str], negative_prompt: str, latent_shape: tuple[int, ...]
@@ -427,7 +428,9 @@ def load(
     if (config.get("prompt_vocab", 0), config.get("prompt_tokens")) != words:
         raise LatentiaError(f"{folder}: denoiser and tokenizer do not fit each other, or one of them is missing")
     vocabulary = codec.tokenizer.vocab_size if isinstance(codec, TextCodec) else None
-    if model.first_stage.config.get("vocab_size") != vocabulary:
+    told = len(names) if isinstance(codec, TextCodec) else None
+    own = model.first_stage.config
+    if (own.get("vocab_size"), own.get("classes")) != (vocabulary, told):
         raise LatentiaError(f"{folder}: first stage and tokenizer do not fit each other, or one of them is missing")
     for part in (model.first_stage, model.denoiser):
         part.eval().requires_grad_(False)

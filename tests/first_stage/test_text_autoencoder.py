@@ -146,20 +146,36 @@ def test_noise_and_masks_come_from_the_generator():
     assert not torch.equal(first, other)
 
 
-def test_it_learns_to_give_texts_back():
-    model = make_model(width=32, noise=0.1).train()
-    ids = make_texts(32)
-    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+def fit(model: TextAutoencoder, ids: torch.Tensor, labels: torch.Tensor | None = None, *, steps: int) -> None:
+    optimizer = torch.optim.Adam(model.train().parameters(), 5e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(150):
-        result = model(ids, generator)
+    for _ in range(steps):
+        result = model(ids, generator, labels)
         loss = token_loss(result.x, ids) + result.regulariser
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     model.eval()
+
+
+def test_it_learns_to_give_texts_back():
+    model, ids = make_model(width=32, noise=0.1), make_texts(32)
+    fit(model, ids, steps=150)
     measure_latent_statistics(model, [ids])
     assert (model.decode(model.encode(ids)) == ids).all(1).float().mean() > 0.9
+
+
+def test_the_class_tells_the_decoder_what_noise_has_hidden():
+    """Texts of one class are all 5s, of the other all 6s; without a class nothing is left but the shares of both."""
+    model, labels = make_model(width=32, noise=1000.0, classes=2), torch.arange(32) % 2
+    ids = torch.tensor([[5, 5, 5, 2, 0], [6, 6, 6, 2, 0]])[labels]
+    fit(model, ids, labels, steps=60)
+    noise = 1000 * torch.randn(32, 6, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.decode(noise, labels=labels)[:, :5], ids)
+    unsure = model.decode(noise, temperature=1.0, generator=torch.Generator().manual_seed(0))
+    assert {5, 6} <= set(unsure[:, 0].tolist())
+    nobody = torch.full((32,), 2)
+    assert torch.equal(model.decode(noise), model.decode(noise, labels=nobody))
 
 
 @given(sources=st.integers(1, 9), targets=st.integers(1, 9))

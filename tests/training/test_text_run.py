@@ -97,6 +97,18 @@ def test_every_condition_reaches_the_denoiser(run: Path) -> None:
     assert all(not torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
 
 
+def test_the_class_reaches_the_decoder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, heard = load(run / "model"), []
+    assert model.first_stage.config["classes"] == 2
+    decode = model.first_stage.decode
+    monkeypatch.setattr(
+        model.first_stage, "decode", lambda z, **more: heard.append(more["labels"]) or decode(z, **more)
+    )
+    model.generate([0, 2, 1], batch_size=2)
+    model.generate(1)
+    assert [labels.tolist() for labels in heard] == [[0, 2], [1], [2]]
+
+
 def test_completions_say_whether_they_keep_the_template(run: Path) -> None:
     found = complete(load(run / "model"), "a cat ___", 3, seed=1)
     assert len(found) == 3

@@ -16,6 +16,7 @@ from latentia.first_stage.pretrained import FrozenEncoder
 PAD, BOS, EOS, MASK = Tokenizer.pad_id, Tokenizer.bos_id, Tokenizer.eos_id, Tokenizer.mask_id
 MAX_WEIGHTS = 2**28
 AT_ONCE = 256  # texts
+UNTOLD = 0.1  # share of texts in training whose class the decoder is not told
 
 
 class Memory(NamedTuple):
@@ -40,6 +41,9 @@ class TextAutoencoder(nn.Module):
     leaves a vague idea of the text, and the decoder learns to write one from that, as a language model: diffusion may
     then stop early (`stop_sigma` in sampling) and leave the wording to it.
 
+    With `classes` the decoder is told the class of a text, or, as in a tenth of training, none: what noise has left of a
+    text need not say that as well.
+
     `encoder`, the config of a BART encoder (see `FrozenEncoder`), has that read the text as well, as LD4LG does.
 
     Texts are ids (B, T ≤ max_tokens) int64: tokens, eos, then pad. Latents are (B, latent_channels, latents).
@@ -63,6 +67,7 @@ class TextAutoencoder(nn.Module):
         heads: int = 4,
         noise: float = 0.7,
         masking: float = 0.2,
+        classes: int = 0,
         encoder: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -78,13 +83,14 @@ class TextAutoencoder(nn.Module):
             "heads": check_integer("heads", heads, 1, 128),
             "noise": noise,
             "masking": masking,
+            "classes": check_integer("classes", classes, 0, 2**20),
             "encoder": encoder,
         }
         if width % heads or width % patch:
             raise LatentiaError(f"width {width} does not split into {heads} heads and into a patch of {patch} places")
         if not 0 <= noise < math.inf or not 0 <= masking < 1:
             raise LatentiaError(f"noise is {noise}, expected 0 or more; masking is {masking}, expected 0 to below 1")
-        if vocab_size * width + (28 * depth + 16 * decoder_depth + 12 + 2 * patch) * width**2 > MAX_WEIGHTS:
+        if (vocab_size + classes) * width + (28 * depth + 16 * decoder_depth + 12 + 2 * patch) * width**2 > MAX_WEIGHTS:
             raise LatentiaError(
                 f"a text autoencoder of width {width}, depths {depth} and {decoder_depth}, vocab_size {vocab_size} is "
                 "too large"
@@ -104,6 +110,7 @@ class TextAutoencoder(nn.Module):
 
         self.from_latent = nn.Linear(latent_channels, width)
         self.noise_embed = nn.Linear(1, width)
+        self.class_embed = nn.Embedding(classes + 1, width)  # the last is no class
         self.latent_positions = nn.Parameter(0.3 * torch.randn(latents, width))
         self.mixer = nn.TransformerEncoderLayer(**_layer(width, heads))
         self.length_embed = nn.Embedding(max_tokens + 1, width)
@@ -140,6 +147,7 @@ class TextAutoencoder(nn.Module):
             self.from_latent.weight.copy_(down.T * math.sqrt(max(1.0, width / channels)))
             self.unfold.weight.copy_(fold.T * math.sqrt(patch))
         nn.init.zeros_(self.noise_embed.weight)
+        nn.init.zeros_(self.class_embed.weight)
         for linear in (self.fold, self.to_latent, self.from_latent, self.noise_embed, self.unfold, self.previous):
             nn.init.zeros_(linear.bias)
         if self.adapter is not None:
@@ -169,13 +177,16 @@ class TextAutoencoder(nn.Module):
             q = layer(q, h, memory_key_padding_mask=padding)
         return F.rms_norm(self.to_latent(self.latent_norm(q)).float(), (self.config["latent_channels"],), eps=1e-6)
 
-    def memory(self, latents: Tensor) -> Memory:
-        """Unit latents (B, latents, latent_channels), noisy or not → what the decoder reads.
+    def memory(self, latents: Tensor, labels: Tensor | None = None) -> Memory:
+        """Unit latents (B, latents, latent_channels), noisy or not, and classes (B,), → what the decoder reads.
 
-        A text's latents are scaled to a size of 1 again, and what they had says how noisy they are.
+        No labels are the label `classes`: of no class. A text's latents are scaled to a size of 1 again, and what they had says how noisy they are.
         """
         size = latents.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-3)
-        vectors = self.mixer(self.from_latent(latents / size) + self.noise_embed(size.log()) + self.latent_positions)
+        if labels is None:
+            labels = torch.full((len(latents),), self.config["classes"], device=latents.device)
+        told = self.noise_embed(size.log()) + self.class_embed(labels)[:, None] + self.latent_positions
+        vectors = self.mixer(self.from_latent(latents / size) + told)
         places = self.unfold(vectors).unflatten(2, (self.config["patch"], -1)).flatten(1, 2)
         return Memory(vectors, places, F.linear(self.length_norm(vectors.mean(1)), self.length_embed.weight))
 
@@ -218,12 +229,14 @@ class TextAutoencoder(nn.Module):
         z: Tensor,
         begin: Tensor | None = None,
         *,
+        labels: Tensor | None = None,
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Ids (B, max_tokens) int64 of normalised latents; after the first eos all is pad.
 
         `begin` (B, P ≤ max_tokens) are up to max_tokens - 2 tokens, then pad, that the texts shall begin with.
+        `labels` (B,) are their classes, `classes` for none; None is none for all.
         At temperature 0 each token and the length are the likeliest, else they are drawn, with `generator`, which lies
         on the CPU. Raises LatentiaError where the latents do not fit, or the temperature is negative.
         """
@@ -233,7 +246,7 @@ class TextAutoencoder(nn.Module):
         if not 0 <= temperature < math.inf:
             raise LatentiaError(f"temperature is {temperature!r}, expected 0 or more")
         latents = denormalise(z, self.latent_mean, self.latent_std).transpose(1, 2)
-        memory = self.memory(latents)
+        memory = self.memory(latents, labels)
         lengths = draw(memory.length[:, 2:], temperature, generator) + 2  # a token and eos at least
         ids = torch.full((len(z), self.config["max_tokens"]), PAD, device=z.device)
         if begin is not None:
@@ -281,10 +294,10 @@ class TextAutoencoder(nn.Module):
         ids = ids.masked_fill(places == lengths[:, None] - 1, EOS)
         return ids.masked_fill(places >= lengths[:, None], PAD)
 
-    def forward(self, ids: Tensor, generator: torch.Generator) -> Reconstruction:
+    def forward(self, ids: Tensor, generator: torch.Generator, labels: Tensor | None = None) -> Reconstruction:
         """Logits (M, vocab_size) of the M tokens and eos, without pad, from noisy latents; randomness from `generator`.
 
-        The regulariser is the cross-entropy of the length (the noise itself regularises the latents). `stats` has the
+        `labels` (B,) are the classes of the texts, a tenth of which are kept from the decoder. The regulariser is the cross-entropy of the length (the noise itself regularises the latents). `stats` has the
         shares of tokens and of lengths that come back right.
         """
 
@@ -300,7 +313,9 @@ class TextAutoencoder(nn.Module):
         noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(ids.device)
         wanted = ids != PAD
         lengths = wanted.sum(1)
-        memory = self.memory(latents + sigma * noise)
+        if labels is not None:
+            labels = labels.masked_fill(uniform(len(ids)) < UNTOLD, self.config["classes"])
+        memory = self.memory(latents + sigma * noise, labels)
         before = F.pad(ids[:, :-1], (1, 0), value=BOS)
         logits = self.logits(self.hidden(memory, lengths, before)[wanted])
         stats = {

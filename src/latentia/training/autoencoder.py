@@ -121,7 +121,7 @@ def train_text_stage(
     A batch holds texts of like lengths. Writes log, checkpoint and reconstructions into `folder`.
     Raises LatentiaError where sizes do not fit or the loss breaks, and Stopped on Ctrl-C.
     """
-    device, arguments = accelerator.device, stage.arguments(texts.codec.tokenizer.vocab_size)
+    device, arguments = accelerator.device, stage.arguments(texts.codec.tokenizer.vocab_size, texts.num_classes)
     torch.manual_seed(recipe.seed)
     model = TextAutoencoder(**arguments)
     model.latent_shape(texts.size)
@@ -136,8 +136,9 @@ def train_text_stage(
         rows = order.batch(step)[mine]
         generator = step_generator(recipe.seed, step, accelerator.process_index, device=device)
         ids = texts.tensor(rows.numpy()).to(device)
+        labels = None if texts.labels is None else torch.from_numpy(texts.labels[rows.numpy()]).to(device)
         with accelerator.autocast():
-            result = network(ids, generator)
+            result = network(ids, generator, labels)
             loss = token_loss(result.x, ids) + result.regulariser
         accelerator.backward(loss)
         apply_gradients(trainee, stage.training, step, accelerator)
