@@ -41,7 +41,7 @@ class TextAutoencoder(nn.Module):
     leaves a vague idea of the text, and the decoder learns to write one from that, as a language model: diffusion may
     then stop early (`stop_sigma` in sampling) and leave the wording to it.
 
-    With `classes` the decoder is told the class of a text, or, as in a tenth of training, none: what noise has left of a
+    With `classes` the decoder is told the class of a text, or, as in a tenth of training, none: what noise leaves of a
     text need not say that as well.
 
     `encoder`, the config of a BART encoder (see `FrozenEncoder`), has that read the text as well, as LD4LG does.
@@ -178,9 +178,10 @@ class TextAutoencoder(nn.Module):
         return F.rms_norm(self.to_latent(self.latent_norm(q)).float(), (self.config["latent_channels"],), eps=1e-6)
 
     def memory(self, latents: Tensor, labels: Tensor | None = None) -> Memory:
-        """Unit latents (B, latents, latent_channels), noisy or not, and classes (B,), → what the decoder reads.
+        """Unit latents (B, latents, latent_channels), noisy or not, and classes (B,) → what the decoder reads.
 
-        No labels are the label `classes`: of no class. A text's latents are scaled to a size of 1 again, and what they had says how noisy they are.
+        Without labels all are of the label `classes`, which is no class. A text's latents are scaled to a size of 1
+        again, and what they had says how noisy they are.
         """
         size = latents.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-3)
         if labels is None:
@@ -297,8 +298,8 @@ class TextAutoencoder(nn.Module):
     def forward(self, ids: Tensor, generator: torch.Generator, labels: Tensor | None = None) -> Reconstruction:
         """Logits (M, vocab_size) of the M tokens and eos, without pad, from noisy latents; randomness from `generator`.
 
-        `labels` (B,) are the classes of the texts, a tenth of which are kept from the decoder. The regulariser is the cross-entropy of the length (the noise itself regularises the latents). `stats` has the
-        shares of tokens and of lengths that come back right.
+        `labels` (B,) are the classes of the texts. The regulariser is the cross-entropy of the length (the noise itself
+        regularises the latents). `stats` has the shares of tokens and of lengths that come back right.
         """
 
         def uniform(*shape: int) -> Tensor:
