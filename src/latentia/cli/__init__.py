@@ -1,6 +1,7 @@
 """The command line: parses, calls one function, shows the result."""
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from latentia.cli.shared import (
     Device,
     Guidance,
     Model,
+    ModelOrShipped,
     OnCorrupt,
     Overrides,
     Root,
@@ -27,6 +29,7 @@ from latentia.cli.shared import (
     size_of,
 )
 from latentia.errors import LatentiaError, Stopped
+from latentia.shipped import EMOJI
 from latentia.version import __version__
 
 if TYPE_CHECKING:
@@ -169,7 +172,7 @@ def train(
 
 @app.command()
 def sample(
-    model: Model,
+    model: ModelOrShipped = EMOJI,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -180,7 +183,9 @@ def sample(
     class_: Annotated[
         str | None, typer.Option("--class", help="Class name or number; without one, all in turn.")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="How many; without it 64, or 1 of a prompt.", show_default=False)
+    ] = None,
     steps: Steps = None,
     guidance: Guidance = None,
     interval: Annotated[str | None, typer.Option(help="Guide only for σ/α within LOW,HIGH.")] = None,
@@ -209,12 +214,16 @@ def sample(
     batch_size: Annotated[int, typer.Option(min=1, help="Items at a time.")] = 256,
     device: Device = "cpu",
 ) -> None:
-    """Draw pictures or texts from a model."""
+    """Draw pictures or texts from a model, and say how long it took from the start of the process on."""
+    import psutil
+
     from latentia.data import GAP, PictureCodec
     from latentia.files import write_text
     from latentia.model import load
 
     loaded = load(model, device)
+    if count is None:
+        count = 64 if prompt is None else 1
     settings: dict[str, Any] = {
         "sampler": sampler,
         "steps": steps,
@@ -250,7 +259,7 @@ def sample(
             typer.echo("\n".join(texts))
             return
         write_text(out, "".join(f"{text}\n" for text in texts))
-    typer.echo(f"wrote {out}")
+    typer.echo(f"wrote {out} after {time.time() - psutil.Process().create_time():.1f} s")
 
 
 @app.command()
@@ -297,7 +306,7 @@ add_commands(app)
 
 
 @app.command()
-def info(model: Model) -> None:
+def info(model: ModelOrShipped = EMOJI) -> None:
     """Say what a model folder holds: parts, sizes, data, recipe, versions."""
     from latentia.denoiser import count_parameters
     from latentia.files import module_hash
@@ -420,7 +429,7 @@ def _write_film(model: "LatentModel", labels: Any, settings: dict[str, Any], out
 
 @app.command()
 def serve(
-    model: Model,
+    model: ModelOrShipped = EMOJI,
     host: Annotated[
         str, typer.Option(help="Address to listen on; the default is for this machine alone.")
     ] = "127.0.0.1",
