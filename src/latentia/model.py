@@ -208,7 +208,7 @@ class LatentModel:
         """(channels, h, w) of pictures of that height and width."""
         if not isinstance(self.codec, PictureCodec) or self.task is not None:
             raise LatentiaError("size is for models that draw pictures")
-        return self.latent_shape[0], *(self.first_stage.latent_shape(side)[1] for side in size)
+        return self.first_stage.latent_shape(size)  # type: ignore[arg-type]
 
     def _told(self, labels: NDArray[np.int64], seed: int | None) -> Tensor:
         """The denoiser's labels: first the classes, then the clusters of each, then "nothing".

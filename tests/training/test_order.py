@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentia.training.order import ShuffledOrder, SortedOrder, step_generator
+from latentia.training.order import GroupedOrder, ShuffledOrder, SortedOrder, step_generator
 
 
 @given(count=st.integers(1, 40), batch_size=st.integers(1, 60), seed=st.integers(0, 9))
@@ -37,6 +37,22 @@ def test_generators_differ_by_place_and_repeat() -> None:
 
     assert draw(0, 1, 2) == draw(0, 1, 2)
     assert len({draw(0, 1), draw(0, 2), draw(1, 1), draw(0, 1, 0)}) == 4
+
+
+@given(
+    groups=st.lists(st.integers(0, 3), min_size=1, max_size=40), batch_size=st.integers(1, 7), seed=st.integers(0, 9)
+)
+def test_batches_are_of_one_group_and_a_pass_sees_every_row(groups: list[int], batch_size: int, seed: int) -> None:
+    numbers = torch.tensor(groups)
+    order = GroupedOrder(numbers, batch_size, seed)
+    for epoch in range(2):
+        batches = [order.batch(epoch * order.batches + place) for place in range(order.batches)]
+        assert all(len(batch) == batch_size and len(set(numbers[batch].tolist())) == 1 for batch in batches)
+        assert set(torch.cat(batches).tolist()) == set(range(len(groups)))
+        for group in set(groups):  # what fills a group's last batch up is less than a batch
+            seen = sum(int((numbers[batch] == group).sum()) for batch in batches)
+            assert 0 <= seen - groups.count(group) < batch_size
+    assert order.batch(1).tolist() == GroupedOrder(numbers, batch_size, seed).batch(1).tolist()
 
 
 @given(batch_size=st.integers(1, 6), together=st.integers(1, 5), seed=st.integers(0, 3))

@@ -26,7 +26,6 @@ from latentia.cli.shared import (
     say,
     scale_of,
     show_pairs,
-    size_of,
 )
 from latentia.errors import LatentiaError, Stopped
 from latentia.shipped import EMOJI
@@ -217,7 +216,7 @@ def sample(
     """Draw pictures or texts from a model, and say how long it took from the start of the process on."""
     import psutil
 
-    from latentia.data import GAP, PictureCodec
+    from latentia.data import GAP, PictureCodec, parse_size
     from latentia.files import write_text
     from latentia.model import load
 
@@ -245,7 +244,7 @@ def sample(
         if prompt is not None or negative:
             settings |= {"prompts": [prompt or ""] * count, "negative_prompt": negative}
         if size is not None:
-            settings["size"] = size_of(size)
+            settings["size"] = parse_size("--size", size)
         if out is None:
             raise LatentiaError("--out is missing: say where the pictures go, such as --out grid.png")
         _writer(out)(loaded, _labels(loaded, class_, count, unconditional), settings, out)

@@ -20,7 +20,6 @@ Root = Annotated[Path | None, typer.Option(help="Folder that holds the files of 
 Size = Annotated[int | None, typer.Option(help="Resize and centre-crop to this side in pixels.")]
 Steps = Annotated[int | None, typer.Option(min=1, max=10_000, help="Steps of the sampler.")]
 Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
-MAX_SIDE = 4096  # pixels of a picture to draw
 OnCorrupt = Annotated[str, typer.Option(help="What to do about what cannot be read: refuse or skip.")]
 
 
@@ -42,14 +41,6 @@ def scale_of(image_size: int) -> int:
 def show_pairs(pairs: dict[str, object]) -> None:
     for name, value in pairs.items():
         typer.echo(f"{name + ':':<14}{value}")
-
-
-def size_of(text: str) -> tuple[int, int]:
-    """Height and width from WIDTHxHEIGHT."""
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal() and 0 < int(width) <= MAX_SIDE and 0 < int(height) <= MAX_SIDE):
-        raise LatentiaError(f"--size {text}: expected WIDTHxHEIGHT, such as 96x64, of at most {MAX_SIDE} pixels each")
-    return int(height), int(width)
 
 
 def one_of(option: str, value: str, *choices: str) -> Any:

@@ -18,9 +18,10 @@ from latentia.data.degrade import (
 from latentia.data.emoji import EMOJI_LANGUAGES, prepare_emoji
 from latentia.data.examples import Examples
 from latentia.data.fetch import fetch_cifar10, fetch_fashion_mnist, fetch_wordnet
+from latentia.data.frames import FramedPictures, load_framed
 from latentia.data.idx import read_idx
 from latentia.data.mix import MixedPictures
-from latentia.data.pictures import PictureSet, class_index, fit_picture, to_float, to_uint8
+from latentia.data.pictures import PictureSet, class_index, fit_picture, parse_size, to_float, to_uint8
 from latentia.data.prompts import CaptionIds, PromptCodec, PromptIds
 from latentia.data.repair import RepairExamples, RepairTask, draw_masks
 from latentia.data.show import picture_grid, save_gif, save_png, write_pictures
@@ -35,6 +36,7 @@ __all__ = [
     "CaptionIds",
     "Degradation",
     "Examples",
+    "FramedPictures",
     "MixedPictures",
     "PictureCodec",
     "PictureSet",
@@ -62,9 +64,11 @@ __all__ = [
     "grey",
     "hide",
     "keep_all",
+    "load_framed",
     "load_pictures",
     "load_texts",
     "motion_kernel",
+    "parse_size",
     "picture_grid",
     "prepare_emoji",
     "read_cifar10",

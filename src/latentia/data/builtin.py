@@ -11,7 +11,7 @@ from latentia.data.fetch import fetch_fashion_mnist
 from latentia.data.folder import read_folder
 from latentia.data.hub import parquet_files, read_hub, read_parquet
 from latentia.data.idx import fashion_mnist, find_idx, read_idx_folder
-from latentia.data.pictures import OnCorrupt, PictureSet, Split, check_choices, resize_pictures
+from latentia.data.pictures import Frame, OnCorrupt, PictureSet, Split, check_choices, resize_pictures, sides_of
 from latentia.data.shards import read_shards, shard_files
 from latentia.errors import LatentiaError
 
@@ -61,7 +61,7 @@ BUILT_IN: dict[str, Callable[[Split, Path | None], PictureSet]] = {
 def load_pictures(
     name: str | Path,
     split: Split = "train",
-    size: int | None = None,
+    size: int | Frame | None = None,
     on_corrupt: OnCorrupt = "refuse",
     root: str | Path | None = None,
 ) -> PictureSet:
@@ -70,16 +70,26 @@ def load_pictures(
     name: "fashion-mnist", "digits", "cifar10", "auto" (the first where it can be had, else the second), "hf:NAME", or
         a path: a folder of pictures, of IDX files, of parquet files or of tar shards, a parquet or tar file, or the
         CIFAR-10 archive.
-    size: the shorter side is resized to it and the centre square cropped; None keeps the size that the pictures have.
+    size: the shorter side is resized to it and the centre square cropped; a Frame takes only the pictures that belong
+        to it; None keeps the size that the pictures have.
     on_corrupt: "refuse" raises where a picture cannot be decoded, "skip" leaves it out and lists it in `skipped`.
     root: where the files of a built-in set lie, or the folder that a relative path starts from.
 
-    Raises LatentiaError where the name is unknown, an argument is wrong, or the files are missing or broken.
+    Raises LatentiaError where the name is unknown, an argument is wrong, or the files are missing or broken, NoneFits
+    where no picture belongs to the frame.
     """
     check_choices(split, on_corrupt)
-    if size is not None and not 1 <= size <= MAX_SIZE:
+    if size is not None and not 1 <= min(sides_of(size)) <= max(sides_of(size)) <= MAX_SIZE:
         raise LatentiaError(f"size is {size}, expected 1 to {MAX_SIZE} pixels")
-    base = None if root is None else Path(root).expanduser()
+    pictures = _read(name, split, size, on_corrupt, None if root is None else Path(root).expanduser())
+    if not isinstance(size, Frame):
+        pictures.check_square()
+    return pictures
+
+
+def _read(
+    name: str | Path, split: Split, size: int | Frame | None, on_corrupt: OnCorrupt, base: Path | None
+) -> PictureSet:
     if name in BUILT_IN:
         return _resized(BUILT_IN[str(name)](split, base), size)
     if str(name).startswith("hf:"):
@@ -100,5 +110,5 @@ def load_pictures(
     return read_folder(path, split, size, on_corrupt)
 
 
-def _resized(pictures: PictureSet, size: int | None) -> PictureSet:
+def _resized(pictures: PictureSet, size: int | Frame | None) -> PictureSet:
     return replace(pictures, images=resize_pictures(pictures.images, size))

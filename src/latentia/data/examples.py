@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Examples(Protocol):
-    """Examples that a first stage can encode: a `PictureSet`, or a `TokenSet`."""
+    """Examples that a first stage can encode: a `PictureSet`, a `TokenSet`, or what is made of them."""
 
     @property
     def name(self) -> str: ...

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from latentia.data.captions import read_captions
-from latentia.data.pictures import OnCorrupt, PictureSet, Split
+from latentia.data.pictures import Frame, OnCorrupt, PictureSet, Split
 from latentia.data.store import record_file, store_key, stored_pictures
 from latentia.errors import LatentiaError
 
@@ -16,7 +16,7 @@ TEST_NAMES = ("test", "val", "valid", "validation")
 HELD_OUT_ONE_IN = 10
 
 
-def read_folder(path: Path, split: Split, size: int | None, on_corrupt: OnCorrupt) -> PictureSet:
+def read_folder(path: Path, split: Split, size: int | Frame | None, on_corrupt: OnCorrupt) -> PictureSet:
     """Reads a folder of pictures; the first folder below it names the class.
 
     The test split is the folder `test` (`val`, `valid`, `validation`) beside `train` where there is one; else every

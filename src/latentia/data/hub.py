@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from latentia.data.captions import CAPTION_FIELDS, caption_of
 from latentia.data.folder import TEST_NAMES, held_out
-from latentia.data.pictures import OnCorrupt, PictureSet, Split
+from latentia.data.pictures import Frame, OnCorrupt, PictureSet, Split
 from latentia.data.store import Source, record_file, store_key, stored_pictures
 from latentia.errors import LatentiaError
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
 
 
-def read_hub(name: str, split: Split, size: int | None, on_corrupt: OnCorrupt) -> PictureSet:
+def read_hub(name: str, split: Split, size: int | Frame | None, on_corrupt: OnCorrupt) -> PictureSet:
     """Reads the data set `name` of the Hugging Face hub, downloading it where it is not cached.
 
     Raises LatentiaError where it cannot be loaded or has no column of pictures.
@@ -24,7 +24,7 @@ def read_hub(name: str, split: Split, size: int | None, on_corrupt: OnCorrupt) -
     return _read(load_parts(name), name, f"hf:{name}", None, split, size, on_corrupt)
 
 
-def read_parquet(path: Path, split: Split, size: int | None, on_corrupt: OnCorrupt) -> PictureSet:
+def read_parquet(path: Path, split: Split, size: int | Frame | None, on_corrupt: OnCorrupt) -> PictureSet:
     """Reads a parquet file, or a folder of them (in it or in its `data/`) whose names may start with the split's name.
 
     Raises LatentiaError where they cannot be read or have no column of pictures.
@@ -64,7 +64,13 @@ def load_parts(name: str, files: dict[str, list[str]] | None = None) -> Any:
 
 
 def _read(
-    parts: Any, name: str, origin: str, identity: str | None, split: Split, size: int | None, on_corrupt: OnCorrupt
+    parts: Any,
+    name: str,
+    origin: str,
+    identity: str | None,
+    split: Split,
+    size: int | Frame | None,
+    on_corrupt: OnCorrupt,
 ) -> PictureSet:
     train, test_name = split_parts(parts)
     rows = parts[test_name] if split == "test" and test_name else train

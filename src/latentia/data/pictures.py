@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,14 +19,15 @@ from latentia.errors import LatentiaError
 Split = Literal["train", "test"]
 OnCorrupt = Literal["refuse", "skip"]
 
+MAX_SIDE = 4096  # pixels of a picture to draw or to learn
 HASHED_AT_ONCE = 1024  # pictures; a memory map larger than RAM is hashed piece by piece
 
 
 @dataclass(frozen=True, eq=False)
 class PictureSet:
-    """Square pictures with, where known, one class each.
+    """Pictures of one size with, where known, one class each.
 
-    images: uint8 (N, S, S, C) in [0, 255], C 1 (grey) or 3 (RGB); a numpy array or a read-only memory map.
+    images: uint8 (N, H, W, C) in [0, 255], C 1 (grey) or 3 (RGB); a numpy array or a read-only memory map.
     labels: int64 (N,) in [0, num_classes), or None where there are no classes.
     class_names: one name per class; () where labels is None.
     source: one sentence that says where the pictures came from.
@@ -51,10 +53,6 @@ class PictureSet:
             )
         if 0 in shape:
             raise LatentiaError(f"{self.name} holds no pictures")
-        if shape[1] != shape[2]:
-            raise LatentiaError(
-                f"{self.name}: pictures are {shape[2]}×{shape[1]}; pass size=... to crop them to squares"
-            )
         check_labels(self.labels, self.class_names, shape[0], self.name)
         if self.captions is not None and len(self.captions) != shape[0]:
             raise LatentiaError(f"{self.name} has {shape[0]} pictures and {len(self.captions)} captions")
@@ -69,7 +67,8 @@ class PictureSet:
 
     @property
     def image_size(self) -> int:
-        """Height and width in pixels."""
+        """Height and width in pixels. Raises LatentiaError where they differ."""
+        self.check_square()
         return int(self.images.shape[1])
 
     @property
@@ -81,6 +80,12 @@ class PictureSet:
     def channels(self) -> int:
         """1 for grey, 3 for RGB."""
         return int(self.images.shape[3])
+
+    def check_square(self) -> None:
+        """Raises LatentiaError where height and width differ."""
+        height, width = self.images.shape[1:3]
+        if height != width:
+            raise LatentiaError(f"{self.name}: pictures are {width}×{height}; pass size=... to crop them to squares")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -95,7 +100,7 @@ class PictureSet:
         return digest.hexdigest()[:16]
 
     def tensor(self, rows: NDArray[Any] | slice, variant: int = 0) -> Tensor:
-        """The pictures at `rows` as float32 (B, C, S, S) in [-1, 1]; variant 1 is mirrored left to right."""
+        """The pictures at `rows` as float32 (B, C, H, W) in [-1, 1]; variant 1 is mirrored left to right."""
         x = to_float(self.images[rows])
         return x.flip(-1) if variant else x
 
@@ -196,17 +201,51 @@ def to_uint8(x: Tensor) -> NDArray[np.uint8]:
     return array
 
 
-def fit_picture(picture: Image.Image, size: int) -> Image.Image:
-    """Resizes the shorter side to `size` (bicubic, antialiased) and crops the centre square."""
-    return ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+class Frame(NamedTuple):
+    """One of several sizes, (height, width) in pixels each, that a set's pictures are sorted into by aspect ratio."""
+
+    sizes: tuple[tuple[int, int], ...]
+    chosen: int
+
+    def takes(self, height: int, width: int) -> bool:
+        """Whether a picture of that size belongs here: none of the sizes, or only a later one, is as near to its ratio.
+
+        Ratios are compared by their logarithms, so that twice as wide is as far from a square as twice as high.
+        """
+        away = [abs(math.log(width / height) - math.log(w / h)) for h, w in self.sizes]
+        return away.index(min(away)) == self.chosen
 
 
-def resize_pictures(images: NDArray[np.uint8], size: int | None) -> NDArray[np.uint8]:
-    """`fit_picture` for uint8 (N, H, W, C); None keeps the size."""
-    if size is None or images.shape[1:3] == (size, size):
+class NoneFits(LatentiaError):
+    """No picture of a set belongs into a frame."""
+
+
+def parse_size(option: str, text: str) -> tuple[int, int]:
+    """Height and width from WIDTHxHEIGHT. Raises LatentiaError that names the option."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and 0 < int(width) <= MAX_SIDE and 0 < int(height) <= MAX_SIDE):
+        raise LatentiaError(f"{option} {text}: expected WIDTHxHEIGHT, such as 96x64, of at most {MAX_SIDE} pixels each")
+    return int(height), int(width)
+
+
+def sides_of(size: "int | Frame") -> tuple[int, int]:
+    """Height and width in pixels."""
+    return (size, size) if isinstance(size, int) else size.sizes[size.chosen]
+
+
+def fit_picture(picture: Image.Image, size: int | Frame) -> Image.Image:
+    """Resizes so that the frame, or square, is just filled (bicubic, antialiased), and crops its centre."""
+    return ImageOps.fit(picture, sides_of(size)[::-1], Image.Resampling.BICUBIC)
+
+
+def resize_pictures(images: NDArray[np.uint8], size: int | Frame | None) -> NDArray[np.uint8]:
+    """`fit_picture` for uint8 (N, H, W, C); None keeps the size. Raises NoneFits where they belong to other frames."""
+    if isinstance(size, Frame) and not size.takes(*images.shape[1:3]):
+        raise NoneFits(f"pictures of {images.shape[2]}×{images.shape[1]} do not belong to {size}")
+    if size is None or images.shape[1:3] == sides_of(size):
         return images
     flat = images[..., 0] if images.shape[3] == 1 else images  # Pillow takes grey pictures without a channel axis
-    resized = np.empty((len(images), size, size, images.shape[3]), np.uint8)
+    resized = np.empty((len(images), *sides_of(size), images.shape[3]), np.uint8)
     for i, picture in enumerate(flat):
         resized[i] = np.asarray(fit_picture(Image.fromarray(picture), size)).reshape(resized.shape[1:])
     return resized

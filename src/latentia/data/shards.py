@@ -12,7 +12,7 @@ import numpy as np
 from latentia.data.captions import CAPTION_FIELDS, caption_of
 from latentia.data.folder import SUFFIXES, TEST_NAMES, held_out
 from latentia.data.lines import MAX_JSON_BYTES, MAX_TEXT_BYTES
-from latentia.data.pictures import OnCorrupt, PictureSet, Split, class_order
+from latentia.data.pictures import Frame, OnCorrupt, PictureSet, Split, class_order
 from latentia.data.store import Source, record_file, store_key, stored_pictures
 from latentia.errors import LatentiaError
 
@@ -37,7 +37,7 @@ def shard_files(path: Path) -> list[Path]:
     return sorted(path.glob("*.tar"))
 
 
-def read_shards(path: Path, split: Split, size: int | None, on_corrupt: OnCorrupt) -> PictureSet:
+def read_shards(path: Path, split: Split, size: int | Frame | None, on_corrupt: OnCorrupt) -> PictureSet:
     """Reads the pictures of shards, with the captions in `.txt` or `.json` and the classes in `.cls`.
 
     Shards whose names start with test, val, valid or validation are the test split; without such, a tenth of the

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from latentia.data.pictures import OnCorrupt, fit_picture
+from latentia.data.pictures import Frame, NoneFits, OnCorrupt, fit_picture
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path, cache_dir, read_json, write_json
 
@@ -43,7 +43,7 @@ class Stored:
     skipped: tuple[str, ...]
 
 
-def store_key(parts: Iterable[str], size: int | None) -> str:
+def store_key(parts: Iterable[str], size: int | Frame | None) -> str:
     """Names the cache entry of pictures that `parts` identify, decoded at `size`."""
     digest = hashlib.sha256(f"{LAYOUT} {size}".encode())
     for part in parts:
@@ -55,15 +55,17 @@ def stored_pictures(
     key: str,
     names: Sequence[str],
     source: Callable[[int], Source],
-    size: int | None,
+    size: int | Frame | None,
     on_corrupt: OnCorrupt,
     origin: str,
 ) -> Stored:
     """The pictures `source(i)`, called `names[i]`, decoded into `cache_dir()/pictures/KEY.npy` or found there.
 
     All become grey where every one is grey, else RGB; EXIF orientation is applied and alpha laid on white.
-    size: side of the square that each is fitted to; None keeps the size, which must then be the same for all.
-    Raises LatentiaError where sizes differ, where all are corrupt, or where some are and `on_corrupt` is "refuse".
+    size: side of the square that each is fitted to, or the frame, which only those enter that belong there; None keeps
+        the size, which must then be the same for all.
+    Raises NoneFits where no picture belongs to the frame, and LatentiaError where sizes differ, where all are corrupt,
+    or where some are and `on_corrupt` is "refuse".
     """
     path = cache_dir() / "pictures" / f"{key}.npy"
     found = _load(path, len(names))
@@ -75,47 +77,57 @@ def stored_pictures(
         found = _load(path, len(names))
     if found is None:
         raise LatentiaError(f"{path} cannot be read back after it was written; does another process remove it?")
-    images, reasons = found
+    images, reasons, elsewhere = found
     skipped = tuple(f"{names[i]}: {reason}" for i, reason in reasons.items())
     if skipped and on_corrupt == "refuse":
         raise _refusal(skipped, len(names), origin)
-    kept = np.array([i for i in range(len(names)) if i not in reasons], np.int64)
+    kept = np.array([i for i in range(len(names)) if i not in reasons and i not in elsewhere], np.int64)
     return Stored(images, kept, skipped)
 
 
-def _load(path: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str]] | None:
-    """The memory map and the reasons for what it lacks, or None where the entry is missing or damaged."""
+def _load(path: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str], set[int]] | None:
+    """The memory map, the reasons for what it lacks, and what belongs to other frames; None where the entry is missing
+    or damaged."""
     try:
-        reasons = {int(i): str(reason) for i, reason in read_json(path.with_suffix(".json"))["skipped"].items()}
+        record = read_json(path.with_suffix(".json"))
+        reasons = {int(i): str(reason) for i, reason in record["skipped"].items()}
+        elsewhere = set(map(int, record.get("elsewhere", ())))
         images: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError, KeyError, AttributeError, LatentiaError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, LatentiaError):
         return None
-    whole = images.dtype == np.uint8 and images.ndim == 4 and len(images) + len(reasons) == count
-    return (images, reasons) if whole else None
+    whole = images.dtype == np.uint8 and images.ndim == 4 and len(images) + len(reasons) + len(elsewhere) == count
+    return (images, reasons, elsewhere) if whole else None
 
 
 def _decode(
     path: Path,
     names: Sequence[str],
     source: Callable[[int], Source],
-    size: int | None,
+    size: int | Frame | None,
     on_corrupt: OnCorrupt,
     origin: str,
 ) -> None:
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")  # Pillow's remarks name no file
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        grey = dict(_each(pool, lambda i: _is_grey(source(i)), range(len(names)), f"{origin}: looking"))
-        reasons = {i: value for i, value in grey.items() if isinstance(value, str)}
-        readable = [i for i in grey if i not in reasons]
-        mode = "L" if all(grey[i] for i in readable) else "RGB"
+        looks = dict(_each(pool, lambda i: _look(source(i)), range(len(names)), f"{origin}: looking"))
+        reasons = {i: look for i, look in looks.items() if isinstance(look, str)}
+        found = {i: look for i, look in looks.items() if not isinstance(look, str)}
+        mode = "L" if all(look.grey for look in found.values()) else "RGB"
+        readable = [
+            i for i, look in found.items() if not isinstance(size, Frame) or size.takes(look.height, look.width)
+        ]
+        elsewhere = sorted(found.keys() - set(readable))
         pictures = _each(pool, lambda i: read_picture(source(i), mode, size), readable, f"{origin}: decoding")
         with atomic_path(path) as temporary:
             with temporary.open("wb") as file:
                 reasons |= _write(file, pictures, names, origin)
                 if reasons and (on_corrupt == "refuse" or len(reasons) == len(names)):
                     raise _refusal([f"{names[i]}: {reasons[i]}" for i in sorted(reasons)], len(names), origin)
-            write_json(path.with_suffix(".json"), {"skipped": {str(i): reasons[i] for i in sorted(reasons)}})
+                if len(reasons) + len(elsewhere) == len(names):
+                    raise NoneFits(f"no picture of {origin} belongs to {size}")
+            record = {"skipped": {str(i): reasons[i] for i in sorted(reasons)}, "elsewhere": elsewhere}
+            write_json(path.with_suffix(".json"), record)
 
 
 def _write(
@@ -182,12 +194,21 @@ def reason_of(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
 
 
-def _is_grey(source: Source) -> bool:
+class _Look(NamedTuple):
+    grey: bool
+    height: int
+    width: int
+
+
+def _look(source: Source) -> _Look:
+    """What the head of a file says of the upright picture."""
     with Image.open(source, formats=FORMATS) as picture:
-        return picture.mode in ("1", "L", "LA", "La") or picture.mode.startswith("I")
+        grey = picture.mode in ("1", "L", "LA", "La") or picture.mode.startswith("I")
+        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by a quarter, or mirrored at a diagonal
+        return _Look(grey, *(picture.size if turned else picture.size[::-1]))
 
 
-def read_picture(source: Source, mode: str, size: int | None) -> NDArray[np.uint8]:
+def read_picture(source: Source, mode: str, size: int | Frame | None) -> NDArray[np.uint8]:
     """Decodes one picture to uint8 (H, W, C), upright, on white, in `mode` "L" or "RGB". Raises what Pillow raises."""
     with Image.open(source, formats=FORMATS) as opened:
         picture = ImageOps.exif_transpose(opened)

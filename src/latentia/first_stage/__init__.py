@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from latentia.first_stage.autoencoder import Reconstruction
-from latentia.first_stage.cache import LatentCache, build_latent_cache
+from latentia.first_stage.cache import JoinedCache, LatentCache, build_latent_cache
 from latentia.first_stage.diffusers_kl import DiffusersKL
 from latentia.first_stage.kl import AutoencoderKL, kl_divergence
 from latentia.first_stage.losses import (
@@ -38,6 +38,7 @@ __all__ = [
     "DiffusersKL",
     "FirstStage",
     "FrozenEncoder",
+    "JoinedCache",
     "LatentCache",
     "PatchDiscriminator",
     "PictureStage",

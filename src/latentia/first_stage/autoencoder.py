@@ -63,16 +63,19 @@ def reduction(config: dict[str, Any]) -> int:
     return factor
 
 
-def latent_size(image_size: int, factor: int) -> int:
-    """`image_size / factor`. Raises LatentiaError where it is not a whole positive number."""
-    if image_size <= 0 or image_size % factor:
-        lower, upper = image_size // factor * factor, -(-image_size // factor) * factor
-        sizes = f"{lower} or {upper}" if lower > 0 else f"{max(upper, factor)}"
-        raise LatentiaError(
-            f"the first stage shrinks pictures by {factor}, and picture size {image_size} is no multiple of that; "
-            f"resize to {sizes}, or choose fewer levels in channels or a smaller patch"
-        )
-    return image_size // factor
+def latent_grid(size: int | tuple[int, int], factor: int) -> tuple[int, int]:
+    """Height and width, or the side of a square, over `factor`. Raises LatentiaError where these are no whole numbers
+    above 0."""
+    height, width = (size, size) if isinstance(size, int) else size
+    for side in (height, width):
+        if side <= 0 or side % factor:
+            lower, upper = side // factor * factor, -(-side // factor) * factor
+            sizes = f"{lower} or {upper}" if lower > 0 else f"{max(upper, factor)}"
+            raise LatentiaError(
+                f"the first stage shrinks pictures by {factor}, and picture size {side} is no multiple of that; "
+                f"resize to {sizes}, or choose fewer levels in channels or a smaller patch"
+            )
+    return height // factor, width // factor
 
 
 def check_pictures(x: Tensor, config: dict[str, Any]) -> None:
@@ -82,8 +85,7 @@ def check_pictures(x: Tensor, config: dict[str, Any]) -> None:
             f"the first stage reads pictures of shape (batch, {config['in_channels']}, height, width), "
             f"got {tuple(x.shape)}"
         )
-    for size in x.shape[2:]:
-        latent_size(size, reduction(config))
+    latent_grid((x.shape[2], x.shape[3]), reduction(config))
 
 
 def check_latents(z: Tensor, config: dict[str, Any]) -> None:

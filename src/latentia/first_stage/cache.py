@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -60,11 +60,40 @@ class LatentCache:
         return torch.from_numpy(np.asarray(self.latents[rows, chosen], dtype=np.float32)), labels
 
 
+class JoinedCache:
+    """Caches of latents of different grids, one after the other as one; a batch is of one of them.
+
+    part_of: int64 (N,), the number of each row's part.
+    """
+
+    def __init__(self, parts: Sequence[LatentCache]) -> None:
+        self.parts = parts
+        self.part_of = torch.repeat_interleave(torch.tensor([len(part) for part in parts]))
+
+    def __len__(self) -> int:
+        return len(self.part_of)
+
+    @property
+    def variants(self) -> int:
+        return self.parts[0].variants
+
+    def batch(self, indices: Tensor, variant: Tensor | int = 0) -> tuple[Tensor, Tensor | None]:
+        """As `LatentCache.batch`. Raises LatentiaError also where the rows are of several parts."""
+        if not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
+            raise LatentiaError(f"rows {indices.min()} to {indices.max()} were asked of a latent cache of {len(self)}")
+        numbers = np.unique(self.part_of[indices])
+        if len(numbers) != 1:
+            raise LatentiaError(f"a batch is of {len(numbers)} parts of a latent cache, whose latents differ in shape")
+        number = int(numbers[0])
+        return self.parts[number].batch(indices - sum(map(len, self.parts[:number])), variant)
+
+
 def build_latent_cache(
     first_stage: FirstStage,
     examples: Examples,
     folder: Path,
     *,
+    size: Any = None,
     variants: int = 1,
     dtype: Literal["float16", "float32"] = "float32",
     batch_size: int = 256,
@@ -75,7 +104,8 @@ def build_latent_cache(
 
     A finished cache is only opened. An interrupted one goes on where progress was last recorded, and ends with the same
     bytes as an uninterrupted one. One of other weights, examples or layout, or a damaged one, is never used but built
-    anew. A second process waits for the first.
+    anew. A second process waits for the first. `size` is that of the examples as `latent_shape` takes it, where it is
+    not their own: height and width of pictures that are not square.
 
     Raises LatentiaError where the examples do not fit the first stage, a latent is not finite, or the disk is too
     small or not writable.
@@ -87,7 +117,7 @@ def build_latent_cache(
         "first_stage": module_hash(first_stage),
         "examples": examples.fingerprint,
         "dtype": dtype,
-        "shape": [len(examples), variants, *first_stage.latent_shape(examples.size)],
+        "shape": [len(examples), variants, *first_stage.latent_shape(size or examples.size)],
         "labels": examples.labels is not None,
     }
     path = folder / f"{wanted['first_stage']}-{wanted['examples']}-{dtype}{f'-{variants}' if variants > 1 else ''}"

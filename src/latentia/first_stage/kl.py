@@ -13,7 +13,7 @@ from latentia.first_stage.autoencoder import (
     check_latents,
     check_pictures,
     common_config,
-    latent_size,
+    latent_grid,
     reduction,
 )
 from latentia.first_stage.normalise import denormalise, normalise, register_statistics
@@ -61,10 +61,9 @@ class AutoencoderKL(nn.Module):
         self.decoder = Decoder(latent_channels, in_channels, channels, blocks, patch, attention)
         register_statistics(self, latent_channels)
 
-    def latent_shape(self, image_size: int) -> tuple[int, int, int]:
-        """(channels, h, w) for square pictures. Raises LatentiaError where f does not divide `image_size`."""
-        size = latent_size(image_size, reduction(self.config))
-        return self.config["latent_channels"], size, size
+    def latent_shape(self, size: int | tuple[int, int]) -> tuple[int, int, int]:
+        """(channels, h, w) for pictures of that height and width, or side; raises what `latent_grid` raises."""
+        return self.config["latent_channels"], *latent_grid(size, reduction(self.config))
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and clamped log variance, each (B, latent_channels, h, w), float32 and not normalised."""

@@ -16,7 +16,7 @@ from latentia.first_stage.autoencoder import (
     check_latents,
     check_pictures,
     common_config,
-    latent_size,
+    latent_grid,
     reduction,
 )
 from latentia.first_stage.normalise import denormalise, normalise, register_statistics
@@ -85,10 +85,9 @@ class AutoencoderVQ(nn.Module):
         # training batch seeds the codebook.
         self.register_buffer("usage", torch.zeros(codebook_size))
 
-    def latent_shape(self, image_size: int) -> tuple[int, int, int]:
-        """(channels, h, w) for square pictures. Raises LatentiaError where f does not divide `image_size`."""
-        size = latent_size(image_size, reduction(self.config))
-        return self.config["latent_channels"], size, size
+    def latent_shape(self, size: int | tuple[int, int]) -> tuple[int, int, int]:
+        """(channels, h, w) for pictures of that height and width, or side; raises what `latent_grid` raises."""
+        return self.config["latent_channels"], *latent_grid(size, reduction(self.config))
 
     def vectors(self, x: Tensor) -> Tensor:
         """The encoder's output (B, latent_channels, h, w), float32, neither quantised nor normalised."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from latentia.data import (
     CaptionIds,
     Examples,
+    FramedPictures,
     PictureCodec,
     PictureSet,
     PromptCodec,
@@ -24,15 +25,16 @@ from latentia.denoiser import DENOISERS
 from latentia.diffusion import PROCESSES, Process, denoise_with, training_loss
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path, load_part, write_text
-from latentia.first_stage import FirstStage, FrozenEncoder, LatentCache, encoder_config, encoder_folder
+from latentia.first_stage import FirstStage, FrozenEncoder, JoinedCache, LatentCache, encoder_config, encoder_folder
 from latentia.model import LatentModel, before_prompt
 from latentia.training.checkpoint import Checkpoint
 from latentia.training.engine import apply_gradients, averaged, local_share, prepare
 from latentia.training.loop import run_loop
-from latentia.training.order import ShuffledOrder, step_generator
+from latentia.training.order import GroupedOrder, ShuffledOrder, step_generator
 from latentia.training.recipe import Recipe
 
 CLASSES, INPUT_LAYERS = "label_embed.table.weight", ("patch_embed.weight", "stem.weight")
+CAPTIONED = PictureSet | FramedPictures
 OPEN_LENGTH = 0.5  # share of texts trained without a length: a class alone must do, too
 SELF_CONDITIONED = 0.5  # share of the updates
 
@@ -107,7 +109,7 @@ def start_from(denoiser: nn.Module, folder: Path) -> None:
 def train_denoiser(
     recipe: Recipe,
     first_stage: FirstStage,
-    cache: LatentCache,
+    cache: LatentCache | JoinedCache,
     examples: Examples,
     folder: Path,
     accelerator: Accelerator,
@@ -117,17 +119,18 @@ def train_denoiser(
 
     A step draws times t and noise ε for the whole batch, replaces `label_dropout` of the labels by the null class (Ho &
     Salimans 2022, Alg. 1) and lowers the process's weighted error. Every process draws all numbers and takes its
-    share, so the loss does not depend on how many there are. With clusters, the label is a cluster of the class, or, as
-    often as none, the class. With `prompts`, one of the captions is told beside the label. Texts get a length, a
-    context and an estimate beside the label, each of them only sometimes. Writes log, checkpoint and sample grids into
-    `folder`.
+    share, so the loss does not depend on how many there are. A batch holds latents of one shape. With clusters, the
+    label is a cluster of the class, or, as often as none, the class. With `prompts`, one of the captions is told beside
+    the label. Texts get a length, a context and an estimate beside the label, each of them only sometimes. Writes log,
+    checkpoint and sample grids into `folder`.
 
     Raises LatentiaError where sizes do not fit or the loss breaks, and Stopped on Ctrl-C.
     """
     device, loop = accelerator.device, recipe.training
     num_classes = examples.num_classes
     process = PROCESSES[recipe.process.kind](**recipe.process.model_dump(exclude={"kind"}))
-    denoiser = build_denoiser(recipe, cache.latent_shape, examples, prompts)
+    latent_shape = first_stage.latent_shape(examples.size)
+    denoiser = build_denoiser(recipe, latent_shape, examples, prompts)
     null: int = denoiser.num_classes  # type: ignore[assignment]
     if recipe.prompt is not None and recipe.prompt.encoder is not None:
         frozen = cast(FrozenEncoder, denoiser.get_submodule("prompt_encoder.frozen"))
@@ -139,13 +142,17 @@ def train_denoiser(
 
     nothing_said = torch.empty(0) if prompts is None else prompts.to_ids([""]).ids.to(device)
 
-    order = ShuffledOrder(len(cache), loop.batch_size, recipe.seed)
+    order = (
+        GroupedOrder(cache.part_of, loop.batch_size, recipe.seed)
+        if isinstance(cache, JoinedCache)
+        else ShuffledOrder(len(cache), loop.batch_size, recipe.seed)
+    )
     mine = local_share(loop.batch_size, accelerator)
     parts = recipe.compute.microbatches
     lengths = torch.from_numpy(examples.lengths) if isinstance(examples, TokenSet) else None
     repairs = isinstance(examples, RepairExamples)
     captions = None
-    if prompts is not None and isinstance(examples, PictureSet) and examples.captions is not None:
+    if prompts is not None and isinstance(examples, CAPTIONED) and examples.captions is not None:
         captions = CaptionIds.of(examples.captions, prompts)
     finer, shares = None, None
     if recipe.clusters:
@@ -161,11 +168,11 @@ def train_denoiser(
         t = process.sample_times(size, generator)[mine]
         luck = torch.rand(size, generator=generator, device=device)[mine]
         dropped = luck < recipe.label_dropout
-        eps = torch.randn((size, *cache.latent_shape), generator=generator, device=device)[mine]
         variant = torch.randint(int(repairs), cache.variants, (size,), generator=generator, device=device)[mine]
         rows = order.batch(step)[mine]
         z, labels = cache.batch(rows, variant if lengths is None and not repairs else 0)
         z = z.to(device, non_blocking=True)
+        eps = torch.randn((size, *z.shape[1:]), generator=generator, device=device)[mine]
         label = torch.full_like(dropped, null, dtype=torch.int64)
         if labels is not None:
             label = torch.where(dropped, label, labels.to(device, non_blocking=True))
@@ -209,7 +216,7 @@ def train_denoiser(
     def preview(step: int) -> None:
         labels = np.arange(64) % num_classes if num_classes else np.zeros(64, np.int64)
         hints, said = None, None
-        if isinstance(examples, PictureSet) and captions is not None and examples.captions is not None:
+        if isinstance(examples, CAPTIONED) and captions is not None and examples.captions is not None:
             said = [examples.captions[i % len(examples)].splitlines()[0] for i in range(64)]
         if isinstance(examples, RepairExamples):
             rows = torch.arange(64) % len(examples)
@@ -238,7 +245,7 @@ def train_denoiser(
         preview=preview,
         preview_every=loop.preview_every,
     )
-    model.denoiser = build_denoiser(recipe, cache.latent_shape, examples, prompts)
+    model.denoiser = build_denoiser(recipe, latent_shape, examples, prompts)
     model.denoiser.load_state_dict(trainee.averaged_weights())
     model.denoiser.to(device).eval().requires_grad_(False)
     return model

@@ -1,7 +1,9 @@
 """Which rows a step sees, and which random numbers: pure functions of (seed, step)."""
 
 import hashlib
+import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +39,34 @@ class ShuffledOrder:
             generator = step_generator(self.seed, epoch)
             self._epoch, self._permutation = epoch, torch.randperm(self.count, generator=generator)
         return self._permutation
+
+
+class GroupedOrder:
+    """As `ShuffledOrder`, but the rows of a batch are of one group, such as of one shape.
+
+    A pass cuts each group, shuffled, into batches, the last of which is filled up with the group's first rows again,
+    and shuffles the batches of all.
+    """
+
+    def __init__(self, groups: Tensor, batch_size: int, seed: int) -> None:
+        self.rows = [torch.nonzero(groups == group)[:, 0] for group in np.unique(groups)]
+        self.batch_size, self.seed = batch_size, seed
+        self.batches = sum(math.ceil(len(rows) / batch_size) for rows in self.rows)
+        self._epoch, self._pass = -1, torch.empty(0, dtype=torch.int64)
+
+    def batch(self, step: int) -> Tensor:
+        """The row numbers of batch `step`: int64 (batch_size,)."""
+        epoch, place = divmod(step, self.batches)
+        if epoch != self._epoch:
+            generator = step_generator(self.seed, epoch)
+            parts = []
+            for rows in self.rows:
+                shuffled = rows[torch.randperm(len(rows), generator=generator)]
+                filled = torch.arange(math.ceil(len(rows) / self.batch_size) * self.batch_size) % len(rows)
+                parts.append(shuffled[filled].view(-1, self.batch_size))
+            mixed = torch.randperm(self.batches, generator=generator)
+            self._epoch, self._pass = epoch, torch.cat(parts)[mixed]
+        return self._pass[place]
 
 
 class SortedOrder:

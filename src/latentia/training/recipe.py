@@ -32,6 +32,11 @@ class Data(Section):
     size: int | None = Field(
         None, ge=4, le=2048, description="side in pixels: resize and centre-crop; null keeps the set's own"
     )
+    more_sizes: tuple[str, ...] = Field(
+        (),
+        description="WIDTHxHEIGHT of other sizes than the square: the denoiser learns each picture in that of them all "
+        "whose aspect ratio is nearest to its own",
+    )
     on_corrupt: Literal["refuse", "skip"] = Field("refuse", description="what to do about examples that cannot be read")
     on_long: Literal["refuse", "truncate", "skip"] = Field(
         "refuse", description="what to do about texts of more tokens than first_stage.max_tokens"

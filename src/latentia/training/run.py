@@ -14,6 +14,7 @@ from torch import nn
 
 from latentia.data import (
     Examples,
+    FramedPictures,
     PictureSet,
     PromptCodec,
     RepairExamples,
@@ -22,13 +23,23 @@ from latentia.data import (
     Tokenizer,
     TokenSet,
     adopt_tokenizer,
+    load_framed,
     load_pictures,
     load_texts,
+    parse_size,
     train_tokenizer,
 )
 from latentia.errors import LatentiaError
 from latentia.files import load_part, module_hash, save_part, write_text
-from latentia.first_stage import FIRST_STAGES, FirstStage, build_latent_cache, encoder_folder, encoder_tokenizer
+from latentia.first_stage import (
+    FIRST_STAGES,
+    FirstStage,
+    JoinedCache,
+    LatentCache,
+    build_latent_cache,
+    encoder_folder,
+    encoder_tokenizer,
+)
 from latentia.model import DTYPES, TOKENIZER_NAME, LatentModel
 from latentia.training.autoencoder import train_picture_stage, train_text_stage
 from latentia.training.engine import build_accelerator
@@ -82,9 +93,7 @@ def train(
     stage = _first_stage(recipe, examples, out / "first_stage", accelerator, first_stage, perceptual)
     shown, variants = examples_in_variants(recipe, examples)
     with accelerator.main_process_first():
-        cache = build_latent_cache(
-            stage, shown, out / "latents", variants=variants, device=accelerator.device, progress=main
-        )
+        cache = cache_of(stage, shown, out / "latents", variants=variants, device=accelerator.device, progress=main)
     with accelerator.main_process_first():
         prompts = prompt_codec(recipe, shown, out)
     model = train_denoiser(recipe, stage, cache, shown, out / "denoiser", accelerator, prompts)
@@ -125,7 +134,7 @@ def prompt_codec(recipe: Recipe, examples: Examples, out: Path) -> PromptCodec |
     wanted = recipe.prompt
     if wanted is None:
         return None
-    if not isinstance(examples, PictureSet) or examples.captions is None:
+    if not isinstance(examples, PictureSet | FramedPictures) or examples.captions is None:
         raise LatentiaError(f"{examples.name} has no captions to learn prompts from: set prompt=null")
     if recipe.denoiser.kind != "DiT":
         raise LatentiaError(f"prompts need a DiT as denoiser, not a {recipe.denoiser.kind}: set denoiser.kind=DiT")
@@ -141,8 +150,13 @@ def prompt_codec(recipe: Recipe, examples: Examples, out: Path) -> PromptCodec |
 
 def examples_in_variants(
     recipe: Recipe, examples: PictureSet | TokenSet
-) -> tuple[PictureSet | TokenSet | RepairExamples, int]:
-    """What the denoiser learns from, and how many variants of each it sees: texts with a gap, mirror images, damage."""
+) -> tuple[PictureSet | FramedPictures | TokenSet | RepairExamples, int]:
+    """What the denoiser learns from, and how many variants of each it sees: texts with a gap, mirror images, damage.
+
+    With more sizes than one, pictures come in that whose aspect ratio is nearest to their own.
+    """
+    if recipe.data.more_sizes:
+        return framed_examples(recipe, examples), 2 if recipe.data.flips else 1
     if recipe.task is None:
         return examples, 2 if isinstance(examples, TokenSet) or recipe.data.flips else 1
     if not isinstance(examples, PictureSet):
@@ -154,6 +168,25 @@ def examples_in_variants(
         *(torch.zeros(1, 1, examples.size, examples.size, dtype=kind) for kind in (torch.float32, torch.bool))
     )
     return RepairExamples(examples, task), 1 + task.variants
+
+
+def framed_examples(recipe: Recipe, examples: PictureSet | TokenSet) -> FramedPictures:
+    """Raises LatentiaError where the recipe does not fit pictures of several sizes."""
+    data, denoiser = recipe.data, recipe.denoiser
+    if not isinstance(examples, PictureSet) or recipe.task is not None or recipe.clusters:
+        raise LatentiaError("data.more_sizes is for pictures, and goes without a task and without clusters")
+    if denoiser.kind == "DiT" and not denoiser.rope:
+        raise LatentiaError("data.more_sizes needs a DiT with rope, or a UNet: set denoiser.rope=true")
+    sizes = [(examples.size, examples.size), *(parse_size("data.more_sizes", text) for text in data.more_sizes)]
+    return load_framed(data.name, "train", sizes, data.on_corrupt, data.root)
+
+
+def cache_of(stage: FirstStage, examples: Examples, folder: Path, **how: Any) -> LatentCache | JoinedCache:
+    """`build_latent_cache`, for each size of the pictures where they have several."""
+    if not isinstance(examples, FramedPictures):
+        return build_latent_cache(stage, examples, folder, **how)
+    parts = [(part, part.images.shape[1:3]) for part in examples.parts]
+    return JoinedCache([build_latent_cache(stage, part, folder, size=size, **how) for part, size in parts])
 
 
 def describe(examples: PictureSet | TokenSet) -> str:
