@@ -147,7 +147,7 @@ class TextAutoencoder(nn.Module):
             self.from_latent.weight.copy_(down.T * math.sqrt(max(1.0, width / channels)))
             self.unfold.weight.copy_(fold.T * math.sqrt(patch))
         nn.init.zeros_(self.noise_embed.weight)
-        nn.init.zeros_(self.class_embed.weight)
+        nn.init.normal_(self.class_embed.weight, std=0.5)  # of a size with the latents, or noise drowns it for long
         for linear in (self.fold, self.to_latent, self.from_latent, self.noise_embed, self.unfold, self.previous):
             nn.init.zeros_(linear.bias)
         if self.adapter is not None:
