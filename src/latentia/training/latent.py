@@ -17,6 +17,7 @@ from latentia.data import (
     PictureSet,
     PromptCodec,
     RepairExamples,
+    Tokenizer,
     TokenSet,
     cluster_pictures,
     picture_grid,
@@ -194,7 +195,8 @@ def train_denoiser(
         if captions is not None:
             which = torch.rand(size, generator=generator, device=device)[mine].cpu().numpy()
             said = captions.draw(rows.numpy(), which).to(device)
-            condition = [*before_prompt(label, z), torch.where(dropped[:, None], nothing_said, said)]
+            said = without_padding(torch.where(dropped[:, None], nothing_said, said))
+            condition = [*before_prompt(label, z), said]
         torch.manual_seed(step_generator(recipe.seed, step, accelerator.process_index).initial_seed())  # dropout
         losses = []
         for part in zip(*(value.chunk(parts) for value in (z, eps, t, *condition)), strict=True):
@@ -271,6 +273,12 @@ def with_estimate(
     with torch.no_grad():
         estimate = denoise_with(network, process)(process.noise(z, eps, t), t, *blind)
     return [label, torch.cat([estimate, context], 1), length]
+
+
+def without_padding(prompts: Tensor) -> Tensor:
+    """Token ids (B, L) without the columns that are all padding; a multiple of 8 is left, so that shapes repeat."""
+    longest = int((prompts != Tokenizer.pad_id).sum(1).max())
+    return prompts[:, : -(-longest // 8) * 8]
 
 
 def _call(network: nn.Module, condition: list[Tensor], x: Tensor, time: Tensor) -> Tensor:
