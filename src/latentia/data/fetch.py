@@ -1,6 +1,7 @@
 """Fetches the public data sets into the cache; nothing else in this package but `hf:` uses the network."""
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -20,13 +21,15 @@ from latentia.files import atomic_path, cache_dir
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MAX_CIFAR10_BYTES = 256 * 2**20
-EMOJI_FILES = {  # what `npm pack` calls these packages
-    "names": "emojibase-data-17.0.0.tgz",
-    "openmoji": "openmoji-17.0.0.tgz",
-    "twemoji": "twemoji-svg-15.0.0.tgz",
-    "fluent": "fluentui-emoji-1.3.0.tgz",
+EMOJI_PACKAGES = {
+    "names": "emojibase-data@17.0.0",
+    "openmoji": "openmoji@17.0.0",
+    "twemoji": "@twemoji/svg@15.0.0",
+    "fluent": "fluentui-emoji@1.3.0",
 }
-EMOJI_PACKAGES = ("emojibase-data@17.0.0", "openmoji@17.0.0", "@twemoji/svg@15.0.0", "fluentui-emoji@1.3.0")
+EMOJI_FILES = {  # what `npm pack` calls them
+    name: f"{re.sub('[/@]', '-', package.removeprefix('@'))}.tgz" for name, package in EMOJI_PACKAGES.items()
+}
 NOTO_FONT = "NotoColorEmoji.ttf"
 NETWORK_TIMEOUT = 60.0  # seconds without a byte
 COMMAND_TIMEOUT = 600.0  # seconds for one apt-get or dpkg-deb
@@ -68,7 +71,8 @@ def fetch_emoji(cache: Path | None = None) -> Path:
     folder = cache or cache_dir() / "emoji"
     font = folder / NOTO_FONT
     _fetch_debian("fonts-noto-color-emoji", NOTO_FONT, folder, font.is_file, NOTO_FONT)
-    for package, name in zip(EMOJI_PACKAGES, EMOJI_FILES.values(), strict=True):
+    for part, package in EMOJI_PACKAGES.items():
+        name = EMOJI_FILES[part]
         if (folder / name).is_file():
             continue
         if not shutil.which("npm"):
