@@ -67,3 +67,4 @@ def test_what_does_not_fit_is_one_error(
 ) -> None:
     with pytest.raises(LatentiaError, match=words):
         train(recipe(override), tmp_path / "out")
+    assert not (tmp_path / "out" / "first_stage").exists()  # told before any work

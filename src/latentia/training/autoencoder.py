@@ -53,7 +53,8 @@ def train_picture_stage(
     device, arguments = accelerator.device, stage.arguments(pictures.channels)
     torch.manual_seed(recipe.seed)
     model = FIRST_STAGES[stage.kind](**arguments).to(device)
-    model.latent_shape(pictures.size)  # refuses a size that does not divide, before any work
+    for size in recipe.data.sizes(pictures.size):
+        model.latent_shape(size)  # type: ignore[arg-type]  # refuses what does not divide, before any work
     if perceptual is not None:
         perceptual = perceptual.to(device).eval().requires_grad_(False)
     network, trainee = prepare(model, stage.training, accelerator, compile=recipe.compute.compile)

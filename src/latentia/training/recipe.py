@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from latentia.data import parse_size
 from latentia.denoiser import PRESETS
 from latentia.errors import LatentiaError
 from latentia.first_stage import encoder_config
@@ -42,6 +43,10 @@ class Data(Section):
         "refuse", description="what to do about texts of more tokens than first_stage.max_tokens"
     )
     flips: bool = Field(False, description="train on left-right mirrored pictures as well")
+
+    def sizes(self, side: int) -> tuple[tuple[int, int], ...]:
+        """Height and width of the square and of `more_sizes`. Raises LatentiaError for what is no size."""
+        return (side, side), *(parse_size("data.more_sizes", text) for text in self.more_sizes)
 
 
 class Loop(Section):

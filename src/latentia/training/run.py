@@ -26,7 +26,6 @@ from latentia.data import (
     load_framed,
     load_pictures,
     load_texts,
-    parse_size,
     train_tokenizer,
 )
 from latentia.errors import LatentiaError
@@ -90,8 +89,9 @@ def train(
     if examples.skipped:
         tell(f"data: {len(examples.skipped)} skipped, the first {examples.skipped[0]}")
 
+    with accelerator.main_process_first():
+        shown, variants = examples_in_variants(recipe, examples)
     stage = _first_stage(recipe, examples, out / "first_stage", accelerator, first_stage, perceptual)
-    shown, variants = examples_in_variants(recipe, examples)
     with accelerator.main_process_first():
         cache = cache_of(stage, shown, out / "latents", variants=variants, device=accelerator.device, progress=main)
     with accelerator.main_process_first():
@@ -177,8 +177,7 @@ def framed_examples(recipe: Recipe, examples: PictureSet | TokenSet) -> FramedPi
         raise LatentiaError("data.more_sizes is for pictures, and goes without a task and without clusters")
     if denoiser.kind == "DiT" and not denoiser.rope:
         raise LatentiaError("data.more_sizes needs a DiT with rope, or a UNet: set denoiser.rope=true")
-    sizes = [(examples.size, examples.size), *(parse_size("data.more_sizes", text) for text in data.more_sizes)]
-    return load_framed(data.name, "train", sizes, data.on_corrupt, data.root)
+    return load_framed(data.name, "train", data.sizes(examples.size), data.on_corrupt, data.root)
 
 
 def cache_of(stage: FirstStage, examples: Examples, folder: Path, **how: Any) -> LatentCache | JoinedCache:
