@@ -83,6 +83,23 @@ def test_a_frozen_encoder_reads_the_words(recipe: Path, bert: Path, tmp_path: Pa
     assert (drawn[0] == model.generate(2, prompts=["A RED cat", "blue"], seed=1)[0]).all()  # the vocabulary is its own
 
 
+def test_a_model_to_start_from_keeps_its_words(recipe: Path, model_folder: Path, tmp_path: Path) -> None:
+    """Other captions would make another vocabulary, in which its numbers mean other words."""
+    shutil.copytree(recipe.parent / "data", tmp_path / "data")
+    for path in tmp_path.rglob("*.txt"):
+        path.write_text("quilted zebra crossing\nzebra")
+    more = [f"data.name={tmp_path / 'data'}", f"init={model_folder}", "training.steps=1", "training.learning_rate=1e-9"]
+    model = latentia.load(train(load_recipe(str(recipe), more), tmp_path / "out"))
+    before = latentia.load(model_folder)
+    assert model.prompts is not None
+    assert before.prompts is not None
+    ids = [codec.to_ids(["a red square"]).ids for codec in (model.prompts, before.prompts)]
+    assert torch.equal(*ids)
+    red = redness(model.generate(2, prompts=["a red square", "a blue square"], seed=1))
+    assert red[0] > 60
+    assert red[1] < -60
+
+
 def test_a_negative_prompt_leads_away(model_folder: Path) -> None:
     model = latentia.load(model_folder)
     away = [redness(model.generate(8, negative_prompt=name, guidance_scale=3.0)).mean() for name in ("blue", "red")]

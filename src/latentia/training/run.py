@@ -126,8 +126,8 @@ def load_examples(recipe: Recipe, out: Path, first_stage: str | Path | None = No
 
 
 def prompt_codec(recipe: Recipe, examples: Examples, out: Path) -> PromptCodec | None:
-    """What reads prompts, learned from the captions of all examples, or that of a pretrained encoder, and kept in
-    `out`; None without a prompt section.
+    """What reads prompts, kept in `out`: that of the model to start from, of a pretrained encoder, or one learned from
+    the captions of all examples; None without a prompt section.
 
     Raises LatentiaError where the examples have no captions, or the denoiser takes none.
     """
@@ -139,8 +139,11 @@ def prompt_codec(recipe: Recipe, examples: Examples, out: Path) -> PromptCodec |
     if recipe.denoiser.kind != "DiT":
         raise LatentiaError(f"prompts need a DiT as denoiser, not a {recipe.denoiser.kind}: set denoiser.kind=DiT")
     path = out / TOKENIZER_NAME
+    given = None if recipe.init is None else Path(recipe.init) / TOKENIZER_NAME
     if not path.exists():
-        if wanted.encoder is None:
+        if given is not None and given.is_file():  # its denoiser knows words by these numbers
+            PromptCodec.load(given, wanted.max_tokens).tokenizer.save(path)
+        elif wanted.encoder is None:
             lines = (line for caption in examples.captions for line in caption.splitlines())
             train_tokenizer(lines, wanted.vocab_size).save(path)
         else:
