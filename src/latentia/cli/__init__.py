@@ -13,7 +13,6 @@ from latentia.cli.shared import (
     Device,
     Guidance,
     Model,
-    ModelOrShipped,
     OnCorrupt,
     Overrides,
     Root,
@@ -28,7 +27,6 @@ from latentia.cli.shared import (
     show_pairs,
 )
 from latentia.errors import LatentiaError, Stopped
-from latentia.shipped import EMOJI
 from latentia.version import __version__
 
 if TYPE_CHECKING:
@@ -171,7 +169,7 @@ def train(
 
 @app.command()
 def sample(
-    model: ModelOrShipped = EMOJI,
+    model: Model,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -305,7 +303,7 @@ add_commands(app)
 
 
 @app.command()
-def info(model: ModelOrShipped = EMOJI) -> None:
+def info(model: Model) -> None:
     """Say what a model folder holds: parts, sizes, data, recipe, versions."""
     from latentia.denoiser import count_parameters
     from latentia.files import module_hash
@@ -428,7 +426,7 @@ def _write_film(model: "LatentModel", labels: Any, settings: dict[str, Any], out
 
 @app.command()
 def serve(
-    model: ModelOrShipped = EMOJI,
+    model: Model,
     host: Annotated[
         str, typer.Option(help="Address to listen on; the default is for this machine alone.")
     ] = "127.0.0.1",
