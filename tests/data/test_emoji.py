@@ -66,8 +66,10 @@ def test_each_style_is_drawn_and_captioned(packages: Path, tmp_path: Path) -> No
     assert cat["text"].splitlines() == [
         "cat, twemoji style",
         "cat, pet, twemoji style",
+        "cat",
         "de cat, twemoji style",
         "de cat, pet, twemoji style",
+        "de cat",
     ]
     if all(row["split"] == "train" for row in rows):
         return
@@ -99,7 +101,8 @@ def test_names_of_files_follow_each_package() -> None:
 
 
 def test_captions_do_not_repeat_themselves() -> None:
-    assert captions(Emoji("1F408", "", {"en": ("cat", ("cat",)), "en-gb": ("cat", ())}), "noto") == ["cat, noto style"]
+    twice = Emoji("1F408", "", {"en": ("cat", ("cat",)), "en-gb": ("cat", ())})
+    assert captions(twice, "noto") == ["cat, noto style", "cat"]
 
 
 def test_bad_wishes_are_refused(packages: Path, tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ def prepare_emoji(
 ) -> dict[str, int]:
     """Draws all emoji into `out/train` and `out/test`, PNGs of `size` pixels on white with a `metadata.jsonl` each.
 
-    A line of that holds file_name, text (one caption a line: the names by language, each with the style), emoji and
-    style. The test split holds a tenth of the pairs (emoji, style), drawn by hash, at most one of an emoji that has
+    A line of that holds file_name, text (one caption a line: the names by language, with and without the style), emoji
+    and style. The test split holds a tenth of the pairs (emoji, style), drawn by hash, at most one of an emoji that has
     two styles or more: each emoji and each style is seen in training, but not these together.
     Returns how many pictures each style has. What has been drawn before is replaced when the new set is whole.
 
@@ -89,13 +89,15 @@ def prepare_emoji(
 
 
 def captions(emoji: Emoji, style: str) -> list[str]:
-    """What to call it: in each language the name and, where there are any, the name with its keywords."""
+    """What to call it: in each language the name with its style, both with the keywords where there are any, and the
+    name alone, for people do not name styles."""
     lines = []
     for name, keywords in emoji.names.values():
         lines.append(f"{name}, {style} style")
         others = [word for word in keywords if word != name]
         if others:
             lines.append(f"{name}, {', '.join(others[:6])}, {style} style")
+        lines.append(name)
     return list(dict.fromkeys(lines))
 
 
