@@ -125,7 +125,7 @@ class TextStage(Section):
     )
     training: Loop = Field(description="how the first stage is trained")
 
-    def arguments(self, vocab_size: int, classes: int) -> dict[str, Any]:
+    def arguments(self, vocab_size: int, classes: int = 0) -> dict[str, Any]:
         """The constructor's arguments, for the size that the vocabulary really has and the classes of the texts."""
         encoder = None if self.encoder is None else encoder_config(Path(self.encoder), "bart")
         own = self.model_dump(exclude={"kind", "training"})
