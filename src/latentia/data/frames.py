@@ -51,10 +51,6 @@ class FramedPictures:
         return self.parts[0].num_classes
 
     @property
-    def channels(self) -> int:
-        return self.parts[0].channels
-
-    @property
     def labels(self) -> NDArray[np.int64] | None:
         labels = [part.labels for part in self.parts if part.labels is not None]
         return np.concatenate(labels) if labels else None

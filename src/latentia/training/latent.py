@@ -194,9 +194,9 @@ def train_denoiser(
             condition.append(examples.task.hints(left, examples.hidden(rows, variant.cpu())).to(device))
         if captions is not None:
             which = torch.rand(size, generator=generator, device=device)[mine].cpu().numpy()
-            said = captions.draw(rows.numpy(), which).to(device)
-            said = without_padding(torch.where(dropped[:, None], nothing_said, said))
-            condition = [*before_prompt(label, z), said]
+            said = without_padding(captions.draw(rows.numpy(), which)).to(device)
+            silent = nothing_said[:, : said.shape[1]]
+            condition = [*before_prompt(label, z), torch.where(dropped[:, None], silent, said)]
         torch.manual_seed(step_generator(recipe.seed, step, accelerator.process_index).initial_seed())  # dropout
         losses = []
         for part in zip(*(value.chunk(parts) for value in (z, eps, t, *condition)), strict=True):

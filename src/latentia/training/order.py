@@ -51,7 +51,8 @@ class GroupedOrder:
     def __init__(self, groups: Tensor, batch_size: int, seed: int) -> None:
         self.rows = [torch.nonzero(groups == group)[:, 0] for group in np.unique(groups)]
         self.batch_size, self.seed = batch_size, seed
-        self.batches = sum(math.ceil(len(rows) / batch_size) for rows in self.rows)
+        self.counts = [math.ceil(len(rows) / batch_size) for rows in self.rows]
+        self.batches = sum(self.counts)
         self._epoch, self._pass = -1, torch.empty(0, dtype=torch.int64)
 
     def batch(self, step: int) -> Tensor:
@@ -60,9 +61,9 @@ class GroupedOrder:
         if epoch != self._epoch:
             generator = step_generator(self.seed, epoch)
             parts = []
-            for rows in self.rows:
+            for rows, count in zip(self.rows, self.counts, strict=True):
                 shuffled = rows[torch.randperm(len(rows), generator=generator)]
-                filled = torch.arange(math.ceil(len(rows) / self.batch_size) * self.batch_size) % len(rows)
+                filled = torch.arange(count * self.batch_size) % len(rows)
                 parts.append(shuffled[filled].view(-1, self.batch_size))
             mixed = torch.randperm(self.batches, generator=generator)
             self._epoch, self._pass = epoch, torch.cat(parts)[mixed]
