@@ -73,7 +73,7 @@ def test_rows_are_what_encode_gives(variants, dtype, tmp_path):
     assert z.dtype == torch.float32
     assert labels.tolist() == pictures.labels[rows].tolist()
     assert labels.dtype == torch.int64
-    assert (len(held), held.latent_shape, held.variants) == (21, (2, 4, 4), variants)
+    assert (len(held), held.latents.shape[2:], held.variants) == (21, (2, 4, 4), variants)
     mirrored = torch.tensor([True, False, True, False])
     if variants == 2:
         x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)

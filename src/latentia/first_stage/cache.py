@@ -35,11 +35,6 @@ class LatentCache:
         return len(self.latents)
 
     @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """(C, *grid)."""
-        return tuple(self.latents.shape[2:])
-
-    @property
     def variants(self) -> int:
         return int(self.latents.shape[1])
 
