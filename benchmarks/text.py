@@ -1,6 +1,6 @@
 """Text latent diffusion beside an autoregressive and a masked-diffusion model of the same size and training cost.
 
-    python benchmarks/text.py MODEL [--count 2000] [--learning-rate 1e-3] [--peers FOLDER]
+    python benchmarks/text.py MODEL [--count 2000] [--learning-rate 1e-3] [--bf16] [--peers FOLDER]
 
 MODEL is a trained text model. Both peers get as many parameters as its autoencoder and denoiser have together, and as
 many training FLOPs (counted on a batch of average length), on the same texts with the same tokenizer, and are kept in
@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--depth", type=int, default=6, help="layers of both peers")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of both peers")
+    parser.add_argument("--bf16", action="store_true", help="train both peers in mixed precision")
     parser.add_argument("--peers", type=Path, default=cache_dir() / "peers", help="where trained peers are kept")
     arguments = parser.parse_args()
     print(machine())
@@ -121,17 +122,20 @@ def main() -> None:
     for name, network, steps in (("autoregressive", trial, steps_ar), ("masked", masked, steps_masked)):
         print(f"{name}: {count_parameters(network):,} parameters, {steps} steps of {BATCH}", flush=True)
     rate = arguments.learning_rate
+    precision = torch.autocast("cpu", torch.bfloat16, arguments.bf16)
 
     def train_ar() -> JudgeLM:
         sizes = {"width": wide_ar, "depth": arguments.depth, "heads": HEADS}
         loop = {"steps": steps_ar, "learning_rate": rate, "seed": 1, "progress": True}  # the judge has seed 0
-        return train_judge(tokens.ids, vocabulary, **sizes, **loop)
+        with precision:
+            return train_judge(tokens.ids, vocabulary, **sizes, **loop)
 
     def train_masked() -> mdlm.MaskedLM:
-        mdlm.train(masked, ids, steps=steps_masked, batch_size=BATCH, learning_rate=rate)
+        with precision:
+            mdlm.train(masked, ids, steps=steps_masked, batch_size=BATCH, learning_rate=rate)
         return masked
 
-    made_of = f"{tokens.fingerprint}-{arguments.depth}-{rate:g}"
+    made_of = f"{tokens.fingerprint}-{arguments.depth}-{rate:g}{'-bf16' * arguments.bf16}"
     ar = kept(arguments.peers / f"autoregressive-{made_of}-{wide_ar}-{steps_ar}", train_ar)
     masked = kept(arguments.peers / f"masked-{made_of}-{wide_masked}-{steps_masked}", train_masked)
 
