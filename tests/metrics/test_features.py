@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from latentia.errors import LatentiaError
-from latentia.metrics import FeatureNet, classifier_net, features, inception_features, inception_net
+from latentia.metrics import FeatureNet, classifier_net, features, imagenet_net, inception_features, inception_net
 
 
 class Extractor(torch.nn.Module):
@@ -45,6 +47,11 @@ def weights(tmp_path, monkeypatch):
 def trust(path, monkeypatch):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setattr(features, "INCEPTION_SHA256_STARTS", digest[:8])
+
+
+@pytest.fixture
+def photograph():
+    return np.asarray(Image.fromarray(load_sample_image("china.jpg")).resize((96, 64)))[None]
 
 
 def test_a_classifier_names_its_data_and_accuracy(digit_net, test):
@@ -120,3 +127,32 @@ def test_torch_fidelity_may_be_absent(weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
     with pytest.raises(LatentiaError, match=r"pip install 'latentia\[fid\]'"):
         inception_net(weights)
+
+
+def test_imagenet_features_know_what_is_to_be_seen(photograph):
+    """The network's own last layer names scikit-learn's photograph of a Chinese palace, though it is made small."""
+    from latentia.metrics.features import _imagenet
+
+    said = _imagenet().eval()._fc(torch.from_numpy(imagenet_net().extract(photograph)))
+    assert int(said.argmax()) in {663: "monastery", 698: "palace", 832: "stupa"}
+
+
+def test_imagenet_features_take_grey_pictures(test):
+    net = imagenet_net(batch_size=2)
+    assert net.name == "EfficientNet-Lite0 (ImageNet)"
+    assert net.frechet_name == "Fréchet distance"
+    found = net.extract(test.images[:3])
+    assert found.shape == (3, 1280)
+    assert found == pytest.approx(imagenet_net().extract(test.images[:3].repeat(3, axis=3)), abs=1e-4)
+
+
+def test_altered_imagenet_weights_are_not_read(monkeypatch):
+    monkeypatch.setattr(features, "IMAGENET_SHA256_STARTS", "0" * 8)
+    with pytest.raises(LatentiaError, match=r"efficientnet-lite0-57934424\.pth is missing or altered"):
+        imagenet_net()
+
+
+def test_the_imagenet_network_may_be_absent(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    with pytest.raises(LatentiaError, match=r"pip install 'latentia\[imagenet\]'"):
+        imagenet_net()

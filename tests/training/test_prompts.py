@@ -129,11 +129,17 @@ def test_saved_again_it_reads_the_same_words(model_folder: Path, tmp_path: Path)
     np.testing.assert_array_equal(model.generate(1, prompts=["red"]), again.generate(1, prompts=["red"]))
 
 
-def test_evaluation_looks_for_the_captioned_picture(model_folder: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["evaluate", str(model_folder), "--count", "40", "--out", str(tmp_path)])
+@pytest.mark.parametrize(
+    ("options", "network"),
+    [([], "latents of the model's own AutoencoderKL"), (["--features", "imagenet"], "EfficientNet-Lite0 (ImageNet)")],
+)
+def test_evaluation_looks_for_the_captioned_picture(
+    model_folder: Path, tmp_path: Path, options: list[str], network: str
+) -> None:
+    result = CliRunner().invoke(app, ["evaluate", str(model_folder), "--count", "40", "--out", str(tmp_path), *options])
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "report.json").read_text())["generated"]
-    assert report["feature_net"] == "latents of the model's own AutoencoderKL"
+    assert report["feature_net"] == network
     assert any("chance 2.50%" in note for note in report["notes"])
     found = {figure["name"]: figure for figure in report["figures"]}["retrieval of the captioned picture, top 1"]
     assert found["n"] == 40

@@ -267,7 +267,7 @@ def evaluate(
     root: Root = None,
     count: Annotated[int, typer.Option(min=10, help="How many pictures or texts to generate.")] = 10_000,
     features: Annotated[
-        str, typer.Option(help="classifier (trained here) or inception (the real FID).")
+        str, typer.Option(help="classifier (trained here), imagenet (EfficientNet-Lite0), inception (the real FID).")
     ] = "classifier",
     inception_weights: Annotated[Path | None, typer.Option(help="File of torch-fidelity's Inception weights.")] = None,
     judge_steps: Annotated[
@@ -287,7 +287,7 @@ def evaluate(
         data=data,
         root=root,
         count=count,
-        features=one_of("--features", features, "classifier", "inception"),
+        features=one_of("--features", features, "classifier", "imagenet", "inception"),
         inception_weights=inception_weights,
         judge_steps=judge_steps,
         sampling={"steps": steps, "guidance_scale": guidance},

@@ -21,7 +21,7 @@ def evaluate_model(
     data: str | None = None,
     root: str | Path | None = None,
     count: int = 10_000,
-    features: Literal["classifier", "inception"] = "classifier",
+    features: Literal["classifier", "imagenet", "inception"] = "classifier",
     inception_weights: Path | None = None,
     judge_steps: int = 2000,
     sampling: Mapping[str, Any] | None = None,
@@ -34,7 +34,8 @@ def evaluate_model(
     Args:
         data, root: the set to measure against; None takes the one of the model's recipe.
         count: how many pictures or texts to generate; of texts and from prompts at most as many as are held out.
-        features: the network whose features of pictures are compared; "inception" alone gives a FID.
+        features: the network whose features of pictures are compared; "imagenet" is a general one for sets
+            without classes, "inception" alone gives a FID.
         judge_steps: updates of the language model under which texts get a perplexity.
         sampling: arguments of `LatentModel.generate`; None values take the model's own.
 

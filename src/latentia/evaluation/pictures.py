@@ -20,6 +20,7 @@ from latentia.metrics import (
     classifier_net,
     evaluate_pictures,
     evaluate_reconstruction,
+    imagenet_net,
     inception_net,
     nearest_neighbours,
     neighbour_sheet,
@@ -37,7 +38,7 @@ def evaluate_picture_model(
     data: str | None,
     root: str | Path | None,
     count: int,
-    features: Literal["classifier", "inception"],
+    features: Literal["classifier", "imagenet", "inception"],
     inception_weights: Path | None,
     sampling: dict[str, Any],
     seed: int,
@@ -47,15 +48,17 @@ def evaluate_picture_model(
     """`evaluate_model` for pictures.
 
     The first stage is measured on the test split, the generator by `count` pictures of all classes equally often, or,
-    where the model reads prompts, by one picture for each of the first `count` held-out captions. Without classes the
-    features are the model's own latents. `out` gets report.md, report.json, samples.png, reconstructions.png and
-    neighbours.png (generated pictures beside their nearest training pictures).
+    where the model reads prompts, by one picture for each of the first `count` held-out captions. Without classes, the
+    model's own latents stand in for the classifier. `out` gets report.md, report.json, samples.png,
+    reconstructions.png and neighbours.png (generated pictures beside their nearest training pictures).
     """
     train, test = _splits(model, data, root)
     say(f"data: {train.source}")
     network: FeatureNet
     if features == "inception":
         network = inception_net(inception_weights, device=device)
+    elif features == "imagenet":
+        network = imagenet_net(device=device)
     elif train.labels is None:
         network = latent_net(model)
     else:

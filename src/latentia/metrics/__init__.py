@@ -18,7 +18,7 @@ from latentia.metrics.distances import (
     frechet_from_moments,
     kernel_distance,
 )
-from latentia.metrics.features import FeatureNet, classifier_net, inception_features, inception_net
+from latentia.metrics.features import FeatureNet, classifier_net, imagenet_net, inception_features, inception_net
 from latentia.metrics.judge import JudgeLM, perplexity, train_judge, trained_judge
 from latentia.metrics.neighbours import (
     Memorisation,
@@ -65,6 +65,7 @@ __all__ = [
     "evaluate_texts",
     "frechet_distance",
     "frechet_from_moments",
+    "imagenet_net",
     "inception_features",
     "inception_net",
     "kernel_distance",
