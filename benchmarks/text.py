@@ -11,6 +11,7 @@ texts.
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,20 +154,25 @@ def main() -> None:
     def draw_ar(n: int) -> list[str]:
         return tokenizer.decode(autoregressive.generate(ar, n, generator=generator).tolist())
 
-    def draw_masked(n: int) -> list[str]:
+    def draw_masked(steps: int, n: int) -> list[str]:
         lengths = torch.from_numpy(np.random.default_rng(0).choice(tokens.lengths, n) + 1)
-        parts = [mdlm.generate(masked, part, evaluations, generator) for part in lengths.split(256)]
+        parts = [mdlm.generate(masked, part, steps, generator) for part in lengths.split(256)]
         return [text for part in parts for text in tokenizer.decode(part.tolist())]
 
     rows = {}
-    for name, draw in (("latent diffusion", draw_latent), ("autoregressive", draw_ar), ("masked", draw_masked)):
+    draws: dict[str, Callable[[int], list[str]]] = {
+        f"latent diffusion, {evaluations} evaluations at most": draw_latent,
+        "autoregressive": draw_ar,
+        f"masked diffusion, {evaluations} evaluations": partial(draw_masked, evaluations),
+        f"masked diffusion, {size} evaluations": partial(draw_masked, size),
+    }
+    for name, draw in draws.items():
         texts = tuple(draw(count))
         written = TextSet(texts, None, (), name, "Generated.")
         unlabelled = TextSet(held.texts.subset(chosen).texts, None, (), test.name, test.source)
         report = evaluate_texts(written, train, unlabelled, judge=judge, tokenizer=tokenizer, embed=network)
         rows[name] = report, seconds(draw, 1), seconds(draw, 64)
-    print(f"\n{network.name}; n = {count}; {evaluations} network evaluations of latent and masked diffusion, at most")
-    print(f"{size} of the autoregressive model; judge's own held-out perplexity: the last row\n")
+    print(f"\n{network.name}; n = {count}; the judge's own held-out perplexity is in the last row\n")
     print("| model | " + " | ".join(FIGURES) + " | s/text, batch 1 | s/text, batch 64 |")
     print("|---" * (len(FIGURES) + 3) + "|")
     for name, (report, one, many) in rows.items():
