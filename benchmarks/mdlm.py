@@ -63,7 +63,8 @@ def train(model: MaskedLM, ids: Tensor, *, steps: int, batch_size: int, learning
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.1, cycle_momentum=False)
     device = model.embed.weight.device
-    for step in tqdm(range(steps), desc="masked diffusion", unit="step", dynamic_ncols=True):
+    bar = tqdm(range(steps), desc="masked diffusion", unit="step", dynamic_ncols=True)
+    for step in bar:
         rows = order.batch(step)
         value = loss(model, ids[rows, : int(lengths[rows].max())].to(device), generator)
         optimizer.zero_grad()
@@ -71,6 +72,8 @@ def train(model: MaskedLM, ids: Tensor, *, steps: int, batch_size: int, learning
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{float(value.detach()):.3f}", refresh=False)
 
 
 @torch.inference_mode()

@@ -176,14 +176,18 @@ def train_judge(
     )
     order = SortedOrder(lengths, batch_size, seed)
     expected = batch_size * float(lengths.float().mean())  # tokens of a batch
-    for step in tqdm(range(steps), desc="judge", unit="step", disable=not progress):
+    bar = tqdm(range(steps), desc="judge", unit="step", disable=not progress, dynamic_ncols=True)
+    for step in bar:
         index = order.batch(step)
-        loss = judge.losses(rows[index, : int(lengths[index].max())].to(device)).sum() / expected
+        losses = judge.losses(rows[index, : int(lengths[index].max())].to(device))
+        loss = losses.sum() / expected
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(judge.parameters(), CLIP)
         optimizer.step()
         schedule.step()
+        if progress and step % 20 == 0:  # reading a loss makes a GPU wait
+            bar.set_postfix(loss=f"{float(losses.detach().mean()):.3f}", refresh=False)
     return judge.eval()
 
 
