@@ -163,7 +163,7 @@ def main() -> None:
         return [texts[i] for i in rng.permutation(n)]
 
     rows = {}
-    draws: dict[str, Callable[[int], list[str]]] = {
+    draws = {
         f"latent diffusion, {evaluations} evaluations at most": draw_latent,
         "autoregressive": draw_ar,
         f"masked diffusion, {evaluations} evaluations": draw_masked,
