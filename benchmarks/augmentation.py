@@ -1,13 +1,15 @@
 """Does a classifier that has few labelled pictures get better by synthetic ones? Test accuracy on Fashion-MNIST.
 
-    python benchmarks/augmentation.py RUNS [--per-class 20 50 100 500] [--seeds 5] [--base-steps 6000]
+    python benchmarks/augmentation.py RUNS [--per-class 20 50 100 500] [--seeds 0 1 2 3 4] [--base-steps 6000]
 
 For each number of labelled pictures a class and each seed, classifiers of one size and one number of steps are trained
 on the real pictures alone, with classical augmentation (flip, crop, RandAugment, MixUp), with synthetic pictures, and
 with both. The synthetic ones come from a latent diffusion model that has seen (few) only those labelled pictures, or
 (all) all training pictures without their labels first, and then the labelled few. Last, a long-tailed set: from 500
 pictures a class down to 5, filled up by synthetic ones; recall of the three rarest classes. All that is trained is kept
-in RUNS, and so is every accuracy: the command goes on where it was stopped.
+in RUNS, and so is every accuracy: the command goes on where it was stopped, and several of it, each with other seeds
+or sizes and with --no-tail but for one of them, can fill the same RUNS at once, once RUNS/base is there. Models are
+trained and drawn from on an accelerator where there is one, classifiers on the CPU.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import numpy as np
 import torch
 from kornia.augmentation.auto import RandAugment
 from numpy.typing import NDArray
-from peers import machine
+from peers import DEVICE, machine
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -37,6 +39,7 @@ STEPS, BATCH, RATE, DECAY = 1500, 64, 2e-3, 1e-2  # of every classifier
 RATIO, PER_CLASS = 0.5, 500  # of synthetic pictures
 MIXUP = 0.2  # α of the beta distribution (Zhang et al. 2018)
 LARGEST, IMBALANCE, RAREST = 500, 100, 3  # of the long-tailed set
+NO_CLUSTERS = "clusters=0"  # there are fewer pictures of a class than the recipe has clusters
 FEW = ("first_stage.training.steps=600", "training.steps=1500", "training.preview_every=1500")
 TUNE = ("training.steps=400", "training.learning_rate=5.0e-4", "training.warmup=50", "training.preview_every=400")
 
@@ -109,7 +112,7 @@ def few_of(full: PictureSet, counts: NDArray[np.int64], seed: int) -> PictureSet
 def trained(out: Path, overrides: tuple[str, ...], first_stage: Path | None = None) -> Path:
     """The model folder of a run of the recipe, which is made or continued where it is not whole."""
     if not (out / "model" / "model_index.json").is_file():
-        train(load_recipe("fashion-mnist", overrides), out, resume=out.exists(), first_stage=first_stage)
+        train(load_recipe("fashion-mnist", (NO_CLUSTERS, *overrides)), out, resume=out.exists(), first_stage=first_stage)
     return out / "model"
 
 
@@ -128,7 +131,7 @@ def synthetic_for(
                 )
         data = (f"data.name={folder.parent}", f"seed={seed}")
         more = FEW if source == "few" else (*TUNE, f"init={base}")
-        model = load(trained(runs / f"{name}-{source}", (*data, *more)))
+        model = load(trained(runs / f"{name}-{source}", (*data, *more)), DEVICE)
         model.class_names = real.class_names  # folders are numbered, in the order of the classes
         made = synthesise(model, real, counts, judge=picture_judge(real, seed=seed), seed=seed, progress=True, steps=12)
         np.savez(path, pictures=made.pictures, labels=made.labels, missing=made.missing)
@@ -151,8 +154,9 @@ def spread(values: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path)
-    parser.add_argument("--per-class", type=int, nargs="+", default=[20, 50, 100, 500])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--per-class", type=int, nargs="*", default=[20, 50, 100, 500])
+    parser.add_argument("--tail", action=argparse.BooleanOptionalAction, default=True, help="the long-tailed set")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--base-steps", type=int, default=6000)
     parser.add_argument("--first-stage", type=Path, help="of a model, instead of training one for the base")
     arguments = parser.parse_args()
@@ -192,10 +196,10 @@ def main() -> None:
                         )
                     )
                 )
-                for seed in range(arguments.seeds)
+                for seed in arguments.seeds
             ]
     tails: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds if arguments.tail else ():
         order = np.random.default_rng(seed).permutation(full.num_classes)
         sizes = np.round(LARGEST * IMBALANCE ** (-order / (full.num_classes - 1))).astype(np.int64)
         real = few_of(full, sizes, seed)
@@ -206,7 +210,7 @@ def main() -> None:
             tails[arm].append(float(np.mean([by_class[c] for c in rarest])))
 
     heads = [f"{n} a class" for n in arguments.per_class]
-    print(f"\nAccuracy in %, mean ± standard error of {arguments.seeds} seeds; last, recall of the {RAREST} rarest\n")
+    print(f"\nAccuracy in %, mean ± standard error of {len(arguments.seeds)} seeds; last, recall of the {RAREST} rarest\n")
     print("| a classifier trained with | " + " | ".join(heads) + " | long tail |")
     print("|---" * (len(heads) + 2) + "|")
     for arm in ARMS:

@@ -13,6 +13,8 @@ import torch
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
+DEVICE = torch.accelerator.current_accelerator() or torch.device("cpu")  # as training chooses it, too
+
 
 def randomised(model: Module, scale: float = 0.2, seed: int = 0) -> Module:
     """Moves every weight away from its start, so that nothing is hidden by the zeros of adaLN-Zero."""

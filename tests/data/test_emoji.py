@@ -10,7 +10,16 @@ import pytest
 
 from latentia.data import emoji as emoji_module
 from latentia.data import load_pictures, prepare_emoji
-from latentia.data.emoji import Emoji, captions, fluent_names, held_out_style, openmoji_names, read_names, twemoji_names
+from latentia.data.emoji import (
+    Emoji,
+    captions,
+    fluent_names,
+    held_out_style,
+    openmoji_names,
+    read_names,
+    twemoji_names,
+    with_article,
+)
 from latentia.errors import LatentiaError
 
 RED = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 4"><path fill="#f00" d="M0 0h2v4H0z"/></svg>'
@@ -102,7 +111,25 @@ def test_names_of_files_follow_each_package() -> None:
 
 def test_captions_do_not_repeat_themselves() -> None:
     twice = Emoji("1F408", "", {"en": ("cat", ("cat",)), "en-gb": ("cat", ())})
-    assert captions(twice, "noto") == ["cat, noto style", "cat"]
+    assert captions(twice, "noto") == ["cat, noto style", "cat", "a cat", "a cat, noto style"]
+
+
+def test_captions_ask_as_people_do() -> None:
+    words = {"en": ("crying owl", ("owl", "sad", "in tears", "bird")), "de": ("weinende Eule", ())}
+    assert captions(Emoji("1F408", "", words), "noto") == [
+        "crying owl, noto style",
+        "crying owl, owl, sad, in tears, bird, noto style",
+        "crying owl",
+        "a crying owl",
+        "a crying owl, noto style",
+        "a sad owl",
+        "a bird owl",
+        "weinende Eule, noto style",
+        "weinende Eule",
+    ]
+    flag = captions(Emoji("1F1E9", "", {"en": ("flag: Germany", ("DE",))}), "noto")
+    assert flag == ["flag: Germany, noto style", "flag: Germany, DE, noto style", "flag: Germany"]
+    assert with_article("owl") == "an owl" and with_article("cat") == "a cat"
 
 
 def test_bad_wishes_are_refused(packages: Path, tmp_path: Path) -> None:

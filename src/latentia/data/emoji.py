@@ -28,6 +28,7 @@ EMOJI_LANGUAGES = ("en", "de", "es", "fr", "zh")
 FONT_SIZE = 109  # pixels: the only one that the bitmap font has
 SHARPER = 4  # drawings are rendered larger, then averaged
 HELD_OUT = 0.1  # share of the pairs of emoji and style
+KINDS = 3  # captions of an emoji that join a keyword to the last word of its name
 MAX_MEMBER = 2**24  # bytes of a file in an archive
 
 Draw = Callable[[int], Image.Image]
@@ -90,15 +91,25 @@ def prepare_emoji(
 
 def captions(emoji: Emoji, style: str) -> list[str]:
     """What to call it: in each language the name with its style, both with the keywords where there are any, and the
-    name alone, for people do not name styles."""
+    name alone, for people do not name styles. In English also as one asks for a thing: "a red heart", "a sad cat"."""
     lines = []
-    for name, keywords in emoji.names.values():
+    for language, (name, keywords) in emoji.names.items():
         lines.append(f"{name}, {style} style")
         others = [word for word in keywords if word != name]
         if others:
             lines.append(f"{name}, {', '.join(others[:6])}, {style} style")
         lines.append(name)
+        if language == "en" and ":" not in name:  # not "flag: Chad"
+            lines += [with_article(name), f"{with_article(name)}, {style} style"]
+            *_, noun = name.split()
+            kinds = [word for word in others if word not in name and " " not in word]
+            lines += [with_article(f"{kind} {noun}") for kind in kinds[:KINDS]]
     return list(dict.fromkeys(lines))
+
+
+def with_article(words: str) -> str:
+    """ "an owl"; by the first letter, which is right but for a few words such as "hour"."""
+    return f"{'an' if words[0] in 'aeiouAEIOU' else 'a'} {words}"
 
 
 def held_out_style(code: str, styles: Sequence[str]) -> str | None:
