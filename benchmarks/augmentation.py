@@ -112,7 +112,9 @@ def few_of(full: PictureSet, counts: NDArray[np.int64], seed: int) -> PictureSet
 def trained(out: Path, overrides: tuple[str, ...], first_stage: Path | None = None) -> Path:
     """The model folder of a run of the recipe, which is made or continued where it is not whole."""
     if not (out / "model" / "model_index.json").is_file():
-        train(load_recipe("fashion-mnist", (NO_CLUSTERS, *overrides)), out, resume=out.exists(), first_stage=first_stage)
+        train(
+            load_recipe("fashion-mnist", (NO_CLUSTERS, *overrides)), out, resume=out.exists(), first_stage=first_stage
+        )
     return out / "model"
 
 
@@ -210,7 +212,9 @@ def main() -> None:
             tails[arm].append(float(np.mean([by_class[c] for c in rarest])))
 
     heads = [f"{n} a class" for n in arguments.per_class]
-    print(f"\nAccuracy in %, mean ± standard error of {len(arguments.seeds)} seeds; last, recall of the {RAREST} rarest\n")
+    print(
+        f"\nAccuracy in %, mean ± standard error of {len(arguments.seeds)} seeds; last, recall of the {RAREST} rarest\n"
+    )
     print("| a classifier trained with | " + " | ".join(heads) + " | long tail |")
     print("|---" * (len(heads) + 2) + "|")
     for arm in ARMS:

@@ -3,9 +3,9 @@
     python benchmarks/text.py MODEL [--count 2000] [--bf16] [--peers FOLDER]
 
 MODEL is a trained text model. Both peers get as many parameters as its autoencoder and denoiser have together, and as
-many training FLOPs (counted on a batch of average length), on the same texts with the same tokenizer, and are kept in
-FOLDER once trained, on an accelerator where there is one; all else runs on the CPU. All are scored by the same independent judge and sentence embeddings, beside as many held-out
-texts.
+many training FLOPs (counted on a batch of average length), on the same texts with the same tokenizer. Once trained, on
+an accelerator where there is one, they are kept in FOLDER; all else runs on the CPU. All are scored by the same
+independent judge and sentence embeddings, beside as many held-out texts.
 """
 
 import argparse
@@ -126,7 +126,13 @@ def main() -> None:
 
     def train_ar() -> JudgeLM:
         sizes = {"width": wide_ar, "depth": arguments.depth, "heads": HEADS}
-        loop = {"steps": steps_ar, "learning_rate": RATE, "seed": 1, "device": DEVICE, "progress": True}  # the judge has seed 0
+        loop = {
+            "steps": steps_ar,
+            "learning_rate": RATE,
+            "seed": 1,
+            "device": DEVICE,
+            "progress": True,
+        }  # the judge has seed 0
         with precision:
             return train_judge(tokens.ids, vocabulary, **sizes, **loop).cpu()
 

@@ -1,21 +1,31 @@
-"""The model folders that come with the source tree."""
+"""The model folders that come with the source tree, and the one that comes with the package."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import latentia
+from latentia.data.emoji import LICENSES
 from latentia.files import module_hash
+from latentia.shipped import EMOJI
 
 FOLDERS = sorted((Path(__file__).parents[1] / "models").iterdir())
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_a_shipped_model_is_the_one_that_was_trained_and_draws_classes_apart(folder: Path) -> None:
+@pytest.mark.parametrize("folder", [*FOLDERS, EMOJI], ids=lambda folder: folder.name)
+def test_a_shipped_model_is_the_one_that_was_trained(folder: Path) -> None:
     model = latentia.load(folder)
     assert module_hash(model.denoiser) == model.training["hashes"]["denoiser"]
     assert module_hash(model.first_stage) == model.training["hashes"]["first_stage"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_fashion_model_draws_classes_apart(folder: Path) -> None:
+    model = latentia.load(folder)
     boots, trousers = (model.generate([model.class_index(name)] * 8, steps=5) for name in ("ankle boot", "trouser"))
     assert boots.shape == (8, 28, 28, 1)
 
@@ -30,3 +40,33 @@ def test_both_models_are_there_and_small_enough_to_ship() -> None:
     assert [folder.name for folder in FOLDERS] == ["fashion-mnist", "fashion-mnist-demo"]
     for folder in FOLDERS:
         assert sum(path.stat().st_size for path in folder.rglob("*")) < 16 * 2**20
+
+
+def test_a_prompt_becomes_a_picture_with_nothing_but_the_package(tmp_path: Path) -> None:
+    """As a newcomer does it: no model, no data, an empty folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", "latentia", "sample", "--prompt", "red heart", "--out", "heart.png"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("wrote heart.png after ")
+    with Image.open(tmp_path / "heart.png") as picture:
+        assert (picture.mode, picture.size) == ("RGB", (64, 64))
+
+
+def test_the_emoji_model_knows_what_its_words_say() -> None:
+    model = latentia.load(EMOJI)
+    styles = [f"{colour} heart, {style} style" for style in LICENSES for colour in ("red", "green", "blue")]
+    pictures = model.generate(len(styles), prompts=styles, seed=0)
+    assert pictures.shape == (12, 64, 64, 3)
+    middle = pictures[:, 20:44, 20:44].astype(float).mean((1, 2))
+    assert (middle.argmax(1).reshape(4, 3) == [0, 1, 2]).mean() > 0.8
+
+
+def test_the_emoji_model_is_small_and_says_whose_drawings_it_saw() -> None:
+    assert sum(path.stat().st_size for path in EMOJI.rglob("*") if path.is_file()) <= 40 * 2**20
+    card = (EMOJI / "README.md").read_text(encoding="utf-8")
+    assert all(words in card for words in LICENSES.values())

@@ -76,6 +76,9 @@ def test_each_style_is_drawn_and_captioned(packages: Path, tmp_path: Path) -> No
         "cat, twemoji style",
         "cat, pet, twemoji style",
         "cat",
+        "a cat",
+        "a cat, twemoji style",
+        "a pet cat",
         "de cat, twemoji style",
         "de cat, pet, twemoji style",
         "de cat",
@@ -129,7 +132,7 @@ def test_captions_ask_as_people_do() -> None:
     ]
     flag = captions(Emoji("1F1E9", "", {"en": ("flag: Germany", ("DE",))}), "noto")
     assert flag == ["flag: Germany, noto style", "flag: Germany, DE, noto style", "flag: Germany"]
-    assert with_article("owl") == "an owl" and with_article("cat") == "a cat"
+    assert [with_article(word) for word in ("owl", "cat")] == ["an owl", "a cat"]
 
 
 def test_bad_wishes_are_refused(packages: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentia.data import CaptionIds, PromptCodec, train_tokenizer
-from latentia.data.prompts import split_emphasis
+from latentia.data.prompts import ARTICLE, split_emphasis
 from latentia.errors import LatentiaError
 
 TOKENIZER = train_tokenizer(["a sad cat", "a happy dog, openmoji style"], 320)
@@ -21,16 +21,25 @@ def test_brackets_emphasise_the_words_inside() -> None:
 
 
 def test_emphasis_changes_no_ids() -> None:
-    plain, loud = CODEC.to_ids(["a sad cat", "a (sad:1.5) cat"]).ids
+    plain, loud = CODEC.to_ids(["my sad cat", "my (sad:1.5) cat"]).ids
     assert plain.tolist() == loud.tolist()
-    ids, emphasis = CODEC.to_ids(["a (sad:1.5) cat", ""])
+    ids, emphasis = CODEC.to_ids(["my (sad:1.5) cat", ""])
     spoken = [TOKENIZER.decode([[token]])[0] for token in ids[0].tolist() if token > 3]
     assert dict(zip(spoken, emphasis[0].tolist(), strict=False))[" sad"] == 1.5
     assert (emphasis[0] == 1.5).sum() == 1
     assert ids[1].tolist() == [2] + [0] * 11
 
 
-@given(st.text(max_size=30).filter(lambda text: "(" not in text))
+def test_an_article_at_the_beginning_is_not_read() -> None:
+    bare, *others = CODEC.to_ids(["sad cat", "a sad cat", "The sad cat", " an sad cat", "a (sad:1) cat"]).ids.tolist()
+    assert all(ids == bare for ids in others)
+    words = ["a", "ant", "sad a cat"]
+    assert [TOKENIZER.decode([ids])[0] for ids in CODEC.to_ids(words).ids.tolist()] == words
+    captions = CaptionIds.of(["a sad cat\nsad cat"], CODEC)
+    assert captions.ids[0].tolist() == captions.ids[1].tolist() == bare
+
+
+@given(st.text(max_size=30).filter(lambda text: "(" not in text and not ARTICLE.match(text)))
 def test_any_text_is_a_prompt_word_for_word(text: str) -> None:
     text = text.encode(errors="ignore").decode()
     codec = PromptCodec(TOKENIZER, 200)

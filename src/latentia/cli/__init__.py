@@ -13,6 +13,7 @@ from latentia.cli.shared import (
     Device,
     Guidance,
     Model,
+    ModelOrShipped,
     OnCorrupt,
     Overrides,
     Root,
@@ -27,6 +28,7 @@ from latentia.cli.shared import (
     show_pairs,
 )
 from latentia.errors import LatentiaError, Stopped
+from latentia.shipped import EMOJI
 from latentia.version import __version__
 
 if TYPE_CHECKING:
@@ -169,7 +171,7 @@ def train(
 
 @app.command()
 def sample(
-    model: Model,
+    model: ModelOrShipped = EMOJI,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -303,7 +305,7 @@ add_commands(app)
 
 
 @app.command()
-def info(model: Model) -> None:
+def info(model: ModelOrShipped = EMOJI) -> None:
     """Say what a model folder holds: parts, sizes, data, recipe, versions."""
     from latentia.denoiser import count_parameters
     from latentia.files import module_hash
@@ -426,7 +428,7 @@ def _write_film(model: "LatentModel", labels: Any, settings: dict[str, Any], out
 
 @app.command()
 def serve(
-    model: Model,
+    model: ModelOrShipped = EMOJI,
     host: Annotated[
         str, typer.Option(help="Address to listen on; the default is for this machine alone.")
     ] = "127.0.0.1",

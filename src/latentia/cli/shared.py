@@ -8,6 +8,10 @@ import typer
 from latentia.errors import LatentiaError
 
 Model = Annotated[Path, typer.Argument(help="Model folder, as `latentia train` leaves it.")]
+ModelOrShipped = Annotated[
+    Path,
+    typer.Argument(help="Model folder; without one, the emoji that come with Latentia.", show_default=False),
+]
 Device = Annotated[str, typer.Option(help="Where to compute, such as cpu, cuda or mps.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a field: denoiser.depth=8. Repeatable.")]

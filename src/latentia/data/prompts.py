@@ -17,6 +17,7 @@ from latentia.errors import LatentiaError
 
 EMPHASIS = re.compile(r"\(([^()]*):\s*([0-9]*\.?[0-9]+)\)")
 MOST_EMPHASIS = 10.0
+ARTICLE = re.compile(r"^\s*(an?|the)\s+(?=\S)", re.IGNORECASE)
 
 
 class PromptIds(NamedTuple):
@@ -28,7 +29,11 @@ class PromptIds(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptCodec:
-    """What a denoiser reads of a prompt: at most `size` tokens, its end counted. "" is the prompt that says nothing."""
+    """What a denoiser reads of a prompt: at most `size` tokens, its end counted. "" is the prompt that says nothing.
+
+    An English article at the beginning is not read, neither of captions nor of prompts: captions name a thing, "red
+    heart", people ask for "a red heart", and a byte-level tokenizer sees two different words there.
+    """
 
     tokenizer: Tokenizer | WordPieces
     size: int
@@ -45,7 +50,7 @@ class PromptCodec:
         ids = np.full((len(prompts), self.size), Tokenizer.pad_id, np.int64)
         emphasis = np.ones((len(prompts), self.size), np.float32)
         for i, prompt in enumerate(prompts):
-            parts = split_emphasis(prompt)
+            parts = split_emphasis(ARTICLE.sub("", prompt))
             rows = self.tokenizer.encode([text for text, _ in parts])
             tokens = [token for row in rows for token in row]
             if len(tokens) >= self.size:
@@ -87,7 +92,7 @@ class CaptionIds:
     @classmethod
     def of(cls, captions: Sequence[str], codec: PromptCodec) -> "CaptionIds":
         """Each line of a caption is one prompt."""
-        lines = [caption.splitlines() for caption in captions]
+        lines = [[ARTICLE.sub("", line) for line in caption.splitlines()] for caption in captions]
         starts = np.cumsum([0, *map(len, lines)])
         rows = codec.tokenizer.encode([line for some in lines for line in some])
         ids = np.full((len(rows), codec.size), Tokenizer.pad_id, np.int32)
