@@ -126,15 +126,9 @@ def main() -> None:
 
     def train_ar() -> JudgeLM:
         sizes = {"width": wide_ar, "depth": arguments.depth, "heads": HEADS}
-        loop = {
-            "steps": steps_ar,
-            "learning_rate": RATE,
-            "seed": 1,
-            "device": DEVICE,
-            "progress": True,
-        }  # the judge has seed 0
+        loop = {"steps": steps_ar, "learning_rate": RATE, "seed": 1, "progress": True}  # the judge has seed 0
         with precision:
-            return train_judge(tokens.ids, vocabulary, **sizes, **loop).cpu()
+            return train_judge(tokens.ids, vocabulary, **sizes, **loop, device=DEVICE).cpu()
 
     def train_masked() -> mdlm.MaskedLM:
         with precision:
