@@ -32,6 +32,7 @@ def test_columns(count, columns, size):
 
 
 def test_png_comes_back(tmp_path):
+    assert picture_grid(pictures(1, 3)).size == pictures(1, 3).shape[2:0:-1]  # alone, a picture stays as it is
     grid = picture_grid(pictures(4, 3))
     save_png(grid, tmp_path / "new" / "grid.png")
     with Image.open(tmp_path / "new" / "grid.png") as image:

@@ -42,8 +42,8 @@ def test_they_are_saved_and_read_by_a_codec(tmp_path: Path) -> None:
     assert isinstance(codec.tokenizer, WordPieces)
     assert codec.tokenizer.encode(TEXTS) == ours.encode(TEXTS)
     ids, emphasis = codec.to_ids(["a (sad:2) cat", ""])
-    assert ids[0].tolist()[:4] == [*ours.encode(["a sad cat"])[0], 2]
-    assert emphasis[0].tolist()[:4] == [1, 2, 1, 1]
+    assert ids[0].tolist()[:3] == [*ours.encode(["sad cat"])[0], 2]
+    assert emphasis[0].tolist()[:3] == [2, 1, 1]
     train_tokenizer(TEXTS, 300).save(tmp_path / "bytes.json")
     assert not isinstance(PromptCodec.load(tmp_path / "bytes.json", 8).tokenizer, WordPieces)
 

@@ -19,6 +19,7 @@ def picture_grid(images: NDArray[np.uint8], columns: int | None = None, scale: i
     """Lays pictures out row by row on white, `pad` pixels apart and each enlarged `scale` times without smoothing.
 
     `images` is uint8 (N, H, W, C) with C 1 (gives mode L) or 3 (mode RGB). `columns` None makes the grid nearly square.
+    One picture alone gets no border.
     Raises LatentiaError for other arrays, no pictures, columns or scale below 1, or a negative pad.
     """
     if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in (1, 3) or 0 in images.shape:
@@ -27,6 +28,7 @@ def picture_grid(images: NDArray[np.uint8], columns: int | None = None, scale: i
     columns = math.ceil(math.sqrt(count)) if columns is None else columns
     if columns < 1 or scale < 1 or pad < 0:
         raise LatentiaError(f"a grid needs columns ≥ 1, scale ≥ 1, pad ≥ 0; got {columns}, {scale} and {pad}")
+    pad = pad if count > 1 else 0
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     height, width = height * scale, width * scale
