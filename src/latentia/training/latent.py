@@ -93,10 +93,12 @@ def start_from(denoiser: nn.Module, folder: Path) -> None:
     other classes are learned anew. Raises LatentiaError where the denoisers differ in anything else.
     """
     given, own = load_part(folder, DENOISERS).state_dict(), denoiser.state_dict()
-    for name in given.keys() | own.keys():
+    for name in sorted(given.keys() | own.keys()):
         value, wanted = given.get(name), own.get(name)
         shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (value, wanted)]
-        if value is None or wanted is None or (shapes[0] != shapes[1] and name not in (CLASSES, *INPUT_LAYERS)):
+        may_differ = 0 if name == CLASSES else 1 if name in INPUT_LAYERS else None  # axis
+        alike = [shape and [n for axis, n in enumerate(shape) if axis != may_differ] for shape in shapes]
+        if value is None or wanted is None or alike[0] != alike[1]:
             raise LatentiaError(f"{folder} does not fit the recipe's denoiser: {name} is {shapes[0]}, not {shapes[1]}")
         if value.shape == wanted.shape:
             wanted.copy_(value)
