@@ -26,6 +26,12 @@ def test_overrides_reach_nested_fields() -> None:
     assert (recipe.training.steps, recipe.data.flips, recipe.data.name) == (7, True, "some/folder")
 
 
+def test_no_is_a_word_not_a_truth_value() -> None:
+    assert load_recipe("demo", ["compute.mixed_precision=no"]).compute.mixed_precision == "no"
+    with pytest.raises(LatentiaError, match="mixed_precision"):
+        load_recipe("demo", ["compute.mixed_precision=yes"])
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

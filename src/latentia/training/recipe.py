@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from latentia.data import parse_size
 from latentia.denoiser import PRESETS
@@ -240,8 +240,13 @@ class Sampling(Section):
     temperature: float = Field(0.0, ge=0, description="texts: of the decoder's draws; 0: the likeliest tokens")
 
 
+def _no(value: Any) -> Any:
+    """YAML 1.1 reads the word no as false."""
+    return "no" if value is False else value
+
+
 class Compute(Section):
-    mixed_precision: Literal["auto", "no", "bf16"] = Field(
+    mixed_precision: Annotated[Literal["auto", "no", "bf16"], BeforeValidator(_no)] = Field(
         "auto", description="auto: bf16 on GPUs that have it, else no"
     )
     compile: bool = Field(False, description="torch.compile the networks; needs a C++ compiler on the CPU")
