@@ -5,11 +5,14 @@
 For each number of labelled pictures a class and each seed, classifiers of one size and one number of steps are trained
 on the real pictures alone, with classical augmentation (flip, crop, RandAugment, MixUp), with synthetic pictures, and
 with both. The synthetic ones come from a latent diffusion model that has seen (few) only those labelled pictures, or
-(all) all training pictures without their labels first, and then the labelled few. Last, a long-tailed set: from 500
-pictures a class down to 5, filled up by synthetic ones; recall of the three rarest classes. All that is trained is kept
-in RUNS, and so is every accuracy: the command goes on where it was stopped, and several of it, each with other seeds
-or sizes and with --no-tail but for one of them, can fill the same RUNS at once, once RUNS/base is there. Models are
-trained and drawn from on an accelerator where there is one, classifiers on the CPU.
+(all) all training pictures without their labels, but the number of its cluster with each: a class is then a mixture of
+clusters, by what classifiers of the labelled few say of some of the rest (after dual pseudo training, You et al. 2023).
+The same classifiers judge what is drawn. A row says what one gains by those pseudo-labelled pictures alone. Last, a
+long-tailed set: from 500 pictures a class down to 5, filled up by synthetic ones; recall of the three rarest classes.
+
+All that is trained is kept in RUNS, and so is every accuracy: the command goes on where it was stopped, and several of
+it, each with other seeds or sizes and with --no-tail but for one of them, can fill the same RUNS at once, once
+RUNS/base is there. Models are trained and drawn from on an accelerator where there is one, classifiers on the CPU.
 """
 
 import argparse
@@ -28,20 +31,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from latentia.applications import balancing_counts, synthesise
+from latentia.applications import balancing_counts, name_clusters, synthesise
 from latentia.data import MixedPictures, PictureSet, load_pictures, write_pictures
 from latentia.evaluation import picture_judge
-from latentia.metrics import PictureClassifier, predict
-from latentia.model import load
+from latentia.metrics import PictureClassifier, predict, trained_classifier, vote
+from latentia.model import LatentModel, load
 from latentia.training import load_recipe, train
 
 STEPS, BATCH, RATE, DECAY = 1500, 64, 2e-3, 1e-2  # of every classifier
+BEFORE = "classical"  # the arm that is to be beaten
 RATIO, PER_CLASS = 0.5, 500  # of synthetic pictures
 MIXUP = 0.2  # α of the beta distribution (Zhang et al. 2018)
 LARGEST, IMBALANCE, RAREST = 500, 100, 3  # of the long-tailed set
-NO_CLUSTERS = "clusters=0"  # there are fewer pictures of a class than the recipe has clusters
-FEW = ("first_stage.training.steps=600", "training.steps=1500", "training.preview_every=1500")
-TUNE = ("training.steps=400", "training.learning_rate=5.0e-4", "training.warmup=50", "training.preview_every=400")
+VOTERS = 3  # classifiers with and as many without classical augmentation, whose mean judges and labels
+UNLABELLED = 20_000  # pictures of the rest that get labels
+CLUSTERS = 256  # of all training pictures
+FEW = (
+    "clusters=0",  # there are fewer pictures of a class than the recipe has clusters
+    "first_stage.channels=[32,64]",
+    "first_stage.training.steps=600",
+    "denoiser.width=32",
+    "training.steps=1200",
+    "training.preview_every=1200",
+)
+SAMPLING = {"steps": 12, "guidance_scale": 2.0, "guidance_interval": None}
 
 
 class Arm(NamedTuple):
@@ -54,6 +67,7 @@ class Arm(NamedTuple):
 ARMS = {
     "nothing": Arm(False, None),
     "classical": Arm(True, None),
+    "classical, pseudo-labelled": Arm(True, "rest"),
     "ours (few)": Arm(False, "few"),
     "both (few)": Arm(True, "few"),
     "ours (all)": Arm(False, "all"),
@@ -112,33 +126,87 @@ def few_of(full: PictureSet, counts: NDArray[np.int64], seed: int) -> PictureSet
 def trained(out: Path, overrides: tuple[str, ...], first_stage: Path | None = None) -> Path:
     """The model folder of a run of the recipe, which is made or continued where it is not whole."""
     if not (out / "model" / "model_index.json").is_file():
-        train(
-            load_recipe("fashion-mnist", (NO_CLUSTERS, *overrides)), out, resume=out.exists(), first_stage=first_stage
-        )
+        train(load_recipe("fashion-mnist", overrides), out, resume=out.exists(), first_stage=first_stage)
     return out / "model"
 
 
-def synthetic_for(
-    real: PictureSet, source: str, counts: NDArray[np.int64], runs: Path, name: str, base: Path | None, seed: int
-) -> PictureSet:
-    """Kept in `runs`; the model is trained on `real` alone, or goes on from `base`."""
-    path = runs / f"{name}-{source}.npz"
-    if not path.is_file():
-        folder = runs / f"{name}-pictures" / "train"
+class Unit(NamedTuple):
+    """A labelled set, all other pictures without their labels, and the run of the model that has seen all so."""
+
+    name: str
+    real: PictureSet
+    full: PictureSet
+    base: Path
+    runs: Path
+    seed: int
+
+    def voters(self) -> list[PictureClassifier]:
+        """Trained on the labelled pictures; of rare classes each is met as often as of the others."""
+        kept = VOTED.get(self.name)
+        if kept is None:
+            even = evened(self.real)
+            seeds = [VOTERS * self.seed + i for i in range(VOTERS)]
+            kept = VOTED[self.name] = [
+                *(fit(even, None, True, seed) for seed in seeds),
+                *(trained_classifier(even, seed=seed) for seed in seeds),
+            ]
+        return kept
+
+    def votes(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Rows of some of all pictures, and what the voters give their classes."""
+        rows = np.random.default_rng(self.seed).permutation(len(self.full))[:UNLABELLED]
+        return rows, vote(self.voters(), self.full.images[rows])
+
+    def rest(self) -> PictureSet:
+        rows, votes = self.votes()
+        labels = votes.argmax(1).astype(np.int64)
+        return PictureSet(self.full.images[rows], labels, self.real.class_names, "rest", "Labels by classifiers.")
+
+    def trained_on_few(self) -> LatentModel:
+        folder = self.runs / f"{self.name}-pictures"
         if not folder.is_dir():
-            assert real.labels is not None
+            assert self.real.labels is not None
             for split in ("test", "train"):  # where one is called test, none of the other is held out
-                write_pictures(
-                    real.images, real.labels, [str(c) for c in range(real.num_classes)], folder.parent / split
-                )
-        data = (f"data.name={folder.parent}", f"seed={seed}")
-        more = FEW if source == "few" else (*TUNE, f"init={base}")
-        model = load(trained(runs / f"{name}-{source}", (*data, *more)), DEVICE)
-        model.class_names = real.class_names  # folders are numbered, in the order of the classes
-        made = synthesise(model, real, counts, judge=picture_judge(real, seed=seed), seed=seed, progress=True, steps=12)
-        np.savez(path, pictures=made.pictures, labels=made.labels, missing=made.missing)
-    kept = np.load(path)
-    return PictureSet(kept["pictures"], kept["labels"], real.class_names, f"synthetic ({source})", "Generated.")
+                names = [str(c) for c in range(self.real.num_classes)]
+                write_pictures(self.real.images, self.real.labels, names, folder / split)
+        model = load(
+            trained(self.runs / f"{self.name}-few", (f"data.name={folder}", f"seed={self.seed}", *FEW)), DEVICE
+        )
+        model.class_names = self.real.class_names  # folders are numbered, in the order of the classes
+        return model
+
+    def told_classes(self) -> LatentModel:
+        rows, votes = self.votes()
+        sure = np.where(votes >= 0.5, votes, 0.0)
+        found = np.load(self.base / "denoiser" / "clusters.npy")[rows]
+        shares = np.stack([np.bincount(found, weights=column, minlength=CLUSTERS) for column in sure.T])
+        model = load(self.base / "model", DEVICE)
+        return name_clusters(model, self.real.class_names, shares / shares.sum(1, keepdims=True))
+
+    def drawn(self, source: str, counts: NDArray[np.int64]) -> PictureSet:
+        """Synthetic pictures, kept in `runs`."""
+        path = self.runs / f"{self.name}-{source}.npz"
+        if not path.is_file():
+            model = self.trained_on_few() if source == "few" else self.told_classes()
+            judge = picture_judge(self.real, classifiers=self.voters(), seed=self.seed)
+            made = synthesise(model, self.real, counts, judge=judge, seed=self.seed, progress=True, **SAMPLING)
+            np.savez(path, pictures=made.pictures, labels=made.labels, missing=made.missing)
+        kept = np.load(path)
+        return PictureSet(
+            kept["pictures"], kept["labels"], self.real.class_names, f"synthetic ({source})", "Generated."
+        )
+
+
+VOTED: dict[str, list[PictureClassifier]] = {}  # by unit, as long as the command runs
+
+
+def evened(real: PictureSet) -> PictureSet:
+    """Pictures of rare classes repeated until each class has as many as the largest."""
+    assert real.labels is not None
+    most = np.bincount(real.labels).max()
+    return real.subset(
+        np.concatenate([np.resize(np.flatnonzero(real.labels == c), most) for c in range(real.num_classes)])
+    )
 
 
 def recalls(network: PictureClassifier, test: PictureSet) -> list[float]:
@@ -147,10 +215,15 @@ def recalls(network: PictureClassifier, test: PictureSet) -> list[float]:
     return [float(right[test.labels == c].mean()) for c in range(test.num_classes)]
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], sign: str = "") -> str:
     """Mean ± standard error, in per cent."""
     error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return f"{100 * np.mean(values):.1f} ± {100 * error:.1f}"
+    return f"{100 * np.mean(values):{sign}.1f} ± {100 * error:.1f}"
+
+
+def gain(of: dict[str, list[float]], arm: str) -> list[float]:
+    """Labelled pictures and seed are the same in each pair."""
+    return [value - before for value, before in zip(of[arm], of[BEFORE], strict=True)]
 
 
 def main() -> None:
@@ -167,39 +240,37 @@ def main() -> None:
     print(machine())
     full, test = (load_pictures("fashion-mnist", split) for split in ("train", "test"))
 
-    unlabelled = ("label_dropout=1.0", f"training.steps={arguments.base_steps}")  # no label is ever shown
-    base = trained(runs / "base", unlabelled, arguments.first_stage)
+    unlabelled, base = runs / "unlabelled", runs / "base"
+    if not unlabelled.is_dir():
+        for split, count in (("test", 1), ("train", len(full))):
+            write_pictures(full.images[:count], np.zeros(count, np.int64), (), unlabelled / split)
+    steps = ("training.preview_every=1000", f"training.steps={arguments.base_steps}")
+    trained(base, (f"data.name={unlabelled}", f"clusters={CLUSTERS}", *steps), arguments.first_stage)
 
     found_path = runs / "recalls.jsonl"
     found: dict[str, list[float]] = {}
     if found_path.is_file():
         found = dict(json.loads(line) for line in found_path.read_text().splitlines())
 
-    def measure(name: str, arm: str, real: PictureSet, counts: NDArray[np.int64], seed: int) -> list[float]:
-        key = f"{name} {arm}"
+    def measure(unit: Unit, arm: str, counts: NDArray[np.int64]) -> list[float]:
+        key = f"{unit.name} {arm}"
         if key not in found:
             source = ARMS[arm].source
-            made = None if source is None else synthetic_for(real, source, counts, runs, name, base, seed)
-            found[key] = recalls(fit(real, made, ARMS[arm].classical, seed), test)
+            made = None if source is None else unit.rest() if source == "rest" else unit.drawn(source, counts)
+            found[key] = recalls(fit(unit.real, made, ARMS[arm].classical, unit.seed), test)
             with found_path.open("a") as file:
                 file.write(json.dumps([key, found[key]]) + "\n")
             print(f"{key}: {np.mean(found[key]):.4f}", flush=True)
         return found[key]
 
     everyone = np.full(full.num_classes, PER_CLASS)
-    table = {}
+    table: dict[tuple[str, int], list[float]] = {(arm, n): [] for arm in ARMS for n in arguments.per_class}
     for per_class in arguments.per_class:
-        for arm in ARMS:
-            table[arm, per_class] = [
-                float(
-                    np.mean(
-                        measure(
-                            f"{per_class}-{seed}", arm, few_of(full, 0 * everyone + per_class, seed), everyone, seed
-                        )
-                    )
-                )
-                for seed in arguments.seeds
-            ]
+        for seed in arguments.seeds:
+            real = few_of(full, 0 * everyone + per_class, seed)
+            unit = Unit(f"{per_class}-{seed}", real, full, base, runs, seed)
+            for arm in ARMS:
+                table[arm, per_class].append(float(np.mean(measure(unit, arm, everyone))))
     tails: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for seed in arguments.seeds if arguments.tail else ():
         order = np.random.default_rng(seed).permutation(full.num_classes)
@@ -207,18 +278,19 @@ def main() -> None:
         real = few_of(full, sizes, seed)
         assert real.labels is not None
         rarest = np.argsort(sizes)[:RAREST]
+        unit = Unit(f"tail-{seed}", real, full, base, runs, seed)
         for arm in ARMS:
-            by_class = measure(f"tail-{seed}", arm, real, balancing_counts(real.labels, real.num_classes), seed)
+            by_class = measure(unit, arm, balancing_counts(real.labels, real.num_classes))
             tails[arm].append(float(np.mean([by_class[c] for c in rarest])))
 
-    heads = [f"{n} a class" for n in arguments.per_class]
-    print(
-        f"\nAccuracy in %, mean ± standard error of {len(arguments.seeds)} seeds; last, recall of the {RAREST} rarest\n"
-    )
-    print("| a classifier trained with | " + " | ".join(heads) + " | long tail |")
-    print("|---" * (len(heads) + 2) + "|")
+    columns = {f"{n} a class": {arm: table[arm, n] for arm in ARMS} for n in arguments.per_class}
+    columns |= {"long tail": tails} if arguments.tail else {}
+    print(f"\nAccuracy in %, long tail: recall of the {RAREST} rarest classes; mean ± standard error of ", end="")
+    print(f"{len(arguments.seeds)} seeds; in brackets the gain over {BEFORE}, seed by seed\n")
+    print("| a classifier trained with | " + " | ".join(columns) + " |")
+    print("|---" * (len(columns) + 1) + "|")
     for arm in ARMS:
-        cells = [spread(table[arm, n]) for n in arguments.per_class] + [spread(tails[arm])]
+        cells = [f"{spread(found[arm])} ({spread(gain(found, arm), '+')})" for found in columns.values()]
         print(f"| {arm} | " + " | ".join(cells) + " |")
 
 

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import latentia
-from latentia.applications import Verdict, balancing_counts, synthesise
+from latentia.applications import Verdict, balancing_counts, name_clusters, synthesise
 from latentia.data import PictureSet, load_pictures
 from latentia.errors import LatentiaError
 from latentia.evaluation import picture_judge
+from latentia.metrics import train_classifier
 from latentia.model import LatentModel
 
 
@@ -27,6 +29,29 @@ def digits(_own_cache: None) -> PictureSet:
 def test_balancing_fills_up_to_the_largest_class() -> None:
     labels = np.array([0, 0, 0, 1, 3, 3])
     np.testing.assert_array_equal(balancing_counts(labels, 5), [0, 2, 3, 1, 3])
+
+
+def test_named_clusters_are_drawn_as_before_and_need_no_training(model: LatentModel) -> None:
+    torch.manual_seed(0)
+    denoiser = type(model.denoiser)(**{**model.denoiser.config, "num_classes": 3})
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    clustered = replace(model, denoiser=denoiser.eval(), class_names=(), clusters=np.array([[0.0, 0.0, 1.0]]))
+    named = name_clusters(clustered, ["sock", "glove"], np.array([[0.0, 0.0, 1.0], [0.5, 0.5, 0.0]]))
+    as_before = clustered.generate(4, seed=3, steps=2, guidance_scale=2.0)
+    np.testing.assert_array_equal(named.generate([0] * 4, seed=3, steps=2, guidance_scale=2.0), as_before)
+    assert (named.generate([1] * 4, seed=3, steps=2, guidance_scale=2.0) != as_before).any()
+    assert named.class_index("glove") == 1
+    assert clustered.denoiser.num_classes == 3  # what was given is left as it was
+
+
+@pytest.mark.parametrize("shares", [np.ones((2, 2)) / 2, np.ones((2, 3)), np.array([[2.0, -1.0, 0.0]] * 2)])
+def test_only_shares_of_clusters_name_them(model: LatentModel, shares: np.ndarray) -> None:
+    clustered = replace(model, class_names=(), clusters=np.ones((1, 3)) / 3)
+    with pytest.raises(LatentiaError, match="rows of sum 1"):
+        name_clusters(clustered, ["sock", "glove"], shares)
+    with pytest.raises(LatentiaError, match="unlabelled pictures in clusters"):
+        name_clusters(model, ["sock", "glove"], shares)
 
 
 @pytest.mark.parametrize("strength", [None, 0.3])
@@ -77,6 +102,19 @@ def test_the_judge_wants_the_class_and_no_copy(digits: PictureSet) -> None:
     assert (copies.scores["distance"] == 0).all()
     asked_for = picture_judge(digits, allow_copies=True)(digits.images[:200], digits.labels[:200])
     assert asked_for.accepted.mean() > 0.95
+
+
+def test_several_classifiers_judge_by_their_mean(digits: PictureSet) -> None:
+    held = load_pictures("digits", "test")
+    assert digits.labels is not None
+    assert held.labels is not None
+    right = train_classifier(digits.images, digits.labels, 10, epochs=8)
+    wrong = train_classifier(digits.images, (digits.labels + 1) % 10, 10, epochs=8)
+    alone = picture_judge(digits, classifiers=[right])(held.images, held.labels).scores["confidence"]
+    torn = picture_judge(digits, classifiers=[right, wrong])(held.images, held.labels).scores["confidence"]
+    misled = picture_judge(digits, classifiers=[wrong])(held.images, held.labels).scores["confidence"]
+    np.testing.assert_allclose(torn, (alone + misled) / 2)
+    assert alone.mean() > 0.9 > 0.1 > misled.mean()
 
 
 def test_what_does_not_fit_is_refused(model: LatentModel, digits: PictureSet) -> None:

@@ -12,6 +12,7 @@ from latentia.metrics import (
     predict,
     train_classifier,
     trained_classifier,
+    vote,
 )
 
 
@@ -109,3 +110,8 @@ def test_training_refuses(images, labels, options, message):
 def test_prediction_refuses_other_shapes(digit_net):
     with pytest.raises(LatentiaError, match="trained on pictures of shape"):
         predict(digit_net.classifier, np.zeros((2, 8, 8, 3), np.uint8))
+
+
+def test_a_vote_needs_a_voter(test):
+    with pytest.raises(LatentiaError, match="no classifier to vote"):
+        vote([], test.images)

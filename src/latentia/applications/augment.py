@@ -1,14 +1,17 @@
 """Synthetic labelled pictures, for a classifier that has too few real ones."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from latentia.applications.pictures import Labels, Pictures, picture_stage
 from latentia.applications.vary import vary
 from latentia.data import PictureSet
+from latentia.denoiser import CLASS_TABLE
 from latentia.errors import LatentiaError
 from latentia.model import LatentModel
 
@@ -34,6 +37,32 @@ class Synthetic(NamedTuple):
     scores: dict[str, NDArray[np.float64]]
     drawn: int
     missing: Labels
+
+
+def name_clusters(model: LatentModel, class_names: Sequence[str], shares: NDArray[np.float64]) -> LatentModel:
+    """A model of unlabelled pictures in clusters, to draw classes from: each of them is a mixture of the clusters.
+
+    A few labelled pictures, or what classifiers of these say of others, tell which cluster belongs to which class, and
+    nothing is trained (clusters as labels: Bao et al. 2022; labels by few: after You et al. 2023, "Diffusion models and
+    semi-supervised learners benefit mutually with few labels").
+
+    shares: (len(class_names), clusters), of each class the share in each cluster, rows of sum 1.
+    Raises LatentiaError where the model has classes or no clusters, or shares are none.
+    """
+    if model.class_names or model.clusters is None:
+        raise LatentiaError("the model was not trained on unlabelled pictures in clusters: set clusters, such as 256")
+    wanted = (len(class_names), model.clusters.shape[1])
+    if shares.shape != wanted or not (shares >= 0).all() or not np.allclose(shares.sum(1), 1):
+        raise LatentiaError(f"shares have the shape {shares.shape}, expected {wanted}, with rows of sum 1")
+    state = model.denoiser.state_dict()
+    table = state[CLASS_TABLE]
+    null = table[-1:]
+    state[CLASS_TABLE] = torch.cat([null.expand(wanted[0], -1), table[:-1].repeat(wanted[0], 1), null])
+    config = cast(dict[str, Any], model.denoiser.config) | {"num_classes": len(state[CLASS_TABLE]) - 1}
+    denoiser = type(model.denoiser)(**config)
+    denoiser.load_state_dict(state)
+    denoiser.to(table.device, table.dtype).eval().requires_grad_(False)
+    return replace(model, denoiser=denoiser, class_names=tuple(class_names), clusters=shares)
 
 
 def balancing_counts(labels: Labels, num_classes: int) -> Labels:

@@ -6,9 +6,10 @@ from torch import nn
 
 from latentia.denoiser.diffusers_unet import DiffusersUNet
 from latentia.denoiser.dit import DiT
+from latentia.denoiser.embeddings import CLASS_TABLE
 from latentia.denoiser.unet import UNet
 
-__all__ = ["DENOISERS", "PRESETS", "DiT", "DiffusersUNet", "UNet", "count_parameters"]
+__all__ = ["CLASS_TABLE", "DENOISERS", "PRESETS", "DiT", "DiffusersUNet", "UNet", "count_parameters"]
 
 DENOISERS: dict[str, type[DiT] | type[UNet] | type[DiffusersUNet]] = {
     "DiT": DiT,

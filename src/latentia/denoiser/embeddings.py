@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from latentia.errors import LatentiaError
 
+CLASS_TABLE = "label_embed.table.weight"  # in the state dict of our denoisers: a row a class, then "no class"
 TIME_FEATURES = 256  # Fourier features of a timestep, as in DiT
 
 

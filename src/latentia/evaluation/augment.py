@@ -1,7 +1,7 @@
 """A folder of synthetic pictures that a classifier and their distance from real ones have passed."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from latentia.applications.pictures import Labels, Pictures
 from latentia.data import PictureSet, load_pictures, write_pictures
 from latentia.errors import LatentiaError
 from latentia.files import module_hash, write_text
-from latentia.metrics import nearest_neighbours, probabilities, trained_classifier
+from latentia.metrics import PictureClassifier, nearest_neighbours, trained_classifier, vote
 from latentia.model import load
 
 MANIFEST_NAME = "manifest.jsonl"
@@ -21,9 +21,17 @@ LOOKED_UP = 2000  # real pictures whose neighbours give that distance
 
 
 def picture_judge(
-    real: PictureSet, *, min_confidence: float = 0.5, allow_copies: bool = False, seed: int = 0, device: str = "cpu"
+    real: PictureSet,
+    *,
+    classifiers: Sequence[PictureClassifier] = (),
+    min_confidence: float = 0.5,
+    allow_copies: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> Judge:
-    """Accepts pictures that a classifier trained on `real` gives their class with `min_confidence` or more.
+    """Accepts pictures that the classifiers together give their class with `min_confidence` or more.
+
+    classifiers: trained on `real`; none: one is trained here.
 
     Unless `allow_copies`, none may lie nearer to a real picture, in pixels, than all but 1 % of the real ones lie to
     each other. Scores: "confidence" in [0, 1] and "distance" (Euclidean, pixels in [0, 1]).
@@ -31,13 +39,13 @@ def picture_judge(
     """
     if len(real) < 2:
         raise LatentiaError(f"{real.name} has {len(real)} pictures: too few to tell copies from others")
-    classifier = trained_classifier(real, seed=seed, device=device)
+    voters = classifiers or [trained_classifier(real, seed=seed, device=device)]
     some = np.random.default_rng(seed).permutation(len(real))[:LOOKED_UP]
     apart = nearest_neighbours(real.images[some], real.images, 2).distance[:, 1]  # the nearest is the picture itself
     floor = float(np.quantile(apart, COPY_QUANTILE))
 
     def judge(pictures: Pictures, labels: Labels) -> Verdict:
-        confidence = probabilities(classifier, pictures)[np.arange(len(labels)), labels]
+        confidence = vote(voters, pictures)[np.arange(len(labels)), labels]
         distance = nearest_neighbours(pictures, real.images).distance[:, 0]
         accepted = (confidence >= min_confidence) & (allow_copies | (distance >= floor))
         return Verdict(accepted, {"confidence": confidence, "distance": distance})

@@ -9,6 +9,7 @@ from latentia.metrics.classifier import (
     probabilities,
     train_classifier,
     trained_classifier,
+    vote,
 )
 from latentia.metrics.distances import (
     Coverage,
@@ -90,4 +91,5 @@ __all__ = [
     "train_text_classifier",
     "trained_classifier",
     "trained_judge",
+    "vote",
 ]

@@ -169,6 +169,17 @@ def probabilities(classifier: PictureClassifier, images: Pictures) -> NDArray[np
     return chances
 
 
+def vote(classifiers: Sequence[PictureClassifier], images: Pictures) -> NDArray[np.float64]:
+    """The mean of the classifiers' `probabilities` (N, num_classes): a deep ensemble (Lakshminarayanan et al. 2017).
+
+    Raises LatentiaError where there is no classifier.
+    """
+    if not classifiers:
+        raise LatentiaError("there is no classifier to vote")
+    chances: NDArray[np.float64] = np.mean([probabilities(classifier, images) for classifier in classifiers], axis=0)
+    return chances
+
+
 def accuracy(classifier: PictureClassifier, images: Pictures, labels: Labels) -> float:
     """Share in [0, 1] of the uint8 pictures (N, H, W, C) whose likeliest class is their label (N,)."""
     expected = check_labels("pictures to classify", labels, len(images), classifier.config["num_classes"])

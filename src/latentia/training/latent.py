@@ -22,7 +22,7 @@ from latentia.data import (
     cluster_pictures,
     picture_grid,
 )
-from latentia.denoiser import DENOISERS
+from latentia.denoiser import CLASS_TABLE, DENOISERS
 from latentia.diffusion import PROCESSES, Process, denoise_with, training_loss
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path, load_part, write_text
@@ -34,7 +34,7 @@ from latentia.training.loop import run_loop
 from latentia.training.order import GroupedOrder, ShuffledOrder, step_generator
 from latentia.training.recipe import Recipe
 
-CLASSES, INPUT_LAYERS = "label_embed.table.weight", ("patch_embed.weight", "stem.weight")
+INPUT_LAYERS = ("patch_embed.weight", "stem.weight")
 CAPTIONED = PictureSet | FramedPictures
 OPEN_LENGTH = 0.5  # share of texts trained without a length: a class alone must do, too
 SELF_CONDITIONED = 0.5  # share of the updates
@@ -96,13 +96,13 @@ def start_from(denoiser: nn.Module, folder: Path) -> None:
     for name in sorted(given.keys() | own.keys()):
         value, wanted = given.get(name), own.get(name)
         shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (value, wanted)]
-        may_differ = 0 if name == CLASSES else 1 if name in INPUT_LAYERS else None  # axis
+        may_differ = 0 if name == CLASS_TABLE else 1 if name in INPUT_LAYERS else None  # axis
         alike = [shape and [n for axis, n in enumerate(shape) if axis != may_differ] for shape in shapes]
         if value is None or wanted is None or alike[0] != alike[1]:
             raise LatentiaError(f"{folder} does not fit the recipe's denoiser: {name} is {shapes[0]}, not {shapes[1]}")
         if value.shape == wanted.shape:
             wanted.copy_(value)
-        elif name == CLASSES:
+        elif name == CLASS_TABLE:
             wanted[-1] = value[-1]  # "no class"
         else:
             wanted.zero_()[:, : value.shape[1]] = value

@@ -57,16 +57,15 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def plot_losses(folders: Mapping[str, Path], out: Path) -> None:
-    """One panel a stage: the losses of its `log.csv` against the step, as PNG."""
+    """One panel a stage that was trained here: the losses of its `log.csv` against the step, as PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6 * len(folders), 4), layout="constrained")
-    for axes, (title, folder) in zip(figure.subplots(1, len(folders), squeeze=False)[0], folders.items(), strict=True):
-        rows = read_log(folder / "log.csv")
-        for name in [name for name in (rows[0] if rows else []) if "loss" in name]:
+    logs = {title: rows for title, folder in folders.items() if (rows := read_log(folder / "log.csv"))}
+    figure = Figure(figsize=(6 * max(1, len(logs)), 4), layout="constrained")
+    for number, (title, rows) in enumerate(logs.items(), start=1):
+        axes = figure.add_subplot(1, len(logs), number, title=title, xlabel="step", ylabel="loss", yscale="log")
+        for name in [name for name in rows[0] if "loss" in name]:
             axes.plot([row["step"] for row in rows], [row[name] for row in rows], label=name)
-        axes.set(title=title, xlabel="step", ylabel="loss", yscale="log")
-        if rows:
-            axes.legend()
+        axes.legend()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)
