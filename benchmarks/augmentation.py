@@ -1,6 +1,6 @@
 """Does a classifier that has few labelled pictures get better by synthetic ones? Test accuracy on Fashion-MNIST.
 
-    python benchmarks/augmentation.py RUNS [--per-class 20 50 100 500] [--seeds 0 1 2 3 4] [--base-steps 6000]
+    python benchmarks/augmentation.py RUNS [--per-class 20 50 100 500] [--seeds 0 1 2 3 4] [--arms nothing classical]
 
 For each number of labelled pictures a class and each seed, classifiers of one size and one number of steps are trained
 on the real pictures alone, with classical augmentation (flip, crop, RandAugment, MixUp), with synthetic pictures, and
@@ -19,7 +19,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import kornia.augmentation as kornia
 import numpy as np
@@ -34,16 +34,17 @@ from torch.utils.data import DataLoader
 from latentia.applications import balancing_counts, name_clusters, synthesise
 from latentia.data import MixedPictures, PictureSet, load_pictures, write_pictures
 from latentia.evaluation import picture_judge
+from latentia.files import load_part, save_part
 from latentia.metrics import PictureClassifier, predict, trained_classifier, vote
 from latentia.model import LatentModel, load
 from latentia.training import load_recipe, train
 
-STEPS, BATCH, RATE, DECAY = 1500, 64, 2e-3, 1e-2  # of every classifier
+STEPS, BATCH, RATE, DECAY = 3000, 64, 2e-3, 1e-2  # of every classifier
 BEFORE = "classical"  # the arm that is to be beaten
 RATIO, PER_CLASS = 0.5, 500  # of synthetic pictures
 MIXUP = 0.2  # α of the beta distribution (Zhang et al. 2018)
 LARGEST, IMBALANCE, RAREST = 500, 100, 3  # of the long-tailed set
-VOTERS = 3  # classifiers with and as many without classical augmentation, whose mean judges and labels
+VOTERS = 2  # classifiers with and as many without classical augmentation, whose mean judges and labels
 UNLABELLED = 20_000  # pictures of the rest that get labels
 CLUSTERS = 256  # of all training pictures
 FEW = (
@@ -51,10 +52,10 @@ FEW = (
     "first_stage.channels=[32,64]",
     "first_stage.training.steps=600",
     "denoiser.width=32",
-    "training.steps=1200",
-    "training.preview_every=1200",
+    "training.steps=800",
+    "training.preview_every=800",
 )
-SAMPLING = {"steps": 12, "guidance_scale": 2.0, "guidance_interval": None}
+SAMPLING = {"steps": 10, "guidance_scale": 2.0, "guidance_interval": None}
 
 
 class Arm(NamedTuple):
@@ -141,16 +142,20 @@ class Unit(NamedTuple):
     seed: int
 
     def voters(self) -> list[PictureClassifier]:
-        """Trained on the labelled pictures; of rare classes each is met as often as of the others."""
-        kept = VOTED.get(self.name)
-        if kept is None:
-            even = evened(self.real)
-            seeds = [VOTERS * self.seed + i for i in range(VOTERS)]
-            kept = VOTED[self.name] = [
-                *(fit(even, None, True, seed) for seed in seeds),
-                *(trained_classifier(even, seed=seed) for seed in seeds),
-            ]
-        return kept
+        """Trained on the labelled pictures, some with and some without classical augmentation, and kept in `runs`.
+
+        Of rare classes pictures are met as often as of the others.
+        """
+        even = evened(self.real)
+        seeds = [VOTERS * self.seed + i for i in range(VOTERS)]
+        folders = [self.runs / f"{self.name}-voters" / str(seed) for seed in seeds]
+        for folder, seed in zip(folders, seeds, strict=True):
+            if not folder.is_dir():
+                network = fit(even, None, True, seed)
+                save_part(folder, network, network.config)
+        kept = [load_part(folder, {PictureClassifier.__name__: PictureClassifier}) for folder in folders]
+        plain = [trained_classifier(even, seed=seed, cache=self.runs / "classifiers") for seed in seeds]
+        return [*(cast(PictureClassifier, network) for network in kept), *plain]
 
     def votes(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Rows of some of all pictures, and what the voters give their classes."""
@@ -197,9 +202,6 @@ class Unit(NamedTuple):
         )
 
 
-VOTED: dict[str, list[PictureClassifier]] = {}  # by unit, as long as the command runs
-
-
 def evened(real: PictureSet) -> PictureSet:
     """Pictures of rare classes repeated until each class has as many as the largest."""
     assert real.labels is not None
@@ -232,9 +234,12 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, nargs="*", default=[20, 50, 100, 500])
     parser.add_argument("--tail", action=argparse.BooleanOptionalAction, default=True, help="the long-tailed set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="rows of the table")
     parser.add_argument("--base-steps", type=int, default=6000)
     parser.add_argument("--first-stage", type=Path, help="of a model, instead of training one for the base")
     arguments = parser.parse_args()
+    if BEFORE not in arguments.arms:
+        parser.error(f"--arms without {BEFORE}, which the others are compared to")
     runs: Path = arguments.runs
     runs.mkdir(parents=True, exist_ok=True)
     print(machine())
@@ -264,14 +269,14 @@ def main() -> None:
         return found[key]
 
     everyone = np.full(full.num_classes, PER_CLASS)
-    table: dict[tuple[str, int], list[float]] = {(arm, n): [] for arm in ARMS for n in arguments.per_class}
+    table: dict[tuple[str, int], list[float]] = {(arm, n): [] for arm in arguments.arms for n in arguments.per_class}
     for per_class in arguments.per_class:
         for seed in arguments.seeds:
             real = few_of(full, 0 * everyone + per_class, seed)
             unit = Unit(f"{per_class}-{seed}", real, full, base, runs, seed)
-            for arm in ARMS:
+            for arm in arguments.arms:
                 table[arm, per_class].append(float(np.mean(measure(unit, arm, everyone))))
-    tails: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    tails: dict[str, list[float]] = {arm: [] for arm in arguments.arms}
     for seed in arguments.seeds if arguments.tail else ():
         order = np.random.default_rng(seed).permutation(full.num_classes)
         sizes = np.round(LARGEST * IMBALANCE ** (-order / (full.num_classes - 1))).astype(np.int64)
@@ -279,18 +284,18 @@ def main() -> None:
         assert real.labels is not None
         rarest = np.argsort(sizes)[:RAREST]
         unit = Unit(f"tail-{seed}", real, full, base, runs, seed)
-        for arm in ARMS:
+        for arm in arguments.arms:
             by_class = measure(unit, arm, balancing_counts(real.labels, real.num_classes))
             tails[arm].append(float(np.mean([by_class[c] for c in rarest])))
 
-    columns = {f"{n} a class": {arm: table[arm, n] for arm in ARMS} for n in arguments.per_class}
+    columns = {f"{n} a class": {arm: table[arm, n] for arm in arguments.arms} for n in arguments.per_class}
     columns |= {"long tail": tails} if arguments.tail else {}
     print(f"\nAccuracy in %, long tail: recall of the {RAREST} rarest classes; mean ± standard error of ", end="")
     print(f"{len(arguments.seeds)} seeds; in brackets the gain over {BEFORE}, seed by seed\n")
     print("| a classifier trained with | " + " | ".join(columns) + " |")
     print("|---" * (len(columns) + 1) + "|")
-    for arm in ARMS:
-        cells = [f"{spread(found[arm])} ({spread(gain(found, arm), '+')})" for found in columns.values()]
+    for arm in arguments.arms:
+        cells = [f"{spread(column[arm])} ({spread(gain(column, arm), '+')})" for column in columns.values()]
         print(f"| {arm} | " + " | ".join(cells) + " |")
 
 
