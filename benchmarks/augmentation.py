@@ -182,11 +182,9 @@ class Unit(NamedTuple):
 
     def told_classes(self) -> LatentModel:
         rows, votes = self.votes()
+        clusters = np.load(self.base / "denoiser" / "clusters.npy")[rows]
         sure = np.where(votes >= 0.5, votes, 0.0)
-        found = np.load(self.base / "denoiser" / "clusters.npy")[rows]
-        shares = np.stack([np.bincount(found, weights=column, minlength=CLUSTERS) for column in sure.T])
-        model = load(self.base / "model", DEVICE)
-        return name_clusters(model, self.real.class_names, shares / shares.sum(1, keepdims=True))
+        return name_clusters(load(self.base / "model", DEVICE), self.real.class_names, clusters, sure)
 
     def drawn(self, source: str, counts: NDArray[np.int64]) -> PictureSet:
         """Synthetic pictures, kept in `runs`."""

@@ -48,7 +48,7 @@ def ratio(seconds: dict[str, list[float]], above: str, below: str) -> float:
 
 
 def machine() -> str:
-    """Processor, threads, library and day, to stand next to every figure."""
+    """Processor, accelerator, threads, library and day, to stand next to every figure."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -56,5 +56,6 @@ def machine() -> str:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu}, {os.cpu_count()} cores"
-    return f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {datetime.date.today()}"
+    accelerator = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    threads = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{cpu}, {os.cpu_count()} cores{accelerator}, {threads}, {datetime.date.today()}"

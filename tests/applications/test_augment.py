@@ -37,7 +37,9 @@ def test_named_clusters_are_drawn_as_before_and_need_no_training(model: LatentMo
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     clustered = replace(model, denoiser=denoiser.eval(), class_names=(), clusters=np.array([[0.0, 0.0, 1.0]]))
-    named = name_clusters(clustered, ["sock", "glove"], np.array([[0.0, 0.0, 1.0], [0.5, 0.5, 0.0]]))
+    votes = np.array([[0.9, 0.0], [0.0, 0.2], [0.0, 0.6], [0.1, 0.0]])
+    named = name_clusters(clustered, ["sock", "glove"], np.array([2, 0, 1, 2]), votes)
+    np.testing.assert_allclose(named.clusters, [[0.0, 0.0, 1.0], [0.25, 0.75, 0.0]])
     as_before = clustered.generate(4, seed=3, steps=2, guidance_scale=2.0)
     np.testing.assert_array_equal(named.generate([0] * 4, seed=3, steps=2, guidance_scale=2.0), as_before)
     assert (named.generate([1] * 4, seed=3, steps=2, guidance_scale=2.0) != as_before).any()
@@ -45,13 +47,26 @@ def test_named_clusters_are_drawn_as_before_and_need_no_training(model: LatentMo
     assert clustered.denoiser.num_classes == 3  # what was given is left as it was
 
 
-@pytest.mark.parametrize("shares", [np.ones((2, 2)) / 2, np.ones((2, 3)), np.array([[2.0, -1.0, 0.0]] * 2)])
-def test_only_shares_of_clusters_name_them(model: LatentModel, shares: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    ("clusters", "votes", "words"),
+    [
+        ([0, 1], [[1, 0]], "votes have the shape"),
+        ([0, 1], [[1, 0], [0, -1]], "votes have the shape"),
+        ([0, 1], [[1, 0], [0, np.nan]], "votes have the shape"),
+        ([0, 3], [[1, 0], [0, 1]], "from 0 to 2"),
+        ([], np.ones((0, 2)), "from 0 to 2"),
+        ([0, 1], [[1, 0], [1, 0]], "no picture speaks for glove"),
+    ],
+)
+def test_only_votes_name_clusters(
+    model: LatentModel, clusters: list[int], votes: list[list[float]], words: str
+) -> None:
     clustered = replace(model, class_names=(), clusters=np.ones((1, 3)) / 3)
-    with pytest.raises(LatentiaError, match="rows of sum 1"):
-        name_clusters(clustered, ["sock", "glove"], shares)
+    arguments = np.array(clusters, np.int64), np.array(votes, np.float64)
+    with pytest.raises(LatentiaError, match=words):
+        name_clusters(clustered, ["sock", "glove"], *arguments)
     with pytest.raises(LatentiaError, match="unlabelled pictures in clusters"):
-        name_clusters(model, ["sock", "glove"], shares)
+        name_clusters(model, ["sock", "glove"], *arguments)
 
 
 @pytest.mark.parametrize("strength", [None, 0.3])

@@ -39,25 +39,38 @@ class Synthetic(NamedTuple):
     missing: Labels
 
 
-def name_clusters(model: LatentModel, class_names: Sequence[str], shares: NDArray[np.float64]) -> LatentModel:
+def name_clusters(
+    model: LatentModel, class_names: Sequence[str], clusters: Labels, votes: NDArray[np.float64]
+) -> LatentModel:
     """A model of unlabelled pictures in clusters, to draw classes from: each of them is a mixture of the clusters.
 
     A few labelled pictures, or what classifiers of these say of others, tell which cluster belongs to which class, and
     nothing is trained (clusters as labels: Bao et al. 2022; labels by few: after You et al. 2023, "Diffusion models and
     semi-supervised learners benefit mutually with few labels").
 
-    shares: (len(class_names), clusters), of each class the share in each cluster, rows of sum 1.
-    Raises LatentiaError where the model has classes or no clusters, or shares are none.
+    clusters: (N,), of some pictures the number of their cluster (`denoiser/clusters.npy` of the run has all of them).
+    votes: (N, len(class_names)) ≥ 0, by how much each of these pictures speaks for each class.
+    Raises LatentiaError where the model has classes or no clusters, the two do not fit, or nothing speaks for a class.
     """
     if model.class_names or model.clusters is None:
         raise LatentiaError("the model was not trained on unlabelled pictures in clusters: set clusters, such as 256")
-    wanted = (len(class_names), model.clusters.shape[1])
-    if shares.shape != wanted or not (shares >= 0).all() or not np.allclose(shares.sum(1), 1):
-        raise LatentiaError(f"shares have the shape {shares.shape}, expected {wanted}, with rows of sum 1")
+    count = model.clusters.shape[1]
+    if clusters.ndim != 1 or votes.shape != (len(clusters), len(class_names)) or not (votes >= 0).all():
+        raise LatentiaError(
+            f"votes have the shape {votes.shape}, expected numbers of 0 or more, {(len(clusters), len(class_names))}"
+        )
+    if not len(clusters) or clusters.min() < 0 or clusters.max() >= count:
+        raise LatentiaError(f"clusters are no numbers from 0 to {count - 1}")
+    shares = np.stack([np.bincount(clusters, weights=column, minlength=count) for column in votes.T])
+    silent = [name for name, share in zip(class_names, shares, strict=True) if not share.any()]
+    if silent:
+        raise LatentiaError(f"no picture speaks for {', '.join(silent)}")
+    shares /= shares.sum(1, keepdims=True)
+    classes = len(class_names)
     state = model.denoiser.state_dict()
     table = state[CLASS_TABLE]
     null = table[-1:]
-    state[CLASS_TABLE] = torch.cat([null.expand(wanted[0], -1), table[:-1].repeat(wanted[0], 1), null])
+    state[CLASS_TABLE] = torch.cat([null.expand(classes, -1), table[:-1].repeat(classes, 1), null])
     config = cast(dict[str, Any], model.denoiser.config) | {"num_classes": len(state[CLASS_TABLE]) - 1}
     denoiser = type(model.denoiser)(**config)
     denoiser.load_state_dict(state)
