@@ -41,7 +41,7 @@ from latentia.training import load_recipe, train
 
 STEPS, BATCH, RATE, DECAY = 3000, 64, 2e-3, 1e-2  # of every classifier
 BEFORE = "classical"  # the arm that is to be beaten
-RATIO, PER_CLASS = 0.5, 500  # of synthetic pictures
+RATIO, PER_CLASS = 0.5, 500  # of synthetic pictures, where all classes are alike
 MIXUP = 0.2  # α of the beta distribution (Zhang et al. 2018)
 LARGEST, IMBALANCE, RAREST = 500, 100, 3  # of the long-tailed set
 VOTERS = 2  # classifiers with and as many without classical augmentation, whose mean judges and labels
@@ -90,10 +90,12 @@ def classical(size: int) -> Callable[[Tensor], Tensor]:
     return apply
 
 
-def fit(real: PictureSet, synthetic: PictureSet | None, augmented: bool, seed: int) -> PictureClassifier:
+def fit(
+    real: PictureSet, synthetic: PictureSet | None, augmented: bool, seed: int, ratio: float = RATIO
+) -> PictureClassifier:
     torch.manual_seed(seed)
     network = PictureClassifier(real.channels, real.images.shape[1:3], real.num_classes)
-    mixed = MixedPictures(real, real, 0.0) if synthetic is None else MixedPictures(real, synthetic, RATIO, seed)
+    mixed = MixedPictures(real, real, 0.0) if synthetic is None else MixedPictures(real, synthetic, ratio, seed)
     loader = DataLoader(mixed, BATCH, shuffle=True, drop_last=len(mixed) >= BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, STEPS)
@@ -255,12 +257,12 @@ def main() -> None:
     if found_path.is_file():
         found = dict(json.loads(line) for line in found_path.read_text().splitlines())
 
-    def measure(unit: Unit, arm: str, counts: NDArray[np.int64]) -> list[float]:
+    def measure(unit: Unit, arm: str, counts: NDArray[np.int64], ratio: float = RATIO) -> list[float]:
         key = f"{unit.name} {arm}"
         if key not in found:
             source = ARMS[arm].source
             made = None if source is None else unit.rest() if source == "rest" else unit.drawn(source, counts)
-            found[key] = recalls(fit(unit.real, made, ARMS[arm].classical, unit.seed), test)
+            found[key] = recalls(fit(unit.real, made, ARMS[arm].classical, unit.seed, ratio), test)
             with found_path.open("a") as file:
                 file.write(json.dumps([key, found[key]]) + "\n")
             print(f"{key}: {np.mean(found[key]):.4f}", flush=True)
@@ -282,8 +284,10 @@ def main() -> None:
         assert real.labels is not None
         rarest = np.argsort(sizes)[:RAREST]
         unit = Unit(f"tail-{seed}", real, full, base, runs, seed)
+        lacking = balancing_counts(real.labels, real.num_classes)
+        filled = float(lacking.sum() / (lacking.sum() + len(real)))  # the share with which all classes are alike
         for arm in arguments.arms:
-            by_class = measure(unit, arm, balancing_counts(real.labels, real.num_classes))
+            by_class = measure(unit, arm, lacking, filled)
             tails[arm].append(float(np.mean([by_class[c] for c in rarest])))
 
     columns = {f"{n} a class": {arm: table[arm, n] for arm in arguments.arms} for n in arguments.per_class}

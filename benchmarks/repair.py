@@ -1,13 +1,14 @@
 """Repair by a latent diffusion model beside classical methods, on test pictures.
 
-    python benchmarks/repair.py MODEL [--inpainter MODEL] [--count 500] [--steps 20] [--out FOLDER]
+    python benchmarks/repair.py MODEL [--inpainter MODEL] [--count 500] [--steps 20] [--tasks …] [--out FOLDER]
 
-MODEL is a model folder trained on the data; it is told no class. The inpainter is one that `latentia train --task
-inpaint` has made; of its draws the first is taken, and the most typical of eight. The Fréchet distance and the accuracy
-are by the repo's classifier, trained on the real training split. The first row of each task is the picture as it was,
-the second what was given. Total variation and Richardson-Lucy run at the strength, of several, that gives these very
-pictures their best PSNR, which no user could know. Writes a sheet of each task into FOLDER: what was, what was given,
-then each method.
+MODEL is a model folder trained on the data; it is told no class, but for a row that says so. The inpainter is one that
+`latentia train --task inpaint` has made; of its draws the first is taken, the most typical of eight, and one that is
+told, and guided towards, the class that a classifier sees in the visible part. That one is trained on training pictures
+hidden likewise. The Fréchet distance and the accuracy are by the repo's classifier, trained on the real training split.
+The first row of each task is the picture as it was, the second what was given. Total variation and Richardson-Lucy run
+at the strength, of several, that gives these very pictures their best PSNR, which no user could know. Writes a sheet of
+each task into FOLDER: what was, what was given, then each method.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from latentia.applications import inpaint, most_typical, restore
 from latentia.applications.repair import NOISE_STD, Method
 from latentia.data import (
     Degradation,
+    PictureSet,
     blur,
     gaussian_kernel,
     keep_all,
@@ -38,11 +40,13 @@ from latentia.data import (
     to_float,
     to_uint8,
 )
+from latentia.evaluation import guess_classes
 from latentia.metrics import accuracy, classifier_features, frechet_distance, psnr, ssim, trained_classifier
 from latentia.model import LatentModel, load
 
 Pictures = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
+Labels = NDArray[np.int64]
 
 NOISE = 25.5  # grey levels, a tenth of the range
 BLOCK = 4  # pixels: side of the blocks of the 50 % mask
@@ -127,6 +131,7 @@ def main() -> None:
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--tasks", nargs="+", choices=[*MASKS, *DEGRADATIONS], default=[*MASKS, *DEGRADATIONS])
     parser.add_argument("--out", type=Path, default=Path("repair"))
     arguments = parser.parse_args()
     print(machine())
@@ -163,12 +168,12 @@ def main() -> None:
         name = "".join(letter if letter.isalnum() else "-" for letter in task)
         save_png(picture_grid(np.concatenate(sheet), columns=SHOWN, scale=2), arguments.out / f"{name}.png")
 
-    for task, mask in MASKS.items():
+    for task, mask in ((task, MASKS[task]) for task in arguments.tasks if task in MASKS):
         masks = mask(images)
         shown = np.where(masks[..., None], np.uint8(127), images)
-        compare(task, shown, inpainters(model, inpainter, shown, masks, nobody, arguments.steps))
+        compare(task, shown, inpainters(model, inpainter, shown, masks, nobody, train, arguments.steps))
     size = model.codec.size
-    for task, degradation in DEGRADATIONS.items():
+    for task, degradation in ((task, DEGRADATIONS[task]) for task in arguments.tasks if task in DEGRADATIONS):
         degraded = degradation(to_float(images))
         if degradation is keep_all:
             generator = torch.Generator().manual_seed(0)
@@ -194,11 +199,15 @@ def inpainters(
     trained: LatentModel | None,
     shown: Pictures,
     masks: Masks,
-    labels: NDArray[np.int64],
+    nobody: Labels,
+    train: PictureSet,
     steps: int,
 ) -> dict[str, Callable[[], Pictures]]:
-    def by(model: LatentModel, seed: int = 0, method: Method | None = None) -> Pictures:
+    def by(model: LatentModel, seed: int = 0, method: Method | None = None, labels: Labels = nobody) -> Pictures:
         return inpaint(model, shown, masks, labels, method=method, steps=steps, seed=seed, progress=True)
+
+    def by_guess(model: LatentModel) -> Pictures:
+        return by(model, labels=guess_classes(model, train, shown, masks, progress=True))
 
     methods: dict[str, Callable[[], Pictures]] = {
         "OpenCV, Telea": lambda: by_opencv(shown, masks, cv2.INPAINT_TELEA),
@@ -209,6 +218,7 @@ def inpainters(
     if trained is not None:
         methods["ours, trained"] = lambda: by(trained)
         methods["ours, trained, most typical of 8"] = lambda: most_typical([by(trained, seed) for seed in range(8)])
+        methods["ours, trained, told the guessed class"] = lambda: by_guess(trained)
     return methods
 
 

@@ -62,6 +62,20 @@ def test_inpaint_keeps_the_visible_in_the_file(
     np.testing.assert_array_equal(read(out / "000000.png"), first)
 
 
+def test_inpaint_guesses_the_class_from_what_is_visible(
+    tmp_path: Path, tiny_model: Path, digit: Path, mask: Path
+) -> None:
+    options = ["--mask", mask, "--count", "1", "--steps", "2", "--guidance", "3"]
+    said = say("inpaint", tiny_model, digit, "--out", tmp_path / "guessed", "--guess", "digits", *options)
+    label = load_pictures("digits", "test").labels[0]
+    assert f"guessed class: {label}" in said
+    say("inpaint", tiny_model, digit, "--out", tmp_path / "told", "--class", label, *options)
+    np.testing.assert_array_equal(read(tmp_path / "guessed/000000.png"), read(tmp_path / "told/000000.png"))
+    both = ["--mask", mask, "--out", tmp_path / "both", "--class", "3", "--guess", "digits"]
+    assert "exclude each other" in refusal("inpaint", tiny_model, digit, *both)
+    assert not (tmp_path / "both").exists()
+
+
 def test_inpaint_says_what_a_mask_of_one_colour_does(tmp_path: Path, tiny_model: Path, digit: Path) -> None:
     out, mask = tmp_path / "out", tmp_path / "mask.png"
     Image.new("L", (8, 8), 0).save(mask)

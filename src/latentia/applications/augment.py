@@ -61,7 +61,8 @@ def name_clusters(
         )
     if not len(clusters) or clusters.min() < 0 or clusters.max() >= count:
         raise LatentiaError(f"clusters are no numbers from 0 to {count - 1}")
-    shares = np.stack([np.bincount(clusters, weights=column, minlength=count) for column in votes.T])
+    found = [np.bincount(clusters, weights=column, minlength=count) for column in votes.T]
+    shares = np.stack(found).astype(np.float64)
     silent = [name for name, share in zip(class_names, shares, strict=True) if not share.any()]
     if silent:
         raise LatentiaError(f"no picture speaks for {', '.join(silent)}")

@@ -36,6 +36,13 @@ def inpaint(
     mask: Annotated[Path, typer.Option(help="A picture of the same size: white is repaired, black is kept.")],
     out: Out,
     class_: Class = None,
+    guess: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled pictures of the model's classes, a folder or a built-in set: the class is what a "
+            "classifier, trained on them with the same part hidden, sees in the rest."
+        ),
+    ] = None,
     count: Count = 4,
     method: Annotated[
         str,
@@ -50,6 +57,7 @@ def inpaint(
     guidance: Guidance = None,
     fit: Fit = False,
     seed: Seed = 0,
+    root: Root = None,
     device: Device = "cpu",
 ) -> None:
     """Repair the masked part of a picture; the rest comes back bit for bit."""
@@ -57,8 +65,11 @@ def inpaint(
 
     from latentia.applications import inpaint as draw
     from latentia.applications import most_typical
-    from latentia.data import read_mask
+    from latentia.data import load_pictures, read_mask
+    from latentia.evaluation import guess_classes
 
+    if guess is not None and class_ is not None:
+        raise LatentiaError("--class and --guess exclude each other: the class is known, or it is guessed")
     chosen = one_of("--method", method, "auto", "posterior", "repaint", "trained")
     chosen = None if chosen == "auto" else chosen
     loaded, before, labels = _read(model, picture, class_, count, fit, device)
@@ -68,6 +79,10 @@ def inpaint(
     if hidden.all():
         say(f"{mask} is white all over: the picture is drawn anew, nothing of it is kept")
     given, masks = before[None].repeat(count, 0), hidden[None].repeat(count, 0)
+    if guess is not None:
+        real = load_pictures(guess, "train", loaded.codec.size, "refuse", root)
+        labels = guess_classes(loaded, real, given, masks, device=device, progress=True)
+        say(f"guessed class: {loaded.class_names[labels[0]]}")
     options: dict[str, Any] = {"method": chosen, "noise_std": noise / 127.5, "progress": True}
     options |= _sampling(steps, guidance)
     after = most_typical(

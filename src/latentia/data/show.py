@@ -51,7 +51,7 @@ def save_png(image: Image.Image, path: Path) -> None:
 
 
 def write_pictures(
-    images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: Sequence[str], folder: Path
+    images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: Sequence[str], folder: str | Path
 ) -> list[str]:
     """One PNG a picture, in a folder a class, as `load_pictures` reads them; returns the paths below `folder`.
 
@@ -62,7 +62,7 @@ def write_pictures(
     paths = []
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         paths.append(f"{folders[label] if label < len(folders) else ''}{number:06d}.png")
-        save_png(picture_grid(image[None], pad=0), folder / paths[-1])
+        save_png(picture_grid(image[None], pad=0), Path(folder) / paths[-1])
     return paths
 
 

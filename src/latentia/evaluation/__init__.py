@@ -1,4 +1,4 @@
-"""Models and metrics together: measures a model and writes a report, or draws pictures and keeps the good ones."""
+"""Models and metrics together: measures a model and writes a report, keeps the good pictures, guesses classes."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,11 +7,12 @@ from typing import Any, Literal
 from latentia.data import PictureCodec
 from latentia.errors import LatentiaError
 from latentia.evaluation.augment import augment_set, picture_judge
+from latentia.evaluation.guess import guess_classes
 from latentia.evaluation.pictures import evaluate_picture_model
 from latentia.evaluation.texts import evaluate_text_model
 from latentia.model import load
 
-__all__ = ["augment_set", "evaluate_model", "picture_judge"]
+__all__ = ["augment_set", "evaluate_model", "guess_classes", "picture_judge"]
 
 
 def evaluate_model(

@@ -1,0 +1,54 @@
+"""The class of a damaged picture, from what is left of it."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentia.applications.pictures import Labels, Pictures
+from latentia.data import PictureSet
+from latentia.errors import LatentiaError
+from latentia.metrics import predict, trained_classifier
+from latentia.model import LatentModel
+
+HIDDEN = 127  # the grey level that stands where nothing is known
+
+
+def guess_classes(
+    model: LatentModel,
+    real: PictureSet,
+    pictures: Pictures,
+    masks: NDArray[np.bool_],
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: bool = False,
+) -> Labels:
+    """The model's label (N,) of each picture, to be told when it is repaired.
+
+    A classifier is trained on `real` with one of these masks on each picture, and kept (see `trained_classifier`). A
+    denoiser that knows the class, and is guided towards it, draws one likely picture instead of any that could be.
+
+    Args:
+        real: labelled pictures of the model's size, whose classes are found in the model by name.
+        pictures: uint8 (N, H, W, C). What they hold where they are masked is not read.
+        masks: booleans (N, H, W), True where a picture is hidden.
+
+    Raises LatentiaError where `real` has no labels or a class that the model does not know, or shapes do not agree.
+    """
+    if masks.dtype != np.bool_ or masks.shape != pictures.shape[:3] or not len(masks):
+        raise LatentiaError(f"masks are {masks.dtype} {masks.shape}, expected booleans {pictures.shape[:3]}")
+    if real.images.shape[1:] != pictures.shape[1:]:
+        raise LatentiaError(f"{real.name} has pictures {real.images.shape[1:]}, expected {pictures.shape[1:]}")
+    own_labels = np.array([model.class_index(name) for name in real.class_names], dtype=np.int64)
+    distinct = np.unique(masks, axis=0)
+    chosen = distinct[np.random.default_rng(seed).integers(0, len(distinct), len(real))]
+    classifier = trained_classifier(
+        replace(real, images=_hide(real.images, chosen)), seed=seed, device=device, progress=progress
+    )
+    labels: Labels = own_labels[predict(classifier, _hide(pictures, masks))]
+    return labels
+
+
+def _hide(pictures: Pictures, masks: NDArray[np.bool_]) -> Pictures:
+    return np.where(masks[..., None], np.uint8(HIDDEN), pictures)
