@@ -35,7 +35,7 @@ from latentia.applications import balancing_counts, name_clusters, synthesise
 from latentia.data import MixedPictures, PictureSet, load_pictures, write_pictures
 from latentia.evaluation import picture_judge
 from latentia.files import load_part, save_part
-from latentia.metrics import PictureClassifier, predict, trained_classifier, vote
+from latentia.metrics import PictureClassifier, even_weights, predict, trained_classifier, vote, weighted
 from latentia.model import LatentModel, load
 from latentia.training import load_recipe, train
 
@@ -159,13 +159,15 @@ class Unit(NamedTuple):
         plain = [trained_classifier(even, seed=seed, cache=self.runs / "classifiers") for seed in seeds]
         return [*(cast(PictureClassifier, network) for network in kept), *plain]
 
-    def votes(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Rows of some of all pictures, and what the voters give their classes."""
+    def votes(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """Rows of some of all pictures, what the voters give their classes, and the weights that were put on these."""
         rows = np.random.default_rng(self.seed).permutation(len(self.full))[:UNLABELLED]
-        return rows, vote(self.voters(), self.full.images[rows])
+        chances = vote(self.voters(), self.full.images[rows])
+        weights = even_weights(chances)  # that classes are equally frequent is all that is known of the rest
+        return rows, weighted(chances, weights), weights
 
     def rest(self) -> PictureSet:
-        rows, votes = self.votes()
+        rows, votes, _ = self.votes()
         labels = votes.argmax(1).astype(np.int64)
         return PictureSet(self.full.images[rows], labels, self.real.class_names, "rest", "Labels by classifiers.")
 
@@ -183,7 +185,7 @@ class Unit(NamedTuple):
         return model
 
     def told_classes(self) -> LatentModel:
-        rows, votes = self.votes()
+        rows, votes, _ = self.votes()
         clusters = np.load(self.base / "denoiser" / "clusters.npy")[rows]
         sure = np.where(votes >= 0.5, votes, 0.0)
         return name_clusters(load(self.base / "model", DEVICE), self.real.class_names, clusters, sure)
@@ -193,7 +195,7 @@ class Unit(NamedTuple):
         path = self.runs / f"{self.name}-{source}.npz"
         if not path.is_file():
             model = self.trained_on_few() if source == "few" else self.told_classes()
-            judge = picture_judge(self.real, classifiers=self.voters(), seed=self.seed)
+            judge = picture_judge(self.real, classifiers=self.voters(), weights=self.votes()[2], seed=self.seed)
             made = synthesise(model, self.real, counts, judge=judge, seed=self.seed, progress=True, **SAMPLING)
             np.savez(path, pictures=made.pictures, labels=made.labels, missing=made.missing)
         kept = np.load(path)

@@ -130,6 +130,9 @@ def test_several_classifiers_judge_by_their_mean(digits: PictureSet) -> None:
     misled = picture_judge(digits, classifiers=[wrong])(held.images, held.labels).scores["confidence"]
     np.testing.assert_allclose(torn, (alone + misled) / 2)
     assert alone.mean() > 0.9 > 0.1 > misled.mean()
+    only_threes = np.where(np.arange(10) == 3, 1.0, 0.0)
+    judge = picture_judge(digits, classifiers=[right], weights=only_threes)
+    np.testing.assert_allclose(judge(held.images, held.labels).scores["confidence"], held.labels == 3)
 
 
 def test_what_does_not_fit_is_refused(model: LatentModel, digits: PictureSet) -> None:

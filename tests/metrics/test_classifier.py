@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from latentia.errors import LatentiaError
 from latentia.files import WEIGHTS_NAME
@@ -9,10 +11,12 @@ from latentia.metrics import (
     accuracy,
     classifier,
     classifier_features,
+    even_weights,
     predict,
     train_classifier,
     trained_classifier,
     vote,
+    weighted,
 )
 
 
@@ -115,3 +119,30 @@ def test_prediction_refuses_other_shapes(digit_net):
 def test_a_vote_needs_a_voter(test):
     with pytest.raises(LatentiaError, match="no classifier to vote"):
         vote([], test.images)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.floats(0.5, 20))
+def test_even_weights_make_all_classes_equally_likely(seed, classes, concentration):
+    generator = np.random.default_rng(seed)
+    chances = generator.dirichlet(concentration * generator.uniform(0.2, 1, classes), 200)
+    weights = even_weights(chances)
+    assert weights.mean() == pytest.approx(1)
+    np.testing.assert_allclose(weighted(chances, weights).mean(0), 1 / classes, rtol=1e-3)
+    np.testing.assert_allclose(weighted(chances, weights).sum(1), 1)
+    again = even_weights(weighted(chances, weights))
+    np.testing.assert_allclose(again, 1, rtol=1e-2)  # there is nothing left to do
+
+
+def test_even_weights_undo_a_known_bias():
+    """Two equally frequent classes; a classifier that takes one for four times as frequent is set right."""
+    generator = np.random.default_rng(0)
+    truth = generator.integers(0, 2, 20_000)
+    evidence = np.exp(generator.normal(2.0 * truth - 1.0, 1.0) * 2)  # the likelihood ratio of N(1, 1) and N(-1, 1)
+    chances = np.stack([4 / (4 + evidence), evidence / (4 + evidence)], 1)
+    np.testing.assert_allclose(even_weights(chances) / even_weights(chances)[0], [1, 4], rtol=0.05)
+
+
+@pytest.mark.parametrize("chances", [np.zeros((0, 2)), np.array([[1.0, 0.0]] * 3), np.ones(3)])
+def test_even_weights_need_a_chance_for_each_class(chances):
+    with pytest.raises(LatentiaError, match="leave a class with none"):
+        even_weights(chances)

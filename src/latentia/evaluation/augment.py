@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latentia.applications import Judge, Verdict, balancing_counts, synthesise
 from latentia.applications.pictures import Labels, Pictures
 from latentia.data import PictureSet, load_pictures, write_pictures
 from latentia.errors import LatentiaError
 from latentia.files import module_hash, write_text
-from latentia.metrics import PictureClassifier, nearest_neighbours, trained_classifier, vote
+from latentia.metrics import PictureClassifier, nearest_neighbours, trained_classifier, vote, weighted
 from latentia.model import load
 
 MANIFEST_NAME = "manifest.jsonl"
@@ -24,6 +25,7 @@ def picture_judge(
     real: PictureSet,
     *,
     classifiers: Sequence[PictureClassifier] = (),
+    weights: NDArray[np.float64] | None = None,
     min_confidence: float = 0.5,
     allow_copies: bool = False,
     seed: int = 0,
@@ -32,6 +34,7 @@ def picture_judge(
     """Accepts pictures that the classifiers together give their class with `min_confidence` or more.
 
     classifiers: trained on `real`; none: one is trained here.
+    weights: (num_classes,), of the classes in what these say, such as `even_weights`; None: all alike.
 
     Unless `allow_copies`, none may lie nearer to a real picture, in pixels, than all but 1 % of the real ones lie to
     each other. Scores: "confidence" in [0, 1] and "distance" (Euclidean, pixels in [0, 1]).
@@ -45,7 +48,8 @@ def picture_judge(
     floor = float(np.quantile(apart, COPY_QUANTILE))
 
     def judge(pictures: Pictures, labels: Labels) -> Verdict:
-        confidence = vote(voters, pictures)[np.arange(len(labels)), labels]
+        chances = vote(voters, pictures)
+        confidence = (chances if weights is None else weighted(chances, weights))[np.arange(len(labels)), labels]
         distance = nearest_neighbours(pictures, real.images).distance[:, 0]
         accepted = (confidence >= min_confidence) & (allow_copies | (distance >= floor))
         return Verdict(accepted, {"confidence": confidence, "distance": distance})

@@ -5,11 +5,13 @@ from latentia.metrics.classifier import (
     PictureClassifier,
     accuracy,
     classifier_features,
+    even_weights,
     predict,
     probabilities,
     train_classifier,
     trained_classifier,
     vote,
+    weighted,
 )
 from latentia.metrics.distances import (
     Coverage,
@@ -64,6 +66,7 @@ __all__ = [
     "evaluate_reconstruction",
     "evaluate_text_reconstruction",
     "evaluate_texts",
+    "even_weights",
     "frechet_distance",
     "frechet_from_moments",
     "imagenet_net",
@@ -92,4 +95,5 @@ __all__ = [
     "trained_classifier",
     "trained_judge",
     "vote",
+    "weighted",
 ]

@@ -180,6 +180,30 @@ def vote(classifiers: Sequence[PictureClassifier], images: Pictures) -> NDArray[
     return chances
 
 
+def even_weights(chances: NDArray[np.float64], turns: int = 50) -> NDArray[np.float64]:
+    """Weights (num_classes,) of mean 1 that make chances (N, num_classes), normalised again, the same for all classes.
+
+    A classifier that has seen few pictures of a class gives it less than its due. Where each class is known to be as
+    frequent as the others among N unlabelled pictures, so should the chances be (distribution alignment, Berthelot et
+    al. 2020, "ReMixMatch", §3.1, here repeated `turns` times until it holds).
+    Raises LatentiaError where a class has no chance at all.
+    """
+    if chances.ndim != 2 or not len(chances) or not chances.any(0).all():
+        raise LatentiaError(f"chances {chances.shape} leave a class with none")
+    weights = np.ones(chances.shape[1])
+    for _ in range(turns):
+        weights /= weighted(chances, weights).mean(0)
+        weights /= weights.mean()
+    return weights
+
+
+def weighted(chances: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Chances (N, num_classes) times weights (num_classes,), with rows of sum 1 again."""
+    product = chances * weights
+    normalised: NDArray[np.float64] = product / product.sum(1, keepdims=True)
+    return normalised
+
+
 def accuracy(classifier: PictureClassifier, images: Pictures, labels: Labels) -> float:
     """Share in [0, 1] of the uint8 pictures (N, H, W, C) whose likeliest class is their label (N,)."""
     expected = check_labels("pictures to classify", labels, len(images), classifier.config["num_classes"])
