@@ -1,6 +1,6 @@
 """Repair by a latent diffusion model beside classical methods, on test pictures.
 
-    python benchmarks/repair.py MODEL [--inpainter MODEL] [--count 500] [--steps 20] [--tasks …] [--out FOLDER]
+    python benchmarks/repair.py MODEL [--inpainter MODEL] [--count 500] [--steps 20] [--tasks …] [--methods …] [--out FOLDER]
 
 MODEL is a model folder trained on the data; it is told no class, but for a row that says so. The inpainter is one that
 `latentia train --task inpaint` has made; of its draws the first is taken, the most typical of eight, and one that is
@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--tasks", nargs="+", choices=[*MASKS, *DEGRADATIONS], default=[*MASKS, *DEGRADATIONS])
+    parser.add_argument("--methods", nargs="+", default=[""], help="only those whose names hold one of these words")
     parser.add_argument("--out", type=Path, default=Path("repair"))
     arguments = parser.parse_args()
     print(machine())
@@ -161,6 +162,8 @@ def main() -> None:
         report(task, "as given", given, 0.0)
         sheet = [images[:SHOWN], given[:SHOWN]]
         for name, run in methods.items():
+            if not any(word in name for word in arguments.methods):
+                continue
             started = time.perf_counter()
             made = run()
             report(task, name, made, time.perf_counter() - started)
