@@ -1,6 +1,6 @@
 """Repair by a latent diffusion model beside classical methods, on test pictures.
 
-    python benchmarks/repair.py MODEL [--inpainter MODEL] [--count 500] [--steps 20] [--tasks …] [--methods …] [--out FOLDER]
+    python benchmarks/repair.py MODEL [--inpainter MODEL] [--count 500] [--tasks …] [--methods …] [--out FOLDER]
 
 MODEL is a model folder trained on the data; it is told no class, but for a row that says so. The inpainter is one that
 `latentia train --task inpaint` has made; of its draws the first is taken, the most typical of eight, and one that is
