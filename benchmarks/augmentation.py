@@ -50,10 +50,10 @@ CLUSTERS = 256  # of all training pictures
 FEW = (
     "clusters=0",  # there are fewer pictures of a class than the recipe has clusters
     "first_stage.channels=[32,64]",
-    "first_stage.training.steps=600",
+    "first_stage.training.steps=400",
     "denoiser.width=32",
-    "training.steps=800",
-    "training.preview_every=800",
+    "training.steps=700",
+    "training.preview_every=700",
 )
 SAMPLING = {"steps": 10, "guidance_scale": 2.0, "guidance_interval": None}
 
