@@ -4,11 +4,12 @@
 
 For each number of labelled pictures a class and each seed, classifiers of one size and one number of steps are trained
 on the real pictures alone, with classical augmentation (flip, crop, RandAugment, MixUp), with synthetic pictures, and
-with both. The synthetic ones come from a latent diffusion model that has seen (few) only those labelled pictures, or
-(all) all training pictures without their labels, but the number of its cluster with each: a class is then a mixture of
-clusters, by what classifiers of the labelled few say of some of the rest (after dual pseudo training, You et al. 2023).
-The same classifiers judge what is drawn. A row says what one gains by those pseudo-labelled pictures alone. Last, a
-long-tailed set: from 500 pictures a class down to 5, filled up by synthetic ones; recall of the three rarest classes.
+with both. The synthetic ones are (few) drawn by a latent diffusion model that has seen only those labelled pictures, or
+(all) variations of unlabelled pictures, half noised and denoised again (as DA-Fusion does), by one that has seen all
+training pictures without their labels, but the number of its cluster with each; which class they show, classifiers of
+the labelled few say, evened out over the classes (after dual pseudo training, You et al. 2023). The same classifiers
+judge all that is drawn. A row says what one gains by those pseudo-labelled pictures themselves. Last, a long-tailed
+set: from 500 pictures a class down to 5, filled up by synthetic ones; recall of the three rarest classes.
 
 All that is trained is kept in RUNS, and so is every accuracy: the command goes on where it was stopped, and several of
 it, each with other seeds or sizes and with --no-tail but for one of them, can fill the same RUNS at once, once
@@ -19,7 +20,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import kornia.augmentation as kornia
 import numpy as np
@@ -55,7 +56,8 @@ FEW = (
     "training.steps=700",
     "training.preview_every=700",
 )
-SAMPLING = {"steps": 10, "guidance_scale": 2.0, "guidance_interval": None}
+DRAW: dict[str, Any] = {"guidance_scale": 2.0, "guidance_interval": None}
+VARY: dict[str, Any] = {"guidance_scale": 1.0, "strength": 0.5}
 
 
 class Arm(NamedTuple):
@@ -194,9 +196,13 @@ class Unit(NamedTuple):
         """Synthetic pictures, kept in `runs`."""
         path = self.runs / f"{self.name}-{source}.npz"
         if not path.is_file():
-            model = self.trained_on_few() if source == "few" else self.told_classes()
+            model, start, how = (
+                (self.trained_on_few(), self.real, DRAW)
+                if source == "few"
+                else (self.told_classes(), self.rest(), VARY)
+            )
             judge = picture_judge(self.real, classifiers=self.voters(), weights=self.votes()[2], seed=self.seed)
-            made = synthesise(model, self.real, counts, judge=judge, seed=self.seed, progress=True, **SAMPLING)
+            made = synthesise(model, start, counts, judge=judge, seed=self.seed, progress=True, steps=10, **how)
             np.savez(path, pictures=made.pictures, labels=made.labels, missing=made.missing)
         kept = np.load(path)
         return PictureSet(
