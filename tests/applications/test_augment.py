@@ -1,29 +1,17 @@
 """Synthetic pictures by a tiny model of real digits, and what decides which of them stay."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-import latentia
 from latentia.applications import Verdict, balancing_counts, name_clusters, synthesise
 from latentia.data import PictureSet, load_pictures
 from latentia.errors import LatentiaError
 from latentia.evaluation import picture_judge
 from latentia.metrics import train_classifier
 from latentia.model import LatentModel
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> LatentModel:
-    return latentia.load(tiny_model)
-
-
-@pytest.fixture(scope="module")
-def digits(_own_cache: None) -> PictureSet:
-    return load_pictures("digits")
 
 
 def test_balancing_fills_up_to_the_largest_class() -> None:

@@ -1,27 +1,15 @@
 """Classes of half-hidden digits, against the truth and against a classifier that was trained by hand."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import latentia
 from latentia.data import PictureSet, load_pictures
 from latentia.errors import LatentiaError
 from latentia.evaluation import guess_classes
 from latentia.metrics import predict, train_classifier
 from latentia.model import LatentModel
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> LatentModel:
-    return latentia.load(tiny_model)
-
-
-@pytest.fixture(scope="module")
-def digits(_own_cache: None) -> PictureSet:
-    return load_pictures("digits")
 
 
 @pytest.fixture(scope="module")

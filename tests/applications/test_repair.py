@@ -1,24 +1,17 @@
 """Repair and variation by a tiny model of real digits."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-import latentia
 from latentia.applications import between, inpaint, invert_pictures, most_typical, restore, vary
 from latentia.data import Degradation, blur, gaussian_kernel, keep_all, load_pictures, shrink, to_float
 from latentia.errors import LatentiaError
 from latentia.model import LatentModel
 
 COUNT = 24
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> LatentModel:
-    return latentia.load(tiny_model)
 
 
 @pytest.fixture(scope="module")
