@@ -19,8 +19,10 @@ RUNS/base is there. Models are trained and drawn from on an accelerator where th
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import kornia.augmentation as kornia
 import numpy as np
@@ -135,7 +137,8 @@ def trained(out: Path, overrides: tuple[str, ...], first_stage: Path | None = No
     return out / "model"
 
 
-class Unit(NamedTuple):
+@dataclass(frozen=True)
+class Unit:
     """A labelled set, all other pictures without their labels, and the run of the model that has seen all so."""
 
     name: str
@@ -145,6 +148,7 @@ class Unit(NamedTuple):
     runs: Path
     seed: int
 
+    @cached_property
     def voters(self) -> list[PictureClassifier]:
         """Trained on the labelled pictures, some with and some without classical augmentation, and kept in `runs`.
 
@@ -159,17 +163,18 @@ class Unit(NamedTuple):
                 save_part(folder, network, network.config)
         kept = [load_part(folder, {PictureClassifier.__name__: PictureClassifier}) for folder in folders]
         plain = [trained_classifier(even, seed=seed, cache=self.runs / "classifiers") for seed in seeds]
-        return [*(cast(PictureClassifier, network) for network in kept), *plain]
+        return [*kept, *plain]
 
+    @cached_property
     def votes(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
         """Rows of some of all pictures, what the voters give their classes, and the weights that were put on these."""
         rows = np.random.default_rng(self.seed).permutation(len(self.full))[:UNLABELLED]
-        chances = vote(self.voters(), self.full.images[rows])
+        chances = vote(self.voters, self.full.images[rows])
         weights = even_weights(chances)  # that classes are equally frequent is all that is known of the rest
         return rows, weighted(chances, weights), weights
 
     def rest(self) -> PictureSet:
-        rows, votes, _ = self.votes()
+        rows, votes, _ = self.votes
         labels = votes.argmax(1).astype(np.int64)
         return PictureSet(self.full.images[rows], labels, self.real.class_names, "rest", "Labels by classifiers.")
 
@@ -187,7 +192,7 @@ class Unit(NamedTuple):
         return model
 
     def told_classes(self) -> LatentModel:
-        rows, votes, _ = self.votes()
+        rows, votes, _ = self.votes
         clusters = np.load(self.base / "denoiser" / "clusters.npy")[rows]
         sure = np.where(votes >= 0.5, votes, 0.0)
         return name_clusters(load(self.base / "model", DEVICE), self.real.class_names, clusters, sure)
@@ -201,7 +206,7 @@ class Unit(NamedTuple):
                 if source == "few"
                 else (self.told_classes(), self.rest(), VARY)
             )
-            judge = picture_judge(self.real, classifiers=self.voters(), weights=self.votes()[2], seed=self.seed)
+            judge = picture_judge(self.real, classifiers=self.voters, weights=self.votes[2], seed=self.seed)
             made = synthesise(model, start, counts, judge=judge, seed=self.seed, progress=True, steps=10, **how)
             np.savez(path, pictures=made.pictures, labels=made.labels, missing=made.missing)
         kept = np.load(path)

@@ -30,6 +30,7 @@ from latentia.data import (
     Degradation,
     PictureSet,
     blur,
+    cover,
     gaussian_kernel,
     keep_all,
     load_pictures,
@@ -171,12 +172,13 @@ def main() -> None:
         name = "".join(letter if letter.isalnum() else "-" for letter in task)
         save_png(picture_grid(np.concatenate(sheet), columns=SHOWN, scale=2), arguments.out / f"{name}.png")
 
-    for task, mask in ((task, MASKS[task]) for task in arguments.tasks if task in MASKS):
-        masks = mask(images)
-        shown = np.where(masks[..., None], np.uint8(127), images)
+    for task in [task for task in arguments.tasks if task in MASKS]:
+        masks = MASKS[task](images)
+        shown = cover(images, masks)
         compare(task, shown, inpainters(model, inpainter, shown, masks, nobody, train, arguments.steps))
     size = model.codec.size
-    for task, degradation in ((task, DEGRADATIONS[task]) for task in arguments.tasks if task in DEGRADATIONS):
+    for task in [task for task in arguments.tasks if task in DEGRADATIONS]:
+        degradation = DEGRADATIONS[task]
         degraded = degradation(to_float(images))
         if degradation is keep_all:
             generator = torch.Generator().manual_seed(0)
@@ -209,9 +211,6 @@ def inpainters(
     def by(model: LatentModel, seed: int = 0, method: Method | None = None, labels: Labels = nobody) -> Pictures:
         return inpaint(model, shown, masks, labels, method=method, steps=steps, seed=seed, progress=True)
 
-    def by_guess(model: LatentModel) -> Pictures:
-        return by(model, labels=guess_classes(model, train, shown, masks, progress=True))
-
     methods: dict[str, Callable[[], Pictures]] = {
         "OpenCV, Telea": lambda: by_opencv(shown, masks, cv2.INPAINT_TELEA),
         "OpenCV, Navier-Stokes": lambda: by_opencv(shown, masks, cv2.INPAINT_NS),
@@ -221,7 +220,9 @@ def inpainters(
     if trained is not None:
         methods["ours, trained"] = lambda: by(trained)
         methods["ours, trained, most typical of 8"] = lambda: most_typical([by(trained, seed) for seed in range(8)])
-        methods["ours, trained, told the guessed class"] = lambda: by_guess(trained)
+        methods["ours, trained, told the guessed class"] = lambda: by(
+            trained, labels=guess_classes(trained, train, shown, masks, progress=True)
+        )
     return methods
 
 

@@ -217,7 +217,7 @@ class LatentModel:
         as where a given picture decides what else is in the latent.
         """
         null = len(self.class_names)
-        told = np.where(labels == null, _config(self.denoiser)["num_classes"], labels)
+        told = np.where(labels == null, denoiser_config(self.denoiser)["num_classes"], labels)
         if self.clusters is not None and seed is not None:
             random = np.random.default_rng(seed)
             classes, clusters = self.clusters.shape
@@ -245,7 +245,7 @@ class LatentModel:
             raise LatentiaError(f"there are {len(prompts)} prompts for {len(label)} pictures")
         codec, grid = self.prompts, torch.empty(1, *latent_shape)
         values = [*before_prompt(label, grid), *codec.to_ids(prompts)]
-        null = torch.full_like(label, _config(self.denoiser)["num_classes"])
+        null = torch.full_like(label, denoiser_config(self.denoiser)["num_classes"])
         against = [value.expand(len(label), -1) for value in codec.to_ids([negative_prompt])]
         nothing = [*before_prompt(null, grid), *against]
         return [value.to(self.device) for value in values], [value.to(self.device) for value in nothing]
@@ -255,7 +255,7 @@ class LatentModel:
     ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
         """What the denoiser gets beside latent and time, the same that says nothing, and the ids that a decoded text
         begins with: each tensor is (N, ...)."""
-        null = torch.full_like(label, _config(self.denoiser)["num_classes"])
+        null = torch.full_like(label, denoiser_config(self.denoiser)["num_classes"])
         if not isinstance(self.codec, TextCodec):
             if lengths is not None or context is not None:
                 raise LatentiaError("lengths and context are for texts; this model makes pictures")
@@ -322,7 +322,7 @@ class LatentModel:
         folder = Path(folder)
         (folder / INDEX_NAME).unlink(missing_ok=True)
         save_part(folder / "first_stage", self.first_stage, self.first_stage.config)  # small, and the cache's key
-        save_part(folder / "denoiser", self.denoiser, _config(self.denoiser), DTYPES[dtype])
+        save_part(folder / "denoiser", self.denoiser, denoiser_config(self.denoiser), DTYPES[dtype])
         write_json(folder / "process" / CONFIG_NAME, process_config(self.process))
         write_json(folder / TRAINING_NAME, self.training)
         words = self.codec if isinstance(self.codec, TextCodec) else self.prompts
@@ -407,7 +407,7 @@ def load(
         prompts=prompts,
         training=read_json(folder / TRAINING_NAME),
     )
-    config, shape = _config(model.denoiser), model.latent_shape
+    config, shape = denoiser_config(model.denoiser), model.latent_shape
     labels = len(names) + (0 if clusters is None else clusters.size)
     if (config["in_channels"], config["num_classes"]) != (shape[0], labels):
         raise LatentiaError(
@@ -437,7 +437,8 @@ def load(
     return model.to(device)
 
 
-def _config(denoiser: nn.Module) -> dict[str, Any]:
+def denoiser_config(denoiser: nn.Module) -> dict[str, Any]:
+    """The arguments that it was built with."""
     config: dict[str, Any] = denoiser.config  # type: ignore[assignment]
     return config
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from latentia.applications.vary import vary
 from latentia.data import PictureSet
 from latentia.denoiser import CLASS_TABLE
 from latentia.errors import LatentiaError
-from latentia.model import LatentModel
+from latentia.model import LatentModel, denoiser_config
 
 
 class Verdict(NamedTuple):
@@ -72,7 +72,7 @@ def name_clusters(
     table = state[CLASS_TABLE]
     null = table[-1:]
     state[CLASS_TABLE] = torch.cat([null.expand(classes, -1), table[:-1].repeat(classes, 1), null])
-    config = cast(dict[str, Any], model.denoiser.config) | {"num_classes": len(state[CLASS_TABLE]) - 1}
+    config = denoiser_config(model.denoiser) | {"num_classes": len(state[CLASS_TABLE]) - 1}
     denoiser = type(model.denoiser)(**config)
     denoiser.load_state_dict(state)
     denoiser.to(table.device, table.dtype).eval().requires_grad_(False)

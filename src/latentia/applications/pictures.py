@@ -42,6 +42,12 @@ def picture_stage(model: LatentModel) -> PictureStage:
     return model.first_stage
 
 
+def check_masks(masks: NDArray[np.bool_], pictures: Pictures) -> None:
+    """Raises LatentiaError unless there is a mask, booleans (N, H, W), for each of the pictures (N, H, W, C)."""
+    if masks.dtype != np.bool_ or masks.shape != pictures.shape[:3]:
+        raise LatentiaError(f"masks are {masks.dtype} {masks.shape}, expected booleans {pictures.shape[:3]}")
+
+
 def check_pictures_for(model: LatentModel, pictures: Pictures, labels: Labels, factor: int = 1) -> PictureStage:
     """The model's first stage. Raises LatentiaError unless the model could have drawn such pictures, one a label.
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentia.applications.pictures import Labels, Pictures, check_pictures_for, draw_by, picture_stage
+from latentia.applications.pictures import Labels, Pictures, check_masks, check_pictures_for, draw_by, picture_stage
 from latentia.data import Degradation, hide, to_float
 from latentia.diffusion import Sampler, posterior, repaint
 from latentia.errors import LatentiaError
@@ -50,8 +50,7 @@ def inpaint(
     Raises LatentiaError where shapes do not agree.
     """
     first_stage = check_pictures_for(model, pictures, labels)
-    if masks.dtype != np.bool_ or masks.shape != pictures.shape[:3]:
-        raise LatentiaError(f"masks are {masks.dtype} {masks.shape}, expected booleans {pictures.shape[:3]}")
+    check_masks(masks, pictures)
     if method is None:
         method = "posterior" if model.task is None else "trained"
     if (method == "trained") != (model.task is not None and model.task.kind == "inpaint"):

@@ -61,12 +61,10 @@ def inpaint(
     device: Device = "cpu",
 ) -> None:
     """Repair the masked part of a picture; the rest comes back bit for bit."""
-    import numpy as np
 
     from latentia.applications import inpaint as draw
     from latentia.applications import most_typical
-    from latentia.data import load_pictures, read_mask
-    from latentia.evaluation import guess_classes
+    from latentia.data import cover, read_mask
 
     if guess is not None and class_ is not None:
         raise LatentiaError("--class and --guess exclude each other: the class is known, or it is guessed")
@@ -80,16 +78,18 @@ def inpaint(
         say(f"{mask} is white all over: the picture is drawn anew, nothing of it is kept")
     given, masks = before[None].repeat(count, 0), hidden[None].repeat(count, 0)
     if guess is not None:
+        from latentia.data import load_pictures
+        from latentia.evaluation import guess_classes
+
         real = load_pictures(guess, "train", loaded.codec.size, "refuse", root)
-        labels = guess_classes(loaded, real, given, masks, device=device, progress=True)
+        labels = guess_classes(loaded, real, before[None], hidden[None], device=device, progress=True).repeat(count)
         say(f"guessed class: {loaded.class_names[labels[0]]}")
     options: dict[str, Any] = {"method": chosen, "noise_std": noise / 127.5, "progress": True}
     options |= _sampling(steps, guidance)
     after = most_typical(
         [draw(loaded, given, masks, labels, seed=of * seed + number, **options) for number in range(of)]
     )
-    shown = np.where(hidden[..., None], np.uint8(127), before)
-    _write(out, [before, shown], after)
+    _write(out, [before, cover(before, hidden)], after)
 
 
 def restore(

@@ -8,6 +8,7 @@ from latentia.data.corpora import load_texts
 from latentia.data.degrade import (
     Degradation,
     blur,
+    cover,
     gaussian_kernel,
     grey,
     hide,
@@ -55,6 +56,7 @@ __all__ = [
     "blur",
     "class_index",
     "cluster_pictures",
+    "cover",
     "draw_masks",
     "fetch_cifar10",
     "fetch_fashion_mnist",

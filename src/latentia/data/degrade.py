@@ -6,7 +6,9 @@ Each is a function of float pictures (B, C, H, W), any range, that gives what is
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,6 +22,11 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's "L"
 def hide(unknown: Tensor) -> Degradation:
     """Zero where `unknown`, booleans that broadcast to (B, C, H, W), is True: what inpainting starts from."""
     return lambda x: x.masked_fill(unknown, 0.0)
+
+
+def cover(pictures: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """`hide` for pictures as they are seen, uint8 (N, H, W, C) with masks (N, H, W), or one of each: grey there."""
+    return np.where(masks[..., None], np.uint8(127), pictures)
 
 
 def shrink(factor: int) -> Degradation:

@@ -5,13 +5,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from latentia.applications.pictures import Labels, Pictures
-from latentia.data import PictureSet
+from latentia.applications.pictures import Labels, Pictures, check_masks
+from latentia.data import PictureSet, cover
 from latentia.errors import LatentiaError
 from latentia.metrics import predict, trained_classifier
+from latentia.metrics.checks import check_pictures
 from latentia.model import LatentModel
-
-HIDDEN = 127  # the grey level that stands where nothing is known
 
 
 def guess_classes(
@@ -36,19 +35,14 @@ def guess_classes(
 
     Raises LatentiaError where `real` has no labels or a class that the model does not know, or shapes do not agree.
     """
-    if masks.dtype != np.bool_ or masks.shape != pictures.shape[:3] or not len(masks):
-        raise LatentiaError(f"masks are {masks.dtype} {masks.shape}, expected booleans {pictures.shape[:3]}")
+    check_pictures("pictures whose class is guessed", pictures)
+    check_masks(masks, pictures)
     if real.images.shape[1:] != pictures.shape[1:]:
         raise LatentiaError(f"{real.name} has pictures {real.images.shape[1:]}, expected {pictures.shape[1:]}")
     own_labels = np.array([model.class_index(name) for name in real.class_names], dtype=np.int64)
     distinct = np.unique(masks, axis=0)
     chosen = distinct[np.random.default_rng(seed).integers(0, len(distinct), len(real))]
-    classifier = trained_classifier(
-        replace(real, images=_hide(real.images, chosen)), seed=seed, device=device, progress=progress
-    )
-    labels: Labels = own_labels[predict(classifier, _hide(pictures, masks))]
+    covered = replace(real, images=cover(real.images, chosen))
+    classifier = trained_classifier(covered, seed=seed, device=device, progress=progress)
+    labels: Labels = own_labels[predict(classifier, cover(pictures, masks))]
     return labels
-
-
-def _hide(pictures: Pictures, masks: NDArray[np.bool_]) -> Pictures:
-    return np.where(masks[..., None], np.uint8(HIDDEN), pictures)
