@@ -8,8 +8,8 @@ with both. The synthetic ones are (few) drawn by a latent diffusion model that h
 (all) variations of unlabelled pictures, half noised and denoised again (as DA-Fusion does), by one that has seen all
 training pictures without their labels, but the number of its cluster with each; which class they show, classifiers of
 the labelled few say, evened out over the classes (after dual pseudo training, You et al. 2023). The same classifiers
-judge all that is drawn. A row says what one gains by those pseudo-labelled pictures themselves. Last, a long-tailed
-set: from 500 pictures a class down to 5, filled up by synthetic ones; recall of the three rarest classes.
+judge all that is drawn. Rows say what one gains by those pseudo-labelled pictures themselves, and by all of it. Last, a
+long-tailed set: from 500 pictures a class down to 5, filled up by synthetic ones; recall of the three rarest classes.
 
 All that is trained is kept in RUNS, and so is every accuracy: the command goes on where it was stopped, and several of
 it, each with other seeds or sizes and with --no-tail but for one of them, can fill the same RUNS at once, once
@@ -42,7 +42,7 @@ from latentia.metrics import PictureClassifier, even_weights, predict, trained_c
 from latentia.model import LatentModel, load
 from latentia.training import load_recipe, train
 
-STEPS, BATCH, RATE, DECAY = 3000, 64, 2e-3, 1e-2  # of every classifier
+STEPS, BATCH, RATE, DECAY = 3000, 64, 2e-3, 1e-2  # of every classifier, but where other steps are asked for
 BEFORE = "classical"  # the arm that is to be beaten
 RATIO, PER_CLASS = 0.5, 500  # of synthetic pictures, where all classes are alike
 MIXUP = 0.2  # α of the beta distribution (Zhang et al. 2018)
@@ -66,17 +66,18 @@ class Arm(NamedTuple):
     """What a classifier gets beside the real pictures."""
 
     classical: bool
-    source: str | None  # of the synthetic ones
+    sources: tuple[str, ...]  # of the pictures that are not labelled by hand
 
 
 ARMS = {
-    "nothing": Arm(False, None),
-    "classical": Arm(True, None),
-    "classical, pseudo-labelled": Arm(True, "rest"),
-    "ours (few)": Arm(False, "few"),
-    "both (few)": Arm(True, "few"),
-    "ours (all)": Arm(False, "all"),
-    "both (all)": Arm(True, "all"),
+    "nothing": Arm(False, ()),
+    "classical": Arm(True, ()),
+    "classical, pseudo-labelled": Arm(True, ("rest",)),
+    "ours (few)": Arm(False, ("few",)),
+    "both (few)": Arm(True, ("few",)),
+    "ours (all)": Arm(False, ("all",)),
+    "both (all)": Arm(True, ("all",)),
+    "both (all), pseudo-labelled": Arm(True, ("all", "rest")),
 }
 
 
@@ -95,17 +96,22 @@ def classical(size: int) -> Callable[[Tensor], Tensor]:
 
 
 def fit(
-    real: PictureSet, synthetic: PictureSet | None, augmented: bool, seed: int, ratio: float = RATIO
+    real: PictureSet,
+    synthetic: PictureSet | None,
+    augmented: bool,
+    seed: int,
+    ratio: float = RATIO,
+    steps: int = STEPS,
 ) -> PictureClassifier:
     torch.manual_seed(seed)
     network = PictureClassifier(real.channels, real.images.shape[1:3], real.num_classes)
     mixed = MixedPictures(real, real, 0.0) if synthetic is None else MixedPictures(real, synthetic, ratio, seed)
     loader = DataLoader(mixed, BATCH, shuffle=True, drop_last=len(mixed) >= BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, STEPS)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps)
     augment = classical(real.size) if augmented else None
     step, epoch = 0, 0
-    while step < STEPS:
+    while step < steps:
         mixed.set_epoch(epoch)
         epoch += 1
         for x, label in loader:
@@ -118,7 +124,7 @@ def fit(
             optimizer.step()
             schedule.step()
             step += 1
-            if step == STEPS:
+            if step == steps:
                 break
     return network.eval()
 
@@ -215,6 +221,11 @@ class Unit:
         )
 
 
+def joined(sets: list[PictureSet]) -> PictureSet:
+    images, labels = (np.concatenate([getattr(of, part) for of in sets]) for part in ("images", "labels"))
+    return PictureSet(images, labels, sets[0].class_names, " and ".join(of.name for of in sets), sets[0].source)
+
+
 def evened(real: PictureSet) -> PictureSet:
     """Pictures of rare classes repeated until each class has as many as the largest."""
     assert real.labels is not None
@@ -248,6 +259,7 @@ def main() -> None:
     parser.add_argument("--tail", action=argparse.BooleanOptionalAction, default=True, help="the long-tailed set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="rows of the table")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the classifiers of the table")
     parser.add_argument("--base-steps", type=int, default=6000)
     parser.add_argument("--first-stage", type=Path, help="of a model, instead of training one for the base")
     arguments = parser.parse_args()
@@ -271,11 +283,13 @@ def main() -> None:
         found = dict(json.loads(line) for line in found_path.read_text().splitlines())
 
     def measure(unit: Unit, arm: str, counts: NDArray[np.int64], ratio: float = RATIO) -> list[float]:
-        key = f"{unit.name} {arm}"
+        key = f"{unit.name} {arm}" + (f", {arguments.steps} steps" if arguments.steps != STEPS else "")
         if key not in found:
-            source = ARMS[arm].source
-            made = None if source is None else unit.rest() if source == "rest" else unit.drawn(source, counts)
-            found[key] = recalls(fit(unit.real, made, ARMS[arm].classical, unit.seed, ratio), test)
+            made = [unit.rest() if of == "rest" else unit.drawn(of, counts) for of in ARMS[arm].sources]
+            network = fit(
+                unit.real, joined(made) if made else None, ARMS[arm].classical, unit.seed, ratio, arguments.steps
+            )
+            found[key] = recalls(network, test)
             with found_path.open("a") as file:
                 file.write(json.dumps([key, found[key]]) + "\n")
             print(f"{key}: {np.mean(found[key]):.4f}", flush=True)
