@@ -36,9 +36,9 @@ from torch.utils.data import DataLoader
 
 from latentia.applications import balancing_counts, name_clusters, synthesise
 from latentia.data import MixedPictures, PictureSet, load_pictures, write_pictures
-from latentia.evaluation import picture_judge
+from latentia.evaluation import Labelled, evened, label_by_votes, picture_judge
 from latentia.files import load_part, save_part
-from latentia.metrics import PictureClassifier, even_weights, predict, trained_classifier, vote, weighted
+from latentia.metrics import PictureClassifier, predict, trained_classifier
 from latentia.model import LatentModel, load
 from latentia.training import load_recipe, train
 
@@ -172,17 +172,11 @@ class Unit:
         return [*kept, *plain]
 
     @cached_property
-    def votes(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """Rows of some of all pictures, what the voters give their classes, and the weights that were put on these."""
+    def rest(self) -> tuple[NDArray[np.int64], Labelled]:
+        """Rows of some of all pictures, and these with the voters' labels."""
         rows = np.random.default_rng(self.seed).permutation(len(self.full))[:UNLABELLED]
-        chances = vote(self.voters, self.full.images[rows])
-        weights = even_weights(chances)  # that classes are equally frequent is all that is known of the rest
-        return rows, weighted(chances, weights), weights
-
-    def rest(self) -> PictureSet:
-        rows, votes, _ = self.votes
-        labels = votes.argmax(1).astype(np.int64)
-        return PictureSet(self.full.images[rows], labels, self.real.class_names, "rest", "Labels by classifiers.")
+        some = self.full.subset(rows)  # that classes are equally frequent is all that is known of them
+        return rows, label_by_votes(self.voters, self.real, some, even=True)
 
     def trained_on_few(self) -> LatentModel:
         folder = self.runs / f"{self.name}-pictures"
@@ -198,10 +192,9 @@ class Unit:
         return model
 
     def told_classes(self) -> LatentModel:
-        rows, votes, _ = self.votes
+        rows, labelled = self.rest
         clusters = np.load(self.base / "denoiser" / "clusters.npy")[rows]
-        sure = np.where(votes >= 0.5, votes, 0.0)
-        return name_clusters(load(self.base / "model", DEVICE), self.real.class_names, clusters, sure)
+        return name_clusters(load(self.base / "model", DEVICE), self.real.class_names, clusters, labelled.sure)
 
     def drawn(self, source: str, counts: NDArray[np.int64]) -> PictureSet:
         """Synthetic pictures, kept in `runs`."""
@@ -210,9 +203,9 @@ class Unit:
             model, start, how = (
                 (self.trained_on_few(), self.real, DRAW)
                 if source == "few"
-                else (self.told_classes(), self.rest(), VARY)
+                else (self.told_classes(), self.rest[1].pictures, VARY)
             )
-            judge = picture_judge(self.real, classifiers=self.voters, weights=self.votes[2], seed=self.seed)
+            judge = picture_judge(self.real, classifiers=self.voters, weights=self.rest[1].weights, seed=self.seed)
             made = synthesise(model, start, counts, judge=judge, seed=self.seed, progress=True, steps=10, **how)
             np.savez(path, pictures=made.pictures, labels=made.labels, missing=made.missing)
         kept = np.load(path)
@@ -224,15 +217,6 @@ class Unit:
 def joined(sets: list[PictureSet]) -> PictureSet:
     images, labels = (np.concatenate([getattr(of, part) for of in sets]) for part in ("images", "labels"))
     return PictureSet(images, labels, sets[0].class_names, " and ".join(of.name for of in sets), sets[0].source)
-
-
-def evened(real: PictureSet) -> PictureSet:
-    """Pictures of rare classes repeated until each class has as many as the largest."""
-    assert real.labels is not None
-    most = np.bincount(real.labels).max()
-    return real.subset(
-        np.concatenate([np.resize(np.flatnonzero(real.labels == c), most) for c in range(real.num_classes)])
-    )
 
 
 def recalls(network: PictureClassifier, test: PictureSet) -> list[float]:
@@ -285,7 +269,7 @@ def main() -> None:
     def measure(unit: Unit, arm: str, counts: NDArray[np.int64], ratio: float = RATIO) -> list[float]:
         key = f"{unit.name} {arm}" + (f", {arguments.steps} steps" if arguments.steps != STEPS else "")
         if key not in found:
-            made = [unit.rest() if of == "rest" else unit.drawn(of, counts) for of in ARMS[arm].sources]
+            made = [unit.rest[1].pictures if of == "rest" else unit.drawn(of, counts) for of in ARMS[arm].sources]
             network = fit(
                 unit.real, joined(made) if made else None, ARMS[arm].classical, unit.seed, ratio, arguments.steps
             )

@@ -135,6 +135,31 @@ def test_augment_writes_a_set_with_a_manifest(more: list[str], tmp_path: Path, t
     assert "not an empty folder" in refusal("augment", tiny_model, "--out", out, *options)
 
 
+def test_augment_varies_unlabelled_pictures(tmp_path: Path, tiny_model: Path) -> None:
+    data, rest, out, held = tmp_path / "data", tmp_path / "rest", tmp_path / "out", load_pictures("digits")
+    assert held.labels is not None
+    write_pictures(held.images[:300], held.labels[:300], held.class_names, data / "train")
+    unknown = held.subset(slice(300, 500))
+    write_pictures(unknown.images, np.zeros(len(unknown), np.int64), (), rest)
+    options = ["--data", data, "--unlabelled", rest, "--even", "--strength", "0.01", "--per-class", "4"]
+    text = say("augment", tiny_model, "--out", out, "--min-confidence", "0", *options)
+    assert "40 of " in text
+    made, start = load_pictures(out, "train"), unknown.images.reshape(len(unknown), -1).astype(float)
+    assert made.labels is not None
+    assert unknown.labels is not None
+    distances = np.square(made.images.reshape(len(made), 1, -1) - start).sum(2)
+    own = unknown.labels[distances.argmin(1)]  # what was varied by so little is the nearest
+    assert (own == made.labels).mean() > 0.7
+    lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    assert {(line["unlabelled"], line["strength"]) for line in lines} == {(str(rest), 0.01)}
+
+
+def test_only_a_run_in_clusters_is_named(tmp_path: Path, tiny_run: Path) -> None:
+    text = refusal("name", tiny_run, "--data", "digits", "--out", tmp_path / "named")
+    assert "set clusters" in text
+    assert not any(tmp_path.iterdir())
+
+
 def test_augment_filters_and_balances(tmp_path: Path, tiny_model: Path) -> None:
     data, held = tmp_path / "data", load_pictures("digits")
     assert held.labels is not None

@@ -1,6 +1,14 @@
 """What a trained model is good for: repairing and varying pictures, and writing, continuing and mixing texts."""
 
-from latentia.applications.augment import Judge, Synthetic, Verdict, balancing_counts, name_clusters, synthesise
+from latentia.applications.augment import (
+    Judge,
+    Synthetic,
+    Verdict,
+    balancing_counts,
+    check_nameless,
+    name_clusters,
+    synthesise,
+)
 from latentia.applications.repair import enlarge, inpaint, most_typical, restore
 from latentia.applications.vary import Way, between, invert_pictures, vary
 from latentia.applications.write import Completion, complete, interpolate
@@ -13,6 +21,7 @@ __all__ = [
     "Way",
     "balancing_counts",
     "between",
+    "check_nameless",
     "complete",
     "enlarge",
     "inpaint",

@@ -39,6 +39,13 @@ class Synthetic(NamedTuple):
     missing: Labels
 
 
+def check_nameless(model: LatentModel) -> int:
+    """How many clusters of unlabelled pictures the model knows. Raises LatentiaError where it has classes or none."""
+    if model.class_names or model.clusters is None:
+        raise LatentiaError("the model was not trained on unlabelled pictures in clusters: set clusters, such as 256")
+    return int(model.clusters.shape[1])
+
+
 def name_clusters(
     model: LatentModel, class_names: Sequence[str], clusters: Labels, votes: NDArray[np.float64]
 ) -> LatentModel:
@@ -52,9 +59,7 @@ def name_clusters(
     votes: (N, len(class_names)) ≥ 0, by how much each of these pictures speaks for each class.
     Raises LatentiaError where the model has classes or no clusters, the two do not fit, or nothing speaks for a class.
     """
-    if model.class_names or model.clusters is None:
-        raise LatentiaError("the model was not trained on unlabelled pictures in clusters: set clusters, such as 256")
-    count = model.clusters.shape[1]
+    count = check_nameless(model)
     if clusters.ndim != 1 or votes.shape != (len(clusters), len(class_names)) or not (votes >= 0).all():
         raise LatentiaError(
             f"votes have the shape {votes.shape}, expected numbers of 0 or more, {(len(clusters), len(class_names))}"

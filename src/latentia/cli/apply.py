@@ -1,4 +1,4 @@
-"""Commands that make pictures from pictures: inpaint, restore, vary, interpolate."""
+"""Commands that make pictures from pictures: inpaint, restore, vary, interpolate, augment and what that may need."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +18,7 @@ Class = Annotated[str | None, typer.Option("--class", help="Class name or number
 Count = Annotated[int, typer.Option(min=1, max=4096, help="How many to draw.")]
 Out = Annotated[Path, typer.Option(help="Folder for sheet.png, before beside after, and one PNG for each picture.")]
 Fit = Annotated[bool, typer.Option("--fit", help="Resize and crop a picture of another size.")]
+Even = Annotated[bool, typer.Option("--even", help="All classes are equally frequent among the unlabelled pictures.")]
 Noise = Annotated[
     float,
     typer.Option(min=0.01, max=255, help="Grey levels of 255 by which what is given may miss: noise, and what the "
@@ -26,7 +27,7 @@ Noise = Annotated[
 
 
 def add_commands(app: typer.Typer) -> None:
-    for command in (inpaint, restore, vary, interpolate, augment):
+    for command in (inpaint, restore, vary, interpolate, augment, name):
         app.command()(command)
 
 
@@ -225,6 +226,14 @@ def augment(
     strength: Annotated[
         float | None, typer.Option(help="Vary real pictures by so much, instead of drawing from noise.")
     ] = None,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(
+            help="Vary these pictures instead, a folder or the name of a set, each as the class that classifiers "
+            "trained on DATA see in it; the strength is 0.5 unless given."
+        ),
+    ] = None,
+    even: Even = False,
     min_confidence: Annotated[
         float, typer.Option(min=0, max=1, help="A classifier trained on DATA must give the class at least this.")
     ] = 0.5,
@@ -247,6 +256,8 @@ def augment(
         root=root,
         per_class=None if balance else per_class,
         strength=strength,
+        unlabelled=unlabelled,
+        even=even,
         min_confidence=min_confidence,
         allow_copies=allow_copies,
         sampling=_sampling(steps, guidance),
@@ -254,6 +265,22 @@ def augment(
         device=device,
     )
     typer.echo(text)
+    typer.echo(f"wrote {out}")
+
+
+def name(
+    run: Annotated[Path, typer.Argument(help="The folder of a run on unlabelled pictures, with clusters.")],
+    data: Annotated[str, typer.Option(help="Few labelled pictures of the same size: a folder or the name of a set.")],
+    out: Annotated[Path, typer.Option(help="New model folder.")],
+    even: Even = False,
+    root: Root = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Tell a model of unlabelled pictures its classes, from few labelled pictures and without training it again."""
+    from latentia.evaluation import name_run
+
+    typer.echo(name_run(run, data, out, root=root, even=even, seed=seed, device=device))
     typer.echo(f"wrote {out}")
 
 

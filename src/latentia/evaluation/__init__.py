@@ -1,4 +1,4 @@
-"""Models and metrics together: measures a model and writes a report, keeps the good pictures, guesses classes."""
+"""Models and metrics together: measures, keeps the good pictures, guesses and tells classes."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,11 +8,22 @@ from latentia.data import PictureCodec
 from latentia.errors import LatentiaError
 from latentia.evaluation.augment import augment_set, picture_judge
 from latentia.evaluation.guess import guess_classes
+from latentia.evaluation.label import Labelled, evened, label_by_votes, name_run, trained_voters
 from latentia.evaluation.pictures import evaluate_picture_model
 from latentia.evaluation.texts import evaluate_text_model
 from latentia.model import load
 
-__all__ = ["augment_set", "evaluate_model", "guess_classes", "picture_judge"]
+__all__ = [
+    "Labelled",
+    "augment_set",
+    "evaluate_model",
+    "evened",
+    "guess_classes",
+    "label_by_votes",
+    "name_run",
+    "picture_judge",
+    "trained_voters",
+]
 
 
 def evaluate_model(

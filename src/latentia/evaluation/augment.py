@@ -12,12 +12,14 @@ from latentia.applications import Judge, Verdict, balancing_counts, synthesise
 from latentia.applications.pictures import Labels, Pictures
 from latentia.data import PictureSet, load_pictures, write_pictures
 from latentia.errors import LatentiaError
+from latentia.evaluation.label import label_by_votes, trained_voters
 from latentia.files import module_hash, write_text
 from latentia.metrics import PictureClassifier, nearest_neighbours, trained_classifier, vote, weighted
 from latentia.model import load
 
 MANIFEST_NAME = "manifest.jsonl"
 COPY_QUANTILE = 0.01  # real pictures nearer to another than this share of them count as copies, and synthetic ones too
+VARIED = 0.5  # strength by which unlabelled pictures are varied
 LOOKED_UP = 2000  # real pictures whose neighbours give that distance
 
 
@@ -65,6 +67,8 @@ def augment_set(
     root: str | Path | None = None,
     per_class: int | None = 500,
     strength: float | None = None,
+    unlabelled: str | None = None,
+    even: bool = False,
     min_confidence: float = 0.5,
     allow_copies: bool = False,
     sampling: Mapping[str, Any] | None = None,
@@ -73,9 +77,13 @@ def augment_set(
 ) -> str:
     """Writes pictures of each class of the training split of `data` into the new folder `out`, and says how many.
 
-    Pictures are `class/number.png`; a line of manifest.jsonl each says file, class, scores, seed, strength, sampling
-    and the hash of the model. `per_class` None fills every class up to the largest. See `synthesise` and
-    `picture_judge` for the rest. Raises LatentiaError where `out` is not empty, or model and data do not fit.
+    Pictures are `class/number.png`; a line of manifest.jsonl each says file, class, scores, seed, strength, what was
+    varied, sampling and the hash of the model. `per_class` None fills every class up to the largest.
+
+    `unlabelled` names pictures that are varied instead, by `strength` or 0.5, each as the class that classifiers of
+    `data` see in it (`label_by_votes`, which explains `even`, too); the same classifiers judge what comes out.
+    See `synthesise` and `picture_judge` for the rest.
+    Raises LatentiaError where `out` is not empty, or model and data do not fit.
     """
     out, loaded = Path(out), load(model, device)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -87,15 +95,30 @@ def augment_set(
         counts = balancing_counts(real.labels, real.num_classes)
     else:
         counts = np.full(real.num_classes, per_class)
-    judge = picture_judge(real, min_confidence=min_confidence, allow_copies=allow_copies, seed=seed, device=device)
+    start, classifiers, weights = real, [], None
+    if unlabelled is not None:
+        strength = VARIED if strength is None else strength
+        rest = load_pictures(unlabelled, "train", loaded.codec.size, "refuse", root)
+        classifiers = trained_voters(real, seed=seed, device=device)
+        start, _, weights = label_by_votes(classifiers, real, rest, even=even)
+    judge = picture_judge(
+        real,
+        classifiers=classifiers,
+        weights=weights,
+        min_confidence=min_confidence,
+        allow_copies=allow_copies,
+        seed=seed,
+        device=device,
+    )
     given = {name: value for name, value in (sampling or {}).items() if value is not None}
-    made = synthesise(loaded, real, counts, strength=strength, judge=judge, seed=seed, progress=True, **given)
+    made = synthesise(loaded, start, counts, strength=strength, judge=judge, seed=seed, progress=True, **given)
     if not len(made.pictures):
         raise LatentiaError(f"none of {made.drawn} pictures was accepted: lower --min-confidence or vary more")
     paths = write_pictures(made.pictures, made.labels, real.class_names, out)
     common = {
         "seed": seed,
         "strength": strength,
+        "unlabelled": unlabelled,
         "sampling": loaded.sampling | given,
         "model": f"{module_hash(loaded.first_stage)}-{module_hash(loaded.denoiser)}",
     }
