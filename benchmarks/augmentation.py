@@ -126,6 +126,8 @@ def fit(
             step += 1
             if step == steps:
                 break
+    if augment is not None:  # batch norm has seen only augmented pictures, and is to meet others now
+        torch.optim.swa_utils.update_bn(loader, network)
     return network.eval()
 
 
