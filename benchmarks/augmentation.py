@@ -8,8 +8,8 @@ with both. The synthetic ones are (few) drawn by a latent diffusion model that h
 (all) variations of unlabelled pictures, half noised and denoised again (as DA-Fusion does), by one that has seen all
 training pictures without their labels, but the number of its cluster with each; which class they show, classifiers of
 the labelled few say, evened out over the classes (after dual pseudo training, You et al. 2023). The same classifiers
-judge all that is drawn. Rows say what one gains by those pseudo-labelled pictures themselves, and by all of it. Last, a
-long-tailed set: from 500 pictures a class down to 5, filled up by synthetic ones; recall of the three rarest classes.
+judge all that is drawn. A row says what one gains by those pseudo-labelled pictures themselves. Last, a long-tailed
+set: from 500 pictures a class down to 5, filled up by synthetic ones; recall of the three rarest classes.
 
 All that is trained is kept in RUNS, and so is every accuracy: the command goes on where it was stopped, and several of
 it, each with other seeds or sizes and with --no-tail but for one of them, can fill the same RUNS at once, once
@@ -66,18 +66,17 @@ class Arm(NamedTuple):
     """What a classifier gets beside the real pictures."""
 
     classical: bool
-    sources: tuple[str, ...]  # of the pictures that are not labelled by hand
+    source: str | None  # of the pictures that are not labelled by hand
 
 
 ARMS = {
-    "nothing": Arm(False, ()),
-    "classical": Arm(True, ()),
-    "classical, pseudo-labelled": Arm(True, ("rest",)),
-    "ours (few)": Arm(False, ("few",)),
-    "both (few)": Arm(True, ("few",)),
-    "ours (all)": Arm(False, ("all",)),
-    "both (all)": Arm(True, ("all",)),
-    "both (all), pseudo-labelled": Arm(True, ("all", "rest")),
+    "nothing": Arm(False, None),
+    "classical": Arm(True, None),
+    "classical, pseudo-labelled": Arm(True, "rest"),
+    "ours (few)": Arm(False, "few"),
+    "both (few)": Arm(True, "few"),
+    "ours (all)": Arm(False, "all"),
+    "both (all)": Arm(True, "all"),
 }
 
 
@@ -216,11 +215,6 @@ class Unit:
         )
 
 
-def joined(sets: list[PictureSet]) -> PictureSet:
-    images, labels = (np.concatenate([getattr(of, part) for of in sets]) for part in ("images", "labels"))
-    return PictureSet(images, labels, sets[0].class_names, " and ".join(of.name for of in sets), sets[0].source)
-
-
 def recalls(network: PictureClassifier, test: PictureSet) -> list[float]:
     assert test.labels is not None
     right = predict(network, test.images) == test.labels
@@ -271,10 +265,10 @@ def main() -> None:
     def measure(unit: Unit, arm: str, counts: NDArray[np.int64], ratio: float = RATIO) -> list[float]:
         key = f"{unit.name} {arm}" + (f", {arguments.steps} steps" if arguments.steps != STEPS else "")
         if key not in found:
-            made = [unit.rest[1].pictures if of == "rest" else unit.drawn(of, counts) for of in ARMS[arm].sources]
-            network = fit(
-                unit.real, joined(made) if made else None, ARMS[arm].classical, unit.seed, ratio, arguments.steps
-            )
+            source = ARMS[arm].source
+            rest = source == "rest"
+            made = None if source is None else unit.rest[1].pictures if rest else unit.drawn(source, counts)
+            network = fit(unit.real, made, ARMS[arm].classical, unit.seed, ratio, arguments.steps)
             found[key] = recalls(network, test)
             with found_path.open("a") as file:
                 file.write(json.dumps([key, found[key]]) + "\n")
