@@ -152,6 +152,8 @@ def test_augment_varies_unlabelled_pictures(tmp_path: Path, tiny_model: Path) ->
     assert (own == made.labels).mean() > 0.7
     lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     assert {(line["unlabelled"], line["strength"]) for line in lines} == {(str(rest), 0.01)}
+    alone = ["--data", data, "--even", "--out", tmp_path / "other"]
+    assert "--unlabelled" in refusal("augment", tiny_model, *alone)
 
 
 def test_only_a_run_in_clusters_is_named(tmp_path: Path, tiny_run: Path) -> None:

@@ -83,11 +83,13 @@ def augment_set(
     `unlabelled` names pictures that are varied instead, by `strength` or 0.5, each as the class that classifiers of
     `data` see in it (`label_by_votes`, which explains `even`, too); the same classifiers judge what comes out.
     See `synthesise` and `picture_judge` for the rest.
-    Raises LatentiaError where `out` is not empty, or model and data do not fit.
+    Raises LatentiaError where `out` is not empty, arguments contradict each other, or model and data do not fit.
     """
     out, loaded = Path(out), load(model, device)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise LatentiaError(f"{out} is not an empty folder: synthetic pictures are not mixed with what lies there")
+    if even and unlabelled is None:
+        raise LatentiaError("--even says something of --unlabelled pictures, and there are none")
     real = load_pictures(data, "train", loaded.codec.size, "refuse", root)
     if real.labels is None:
         raise LatentiaError(f"{real.name} has no labels: there are no classes to draw")
@@ -95,11 +97,13 @@ def augment_set(
         counts = balancing_counts(real.labels, real.num_classes)
     else:
         counts = np.full(real.num_classes, per_class)
-    start, classifiers, weights = real, [], None
-    if unlabelled is not None:
+    start, weights = real, None
+    if unlabelled is None:
+        classifiers = [trained_classifier(real, seed=seed, device=device, progress=True)]
+    else:
         strength = VARIED if strength is None else strength
         rest = load_pictures(unlabelled, "train", loaded.codec.size, "refuse", root)
-        classifiers = trained_voters(real, seed=seed, device=device)
+        classifiers = trained_voters(real, seed=seed, device=device, progress=True)
         start, _, weights = label_by_votes(classifiers, real, rest, even=even)
     judge = picture_judge(
         real,

@@ -52,13 +52,15 @@ def evened(real: PictureSet) -> PictureSet:
     return real.subset(np.concatenate([np.resize(of, most) for of in rows]))
 
 
-def trained_voters(few: PictureSet, *, seed: int = 0, device: str | torch.device = "cpu") -> list[PictureClassifier]:
+def trained_voters(
+    few: PictureSet, *, seed: int = 0, device: str | torch.device = "cpu", progress: bool = False
+) -> list[PictureClassifier]:
     """Classifiers of the labelled few, each from another seed and kept as `trained_classifier` does.
 
     Raises LatentiaError where `few` has no labels.
     """
-    even = evened(few)
-    return [trained_classifier(even, seed=VOTERS * seed + i, device=device) for i in range(VOTERS)]
+    even, seeds = evened(few), range(VOTERS * seed, VOTERS * (seed + 1))
+    return [trained_classifier(even, seed=own, device=device, progress=progress) for own in seeds]
 
 
 def label_by_votes(
@@ -106,7 +108,7 @@ def name_run(
         clusters = finer_labels(recipe, rest, run / "denoiser")
         if len(clusters) != len(rest):
             raise LatentiaError(f"{run} was trained on {len(clusters)} pictures, and {rest.name} now has {len(rest)}")
-        voters = trained_voters(few, seed=seed, device=device)
+        voters = trained_voters(few, seed=seed, device=device, progress=True)
         sure = label_by_votes(voters, few, rest, even=even).sure
         name_clusters(model, few.class_names, clusters, sure).save(folder)
     found = (sure > 0).sum(0)
