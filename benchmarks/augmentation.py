@@ -42,7 +42,7 @@ from latentia.metrics import PictureClassifier, predict, trained_classifier
 from latentia.model import LatentModel, load
 from latentia.training import load_recipe, train
 
-STEPS, BATCH, RATE, DECAY = 3000, 64, 2e-3, 1e-2  # of every classifier, but where other steps are asked for
+STEPS, BATCH, RATE, DECAY = 3000, 64, 2e-3, 1e-2  # of every classifier
 BEFORE = "classical"  # the arm that is to be beaten
 RATIO, PER_CLASS = 0.5, 500  # of synthetic pictures, where all classes are alike
 MIXUP = 0.2  # α of the beta distribution (Zhang et al. 2018)
@@ -95,22 +95,17 @@ def classical(size: int) -> Callable[[Tensor], Tensor]:
 
 
 def fit(
-    real: PictureSet,
-    synthetic: PictureSet | None,
-    augmented: bool,
-    seed: int,
-    ratio: float = RATIO,
-    steps: int = STEPS,
+    real: PictureSet, synthetic: PictureSet | None, augmented: bool, seed: int, ratio: float = RATIO
 ) -> PictureClassifier:
     torch.manual_seed(seed)
     network = PictureClassifier(real.channels, real.images.shape[1:3], real.num_classes)
     mixed = MixedPictures(real, real, 0.0) if synthetic is None else MixedPictures(real, synthetic, ratio, seed)
     loader = DataLoader(mixed, BATCH, shuffle=True, drop_last=len(mixed) >= BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, STEPS)
     augment = classical(real.size) if augmented else None
     step, epoch = 0, 0
-    while step < steps:
+    while step < STEPS:
         mixed.set_epoch(epoch)
         epoch += 1
         for x, label in loader:
@@ -123,7 +118,7 @@ def fit(
             optimizer.step()
             schedule.step()
             step += 1
-            if step == steps:
+            if step == STEPS:
                 break
     if augment is not None:  # batch norm has seen only augmented pictures, and is to meet others now
         torch.optim.swa_utils.update_bn(loader, network)
@@ -173,11 +168,15 @@ class Unit:
         return [*kept, *plain]
 
     @cached_property
-    def rest(self) -> tuple[NDArray[np.int64], Labelled]:
-        """Rows of some of all pictures, and these with the voters' labels."""
-        rows = np.random.default_rng(self.seed).permutation(len(self.full))[:UNLABELLED]
-        some = self.full.subset(rows)  # that classes are equally frequent is all that is known of them
-        return rows, label_by_votes(self.voters, self.real, some, even=True)
+    def rows(self) -> NDArray[np.int64]:
+        """Of all pictures, those that get labels."""
+        return np.random.default_rng(self.seed).permutation(len(self.full))[:UNLABELLED]
+
+    @cached_property
+    def rest(self) -> Labelled:
+        """These pictures with the voters' labels."""
+        some = self.full.subset(self.rows)  # that classes are equally frequent is all that is known of them
+        return label_by_votes(self.voters, self.real, some, even=True)
 
     def trained_on_few(self) -> LatentModel:
         folder = self.runs / f"{self.name}-pictures"
@@ -193,9 +192,8 @@ class Unit:
         return model
 
     def told_classes(self) -> LatentModel:
-        rows, labelled = self.rest
-        clusters = np.load(self.base / "denoiser" / "clusters.npy")[rows]
-        return name_clusters(load(self.base / "model", DEVICE), self.real.class_names, clusters, labelled.sure)
+        clusters = np.load(self.base / "denoiser" / "clusters.npy")[self.rows]
+        return name_clusters(load(self.base / "model", DEVICE), self.real.class_names, clusters, self.rest.sure)
 
     def drawn(self, source: str, counts: NDArray[np.int64]) -> PictureSet:
         """Synthetic pictures, kept in `runs`."""
@@ -204,9 +202,9 @@ class Unit:
             model, start, how = (
                 (self.trained_on_few(), self.real, DRAW)
                 if source == "few"
-                else (self.told_classes(), self.rest[1].pictures, VARY)
+                else (self.told_classes(), self.rest.pictures, VARY)
             )
-            judge = picture_judge(self.real, classifiers=self.voters, weights=self.rest[1].weights, seed=self.seed)
+            judge = picture_judge(self.real, classifiers=self.voters, weights=self.rest.weights, seed=self.seed)
             made = synthesise(model, start, counts, judge=judge, seed=self.seed, progress=True, steps=10, **how)
             np.savez(path, pictures=made.pictures, labels=made.labels, missing=made.missing)
         kept = np.load(path)
@@ -239,7 +237,6 @@ def main() -> None:
     parser.add_argument("--tail", action=argparse.BooleanOptionalAction, default=True, help="the long-tailed set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="rows of the table")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of the classifiers of the table")
     parser.add_argument("--base-steps", type=int, default=6000)
     parser.add_argument("--first-stage", type=Path, help="of a model, instead of training one for the base")
     arguments = parser.parse_args()
@@ -263,13 +260,14 @@ def main() -> None:
         found = dict(json.loads(line) for line in found_path.read_text().splitlines())
 
     def measure(unit: Unit, arm: str, counts: NDArray[np.int64], ratio: float = RATIO) -> list[float]:
-        key = f"{unit.name} {arm}" + (f", {arguments.steps} steps" if arguments.steps != STEPS else "")
+        key = f"{unit.name} {arm}"
         if key not in found:
-            source = ARMS[arm].source
-            rest = source == "rest"
-            made = None if source is None else unit.rest[1].pictures if rest else unit.drawn(source, counts)
-            network = fit(unit.real, made, ARMS[arm].classical, unit.seed, ratio, arguments.steps)
-            found[key] = recalls(network, test)
+            source, made = ARMS[arm].source, None
+            if source == "rest":
+                made = unit.rest.pictures
+            elif source is not None:
+                made = unit.drawn(source, counts)
+            found[key] = recalls(fit(unit.real, made, ARMS[arm].classical, unit.seed, ratio), test)
             with found_path.open("a") as file:
                 file.write(json.dumps([key, found[key]]) + "\n")
             print(f"{key}: {np.mean(found[key]):.4f}", flush=True)

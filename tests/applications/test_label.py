@@ -7,16 +7,11 @@ import numpy as np
 import pytest
 
 import latentia
-from latentia.data import PictureSet, load_pictures, write_pictures
+from latentia.data import PictureSet, write_pictures
 from latentia.errors import LatentiaError
 from latentia.evaluation import evened, label_by_votes, name_run, trained_voters
 from latentia.metrics import even_weights, vote, weighted
 from latentia.training import load_recipe, train
-
-
-@pytest.fixture(scope="module")
-def digits() -> PictureSet:
-    return load_pictures("digits")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +69,9 @@ def test_other_shapes_are_refused(few: PictureSet) -> None:
         label_by_votes(trained_voters(few), few, wide)
 
 
-def test_a_run_is_told_its_classes(run: Path, few: PictureSet, unlabelled: Path, tmp_path: Path) -> None:
+def test_a_run_is_told_its_classes(
+    run: Path, digits: PictureSet, few: PictureSet, unlabelled: Path, tmp_path: Path
+) -> None:
     write_pictures(few.images, few.labels, few.class_names, tmp_path / "few" / "train")
     text = name_run(run, str(tmp_path / "few"), tmp_path / "named", even=True)
     before, named = latentia.load(run / "model"), latentia.load(tmp_path / "named")
@@ -83,7 +80,7 @@ def test_a_run_is_told_its_classes(run: Path, few: PictureSet, unlabelled: Path,
     assert named.clusters is not None
     assert named.clusters.shape == (10, 20)
     assert named.training == before.training
-    held, truth = np.load(run / "denoiser" / "clusters.npy"), load_pictures("digits").subset(slice(300, None)).labels
+    held, truth = np.load(run / "denoiser" / "clusters.npy"), digits.subset(slice(300, None)).labels
     assert truth is not None
     names = sorted(path.name for path in (unlabelled / "train").iterdir())
     assert names == [f"{i:06d}.png" for i in range(len(truth))]  # clusters are numbered in the order of `truth`

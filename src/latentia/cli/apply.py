@@ -62,7 +62,6 @@ def inpaint(
     device: Device = "cpu",
 ) -> None:
     """Repair the masked part of a picture; the rest comes back bit for bit."""
-
     from latentia.applications import inpaint as draw
     from latentia.applications import most_typical
     from latentia.data import cover, read_mask

@@ -32,6 +32,7 @@ def picture_judge(
     allow_copies: bool = False,
     seed: int = 0,
     device: str = "cpu",
+    progress: bool = False,
 ) -> Judge:
     """Accepts pictures that the classifiers together give their class with `min_confidence` or more.
 
@@ -44,7 +45,7 @@ def picture_judge(
     """
     if len(real) < 2:
         raise LatentiaError(f"{real.name} has {len(real)} pictures: too few to tell copies from others")
-    voters = classifiers or [trained_classifier(real, seed=seed, device=device)]
+    voters = classifiers or [trained_classifier(real, seed=seed, device=device, progress=progress)]
     some = np.random.default_rng(seed).permutation(len(real))[:LOOKED_UP]
     apart = nearest_neighbours(real.images[some], real.images, 2).distance[:, 1]  # the nearest is the picture itself
     floor = float(np.quantile(apart, COPY_QUANTILE))
@@ -97,10 +98,8 @@ def augment_set(
         counts = balancing_counts(real.labels, real.num_classes)
     else:
         counts = np.full(real.num_classes, per_class)
-    start, weights = real, None
-    if unlabelled is None:
-        classifiers = [trained_classifier(real, seed=seed, device=device, progress=True)]
-    else:
+    start, classifiers, weights = real, [], None
+    if unlabelled is not None:
         strength = VARIED if strength is None else strength
         rest = load_pictures(unlabelled, "train", loaded.codec.size, "refuse", root)
         classifiers = trained_voters(real, seed=seed, device=device, progress=True)
@@ -113,6 +112,7 @@ def augment_set(
         allow_copies=allow_copies,
         seed=seed,
         device=device,
+        progress=True,
     )
     given = {name: value for name, value in (sampling or {}).items() if value is not None}
     made = synthesise(loaded, start, counts, strength=strength, judge=judge, seed=seed, progress=True, **given)
