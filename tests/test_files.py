@@ -10,6 +10,7 @@ from latentia.files import (
     atomic_path,
     load_part,
     module_hash,
+    new_folder,
     read_json,
     read_tensors,
     save_part,
@@ -35,6 +36,28 @@ def test_atomic_path_keeps_the_old_file_where_writing_fails(tmp_path: Path) -> N
         half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    def made(path: Path, text: str, fails: bool = False, replace: bool = False) -> None:
+        with new_folder(path, replace=replace) as folder:
+            (folder / "file.txt").write_text(text)
+            if fails:
+                raise ZeroDivisionError
+
+    out = tmp_path / "out"
+    with pytest.raises(ZeroDivisionError):
+        made(out, "half", fails=True)
+    assert list(tmp_path.iterdir()) == []
+    out.mkdir()
+    made(out, "whole")  # an empty folder is as good as none
+    with pytest.raises(LatentiaError, match="not an empty folder"):
+        made(out, "again")
+    with pytest.raises(ZeroDivisionError):
+        made(out, "half", fails=True, replace=True)
+    assert [path.read_text() for path in tmp_path.rglob("*.txt")] == ["whole"]
+    made(out, "new", replace=True)
+    assert [path.read_text() for path in tmp_path.rglob("*.txt")] == ["new"]
 
 
 def test_a_part_comes_back_as_it_was(tmp_path: Path) -> None:

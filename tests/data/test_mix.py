@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentia.data import MixedPictures, PictureSet, to_float
+from latentia.data import MixedPictures, PictureSet, load_pictures, to_float, write_pictures
 from latentia.errors import LatentiaError
 
 
@@ -34,6 +35,25 @@ def test_classes_are_matched_by_name() -> None:
         number = round((float(x[0, 0, 0]) + 1) * 127.5)
         assert label == (number % 2 if float(x[0, 1, 1]) < 0 else 1 - number % 2)
     torch.testing.assert_close(mixed[1][0], to_float(real.images[1:2])[0])
+
+
+def test_classes_are_matched_as_their_folders_are_called(tmp_path: Path) -> None:
+    real = make(4, 10, ("a/b", "../c"))
+    assert real.labels is not None
+    write_pictures(real.images, real.labels, real.class_names, tmp_path / "made")
+    written = load_pictures(tmp_path / "made")
+    assert written.class_names == ("---c", "a-b")
+    mixed = MixedPictures(real, written, 0.5)
+    for x, label in mixed:
+        assert label == round((float(x[0, 0, 0]) + 1) * 127.5) % 2
+
+
+def test_classes_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
+    real = make(4, 10, ("a/b", "a-b"))
+    assert real.labels is not None
+    with pytest.raises(LatentiaError, match="a/b, a-b would share a folder"):
+        write_pictures(real.images, real.labels, real.class_names, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
 
 
 def test_epochs_take_turns_and_seeds_repeat() -> None:

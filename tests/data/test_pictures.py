@@ -152,6 +152,8 @@ def test_class_index_by_name_and_number():
     assert pictures.class_index("1") == 1
     assert class_index(("b", "B"), "B", "x") == 1  # the exact name goes first
     assert class_index(("3", "2", "1"), "1", "x") == 2  # a name goes before a number
+    assert class_index(("bag", "T-shirt/top"), "T-shirt-top", "x") == 1  # as its folder is called
+    assert class_index(("T-shirt/top", "T-shirt-top"), "T-shirt-top", "x") == 1
 
 
 @pytest.mark.parametrize("wrong", ["boat", 3, -1, "3", "²", "", "9" * 5000])

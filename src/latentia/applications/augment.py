@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from latentia.applications.pictures import Labels, Pictures, picture_stage
+from latentia.applications.pictures import Labels, Pictures, own_labels, picture_stage
 from latentia.applications.vary import vary
 from latentia.data import PictureSet
 from latentia.denoiser import CLASS_TABLE
@@ -119,7 +119,7 @@ def synthesise(
         raise LatentiaError(f"{real.name} has no labels: there are no classes to draw")
     if counts.shape != (real.num_classes,) or counts.min() < 0:
         raise LatentiaError(f"counts are {counts.tolist()}, expected {real.num_classes} numbers of 0 or more")
-    own_labels = np.array([model.class_index(name) for name in real.class_names])
+    own = own_labels(model, real)
     rows = [np.flatnonzero(real.labels == label) for label in range(real.num_classes)]
     empty = [real.class_names[label] for label in range(real.num_classes) if counts[label] and not len(rows[label])]
     if strength is not None and empty:
@@ -134,11 +134,11 @@ def synthesise(
             break
         round_seed = seed * rounds + number
         if strength is None:
-            pictures = model.generate(own_labels[labels], seed=round_seed, progress=progress, **sampling)
+            pictures = model.generate(own[labels], seed=round_seed, progress=progress, **sampling)
         else:
             generator = np.random.default_rng(round_seed)
             start = real.images[[generator.choice(rows[label]) for label in labels]]
-            pictures = vary(model, start, own_labels[labels], strength, seed=round_seed, progress=progress, **sampling)
+            pictures = vary(model, start, own[labels], strength, seed=round_seed, progress=progress, **sampling)
         drawn += len(labels)
         verdict = Verdict(np.ones(len(labels), bool), {}) if judge is None else judge(pictures, labels)
         keep = verdict.accepted

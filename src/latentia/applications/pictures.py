@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from latentia.data import PictureSet
 from latentia.diffusion import Sampler
 from latentia.errors import LatentiaError
 from latentia.first_stage import PictureStage
@@ -33,6 +34,11 @@ def draw_by(
             parts.append(model.generate(labels[rows], sampler=bind(rows), seed=seed + number, **sampling))
             bar.update(len(parts[-1]))
     return np.concatenate(parts)
+
+
+def own_labels(model: LatentModel, real: PictureSet) -> Labels:
+    """The model's label (num_classes,) of each class of a set, found by name. Raises LatentiaError where one lacks."""
+    return np.array([model.class_index(name) for name in real.class_names], dtype=np.int64)
 
 
 def picture_stage(model: LatentModel) -> PictureStage:

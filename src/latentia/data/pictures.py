@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -147,8 +148,13 @@ def check_choices(split: str, on_corrupt: str) -> None:
         raise LatentiaError(f"on_corrupt is {on_corrupt!r}, expected 'refuse' or 'skip'")
 
 
+def folder_name(class_name: str) -> str:
+    """A class name as the name of a folder: "T-shirt/top" → "T-shirt-top", and never a way out of the parent."""
+    return re.sub(r"[^\w +-]", "-", class_name) or "-"
+
+
 def class_index(class_names: Sequence[str], name_or_number: str | int, owner: str) -> int:
-    """The label of a class given by name (in any case) or by number; a name goes before a number.
+    """The label of a class given by name (in any case, or as `folder_name` has it) or by number; names go first.
 
     Raises LatentiaError that lists the names which `owner` has where there is no such class.
     """
@@ -156,16 +162,16 @@ def class_index(class_names: Sequence[str], name_or_number: str | int, owner: st
         raise LatentiaError(f"{owner} has no classes, so {name_or_number!r} names none")
     wanted = str(name_or_number).strip()
     if not isinstance(name_or_number, int):
-        folded = [name.casefold() for name in class_names]
-        if wanted in class_names:
-            return list(class_names).index(wanted)
-        if wanted.casefold() in folded:
-            return folded.index(wanted.casefold())
+        names, folded = list(class_names), [name.casefold() for name in class_names]
+        folders = [folder_name(name) for name in class_names]
+        for spelling, known in ((wanted, names), (wanted.casefold(), folded), (wanted, folders)):
+            if spelling in known:
+                return known.index(spelling)
     if wanted.isascii() and wanted.isdigit() and len(wanted) < 10 and int(wanted) < len(class_names):
         return int(wanted)
-    known = ", ".join(f"{number} {name}" for number, name in enumerate(class_names[:100]))
+    listed = ", ".join(f"{number} {name}" for number, name in enumerate(class_names[:100]))
     more = ", …" if len(class_names) > 100 else ""
-    raise LatentiaError(f"{owner} has no class {name_or_number!r}; its classes are {known}{more}")
+    raise LatentiaError(f"{owner} has no class {name_or_number!r}; its classes are {listed}{more}")
 
 
 def class_order(name: str) -> tuple[bool, int, str]:

@@ -1,7 +1,6 @@
 """Pictures for the eye: grids, PNG and GIF files."""
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from latentia.data.pictures import folder_name
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path
 
@@ -56,19 +56,17 @@ def write_pictures(
     """One PNG a picture, in a folder a class, as `load_pictures` reads them; returns the paths below `folder`.
 
     `images` is uint8 (N, H, W, C), `labels` (N,); pictures whose label is no class lie beside the classes.
-    Raises LatentiaError where a file cannot be written.
+    Raises LatentiaError where two classes would share a folder or a file cannot be written.
     """
-    folders = [f"{_safe(name)}/" for name in class_names]
+    folders = [f"{folder_name(name)}/" for name in class_names]
+    shared = [name for name, folder in zip(class_names, folders, strict=True) if folders.count(folder) > 1]
+    if shared:
+        raise LatentiaError(f"classes {', '.join(shared[:10])} would share a folder: rename some")
     paths = []
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         paths.append(f"{folders[label] if label < len(folders) else ''}{number:06d}.png")
         save_png(picture_grid(image[None], pad=0), Path(folder) / paths[-1])
     return paths
-
-
-def _safe(name: str) -> str:
-    """A class name as the name of a folder: "T-shirt/top" → "T-shirt-top", and never a way out of the parent."""
-    return re.sub(r"[^\w +-]", "-", name) or "-"
 
 
 def save_gif(frames: Sequence[Image.Image], path: Path, fps: float = 10.0) -> None:

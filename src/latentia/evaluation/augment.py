@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentia.applications import Judge, Verdict, balancing_counts, synthesise
+from latentia.applications import Judge, Synthetic, Verdict, balancing_counts, synthesise
 from latentia.applications.pictures import Labels, Pictures
 from latentia.data import PictureSet, load_pictures, write_pictures
 from latentia.errors import LatentiaError
 from latentia.evaluation.label import label_by_votes, trained_voters
-from latentia.files import module_hash, write_text
+from latentia.files import module_hash, new_folder, write_text
 from latentia.metrics import PictureClassifier, nearest_neighbours, trained_classifier, vote, weighted
 from latentia.model import load
 
@@ -86,51 +86,54 @@ def augment_set(
     See `synthesise` and `picture_judge` for the rest.
     Raises LatentiaError where `out` is not empty, arguments contradict each other, or model and data do not fit.
     """
-    out, loaded = Path(out), load(model, device)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise LatentiaError(f"{out} is not an empty folder: synthetic pictures are not mixed with what lies there")
     if even and unlabelled is None:
         raise LatentiaError("--even says something of --unlabelled pictures, and there are none")
-    real = load_pictures(data, "train", loaded.codec.size, "refuse", root)
-    if real.labels is None:
-        raise LatentiaError(f"{real.name} has no labels: there are no classes to draw")
-    if per_class is None:
-        counts = balancing_counts(real.labels, real.num_classes)
-    else:
-        counts = np.full(real.num_classes, per_class)
-    start, classifiers, weights = real, [], None
-    if unlabelled is not None:
-        strength = VARIED if strength is None else strength
-        rest = load_pictures(unlabelled, "train", loaded.codec.size, "refuse", root)
-        classifiers = trained_voters(real, seed=seed, device=device, progress=True)
-        start, _, weights = label_by_votes(classifiers, real, rest, even=even)
-    judge = picture_judge(
-        real,
-        classifiers=classifiers,
-        weights=weights,
-        min_confidence=min_confidence,
-        allow_copies=allow_copies,
-        seed=seed,
-        device=device,
-        progress=True,
-    )
-    given = {name: value for name, value in (sampling or {}).items() if value is not None}
-    made = synthesise(loaded, start, counts, strength=strength, judge=judge, seed=seed, progress=True, **given)
-    if not len(made.pictures):
-        raise LatentiaError(f"none of {made.drawn} pictures was accepted: lower --min-confidence or vary more")
-    paths = write_pictures(made.pictures, made.labels, real.class_names, out)
-    common = {
-        "seed": seed,
-        "strength": strength,
-        "unlabelled": unlabelled,
-        "sampling": loaded.sampling | given,
-        "model": f"{module_hash(loaded.first_stage)}-{module_hash(loaded.denoiser)}",
-    }
-    lines = []
-    for row, (path, label) in enumerate(zip(paths, made.labels, strict=True)):
-        scores = {name: round(float(score[row]), 6) for name, score in made.scores.items()}
-        lines.append(json.dumps({"file": path, "class": real.class_names[label], **scores, **common}))
-    write_text(out / MANIFEST_NAME, "".join(f"{line}\n" for line in lines))
+    with new_folder(Path(out)) as folder:
+        loaded = load(model, device)
+        real = load_pictures(data, "train", loaded.codec.size, "refuse", root)
+        if real.labels is None:
+            raise LatentiaError(f"{real.name} has no labels: there are no classes to draw")
+        if per_class is None:
+            counts = balancing_counts(real.labels, real.num_classes)
+        else:
+            counts = np.full(real.num_classes, per_class)
+        start, classifiers, weights = real, [], None
+        if unlabelled is not None:
+            strength = VARIED if strength is None else strength
+            rest = load_pictures(unlabelled, "train", loaded.codec.size, "refuse", root)
+            classifiers = trained_voters(real, seed=seed, device=device, progress=True)
+            start, _, weights = label_by_votes(classifiers, real, rest, even=even)
+        judge = picture_judge(
+            real,
+            classifiers=classifiers,
+            weights=weights,
+            min_confidence=min_confidence,
+            allow_copies=allow_copies,
+            seed=seed,
+            device=device,
+            progress=True,
+        )
+        given = {name: value for name, value in (sampling or {}).items() if value is not None}
+        made = synthesise(loaded, start, counts, strength=strength, judge=judge, seed=seed, progress=True, **given)
+        if not len(made.pictures):
+            raise LatentiaError(f"none of {made.drawn} pictures was accepted: lower --min-confidence or vary more")
+        how = {
+            "seed": seed,
+            "strength": strength,
+            "unlabelled": unlabelled,
+            "sampling": loaded.sampling | given,
+            "model": f"{module_hash(loaded.first_stage)}-{module_hash(loaded.denoiser)}",
+        }
+        _write(folder, made, real.class_names, how)
     short = [f"{name} {missing}" for name, missing in zip(real.class_names, made.missing, strict=True) if missing]
     ending = f"; short of what was asked for: {', '.join(short)}" if short else ""
-    return f"{len(paths)} of {made.drawn} drawn pictures were accepted{ending}"
+    return f"{len(made.pictures)} of {made.drawn} drawn pictures were accepted{ending}"
+
+
+def _write(folder: Path, made: Synthetic, class_names: Sequence[str], how: Mapping[str, Any]) -> None:
+    """The pictures, and the manifest that says of each how it was made."""
+    lines = []
+    for row, path in enumerate(write_pictures(made.pictures, made.labels, class_names, folder)):
+        scores = {name: round(float(score[row]), 6) for name, score in made.scores.items()}
+        lines.append(json.dumps({"file": path, "class": class_names[made.labels[row]], **scores, **how}))
+    write_text(folder / MANIFEST_NAME, "".join(f"{line}\n" for line in lines))

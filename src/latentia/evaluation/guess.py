@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from latentia.applications.pictures import Labels, Pictures, check_masks
+from latentia.applications.pictures import Labels, Pictures, check_masks, own_labels
 from latentia.data import PictureSet, cover
 from latentia.errors import LatentiaError
 from latentia.metrics import predict, trained_classifier
@@ -39,10 +39,10 @@ def guess_classes(
     check_masks(masks, pictures)
     if real.images.shape[1:] != pictures.shape[1:]:
         raise LatentiaError(f"{real.name} has pictures {real.images.shape[1:]}, expected {pictures.shape[1:]}")
-    own_labels = np.array([model.class_index(name) for name in real.class_names], dtype=np.int64)
+    own = own_labels(model, real)
     distinct = np.unique(masks, axis=0)
     chosen = distinct[np.random.default_rng(seed).integers(0, len(distinct), len(real))]
     covered = replace(real, images=cover(real.images, chosen))
     classifier = trained_classifier(covered, seed=seed, device=device, progress=progress)
-    labels: Labels = own_labels[predict(classifier, cover(pictures, masks))]
+    labels: Labels = own[predict(classifier, cover(pictures, masks))]
     return labels
