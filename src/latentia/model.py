@@ -35,7 +35,7 @@ from latentia.diffusion import (
 )
 from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, load_part, read_json, save_part, write_json
-from latentia.first_stage import FIRST_STAGES, FirstStage
+from latentia.first_stage import FIRST_STAGES, FirstStage, PictureStage
 from latentia.version import __version__
 
 INDEX_NAME, TRAINING_NAME, TOKENIZER_NAME = "model_index.json", "training.json", "tokenizer/tokenizer.json"
@@ -206,9 +206,9 @@ class LatentModel:
 
     def _latent_shape_of(self, size: tuple[int, int]) -> tuple[int, ...]:
         """(channels, h, w) of pictures of that height and width."""
-        if not isinstance(self.codec, PictureCodec) or self.task is not None:
+        if not isinstance(self.first_stage, PictureStage) or self.task is not None:
             raise LatentiaError("size is for models that draw pictures")
-        return self.first_stage.latent_shape(size)  # type: ignore[arg-type]
+        return self.first_stage.latent_shape(size)
 
     def _told(self, labels: NDArray[np.int64], seed: int | None) -> Tensor:
         """The denoiser's labels: first the classes, then the clusters of each, then "nothing".
