@@ -9,7 +9,7 @@ with both. The synthetic ones are (few) drawn by a latent diffusion model that h
 training pictures without their labels, but the number of its cluster with each; which class they show, classifiers of
 the labelled few say, evened out over the classes (after dual pseudo training, You et al. 2023). The same classifiers
 judge all that is drawn. A row says what one gains by those pseudo-labelled pictures themselves. Last, a long-tailed
-set: from 500 pictures a class down to 5, filled up by synthetic ones; recall of the three rarest classes.
+set: from 500 pictures a class down to 5, filled up by synthetic ones; recall of the three rarest classes, and of each.
 
 All that is trained is kept in RUNS, and so is every accuracy: the command goes on where it was stopped, and several of
 it, each with other seeds or sizes and with --no-tail but for one of them, can fill the same RUNS at once, once
@@ -281,22 +281,22 @@ def main() -> None:
             unit = Unit(f"{per_class}-{seed}", real, full, base, runs, seed)
             for arm in arguments.arms:
                 table[arm, per_class].append(float(np.mean(measure(unit, arm, everyone))))
-    tails: dict[str, list[float]] = {arm: [] for arm in arguments.arms}
+    tails: dict[str, list[list[float]]] = {arm: [] for arm in arguments.arms}  # a row a seed, the rarest class last
+    lengths = np.round(LARGEST * IMBALANCE ** (-np.arange(full.num_classes) / (full.num_classes - 1))).astype(np.int64)
     for seed in arguments.seeds if arguments.tail else ():
         order = np.random.default_rng(seed).permutation(full.num_classes)
-        sizes = np.round(LARGEST * IMBALANCE ** (-order / (full.num_classes - 1))).astype(np.int64)
-        real = few_of(full, sizes, seed)
+        real = few_of(full, lengths[order], seed)
         assert real.labels is not None
-        rarest = np.argsort(sizes)[:RAREST]
         unit = Unit(f"tail-{seed}", real, full, base, runs, seed)
         lacking = balancing_counts(real.labels, real.num_classes)
         filled = float(lacking.sum() / (lacking.sum() + len(real)))  # the share with which all classes are alike
         for arm in arguments.arms:
             by_class = measure(unit, arm, lacking, filled)
-            tails[arm].append(float(np.mean([by_class[c] for c in rarest])))
+            tails[arm].append([by_class[c] for c in np.argsort(order)])
 
     columns = {f"{n} a class": {arm: table[arm, n] for arm in arguments.arms} for n in arguments.per_class}
-    columns |= {"long tail": tails} if arguments.tail else {}
+    if arguments.tail:
+        columns["long tail"] = {arm: [float(np.mean(row[-RAREST:])) for row in rows] for arm, rows in tails.items()}
     print(f"\nAccuracy in %, long tail: recall of the {RAREST} rarest classes; mean ± standard error of ", end="")
     print(f"{len(arguments.seeds)} seeds; in brackets the gain over {BEFORE}, seed by seed\n")
     print("| a classifier trained with | " + " | ".join(columns) + " |")
@@ -304,6 +304,12 @@ def main() -> None:
     for arm in arguments.arms:
         cells = [f"{spread(column[arm])} ({spread(gain(column, arm), '+')})" for column in columns.values()]
         print(f"| {arm} | " + " | ".join(cells) + " |")
+    if arguments.tail:
+        print("\nLong tail: recall in % of each class, by the number of its labelled pictures; mean of these seeds\n")
+        print("| a classifier trained with | " + " | ".join(map(str, lengths)) + " |")
+        print("|---" * (len(lengths) + 1) + "|")
+        for arm, rows in tails.items():
+            print(f"| {arm} | " + " | ".join(f"{100 * mean:.0f}" for mean in np.mean(rows, 0)) + " |")
 
 
 if __name__ == "__main__":
