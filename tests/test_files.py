@@ -49,9 +49,8 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         made(out, "half", fails=True)
     assert list(tmp_path.iterdir()) == []
-    out.mkdir()
-    made(out, "whole")  # an empty folder is as good as none
-    with pytest.raises(LatentiaError, match="not an empty folder"):
+    made(out, "whole")
+    with pytest.raises(LatentiaError, match="out exists"):
         made(out, "again")
     with pytest.raises(ZeroDivisionError):
         made(out, "half", fails=True, replace=True)

@@ -53,11 +53,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields a temporary sibling of `path`: on success renamed to `path`, on failure removed.
 
-    Raises LatentiaError where `path` exists, unless it is an empty folder or is to be replaced.
+    Raises LatentiaError where `path` exists, unless it is to be replaced.
     """
-    replace = replace or (path.is_dir() and not any(path.iterdir()))
     if path.exists() and not replace:
-        raise LatentiaError(f"{path} exists and is not an empty folder; choose another")
+        raise LatentiaError(f"{path} exists; choose another folder")
     temporary = path.with_name(f".{path.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -132,7 +132,7 @@ def test_augment_writes_a_set_with_a_manifest(more: list[str], tmp_path: Path, t
     assert all(line["file"].startswith(f"{line['class']}/") and 0 <= line["confidence"] <= 1 for line in lines)
     assert {line["seed"] for line in lines} == {5}
     assert load_pictures(out, "train").class_names == tuple("0123456789")
-    assert "not an empty folder" in refusal("augment", tiny_model, "--out", out, *options)
+    assert "out exists" in refusal("augment", tiny_model, "--out", out, *options)
     refusal("augment", tiny_model, "--out", tmp_path / "none", "--data", tmp_path / "nothing", *more)
     assert list(tmp_path.iterdir()) == [out]
 

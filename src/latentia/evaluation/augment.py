@@ -84,7 +84,7 @@ def augment_set(
     `unlabelled` names pictures that are varied instead, by `strength` or 0.5, each as the class that classifiers of
     `data` see in it (`label_by_votes`, which explains `even`, too); the same classifiers judge what comes out.
     See `synthesise` and `picture_judge` for the rest.
-    Raises LatentiaError where `out` is not empty, arguments contradict each other, or model and data do not fit.
+    Raises LatentiaError where `out` exists, arguments contradict each other, or model and data do not fit.
     """
     if even and unlabelled is None:
         raise LatentiaError("--even says something of --unlabelled pictures, and there are none")
