@@ -18,7 +18,7 @@ RUNS/base is there. Models are trained and drawn from on an accelerator where th
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -230,6 +230,15 @@ def gain(of: dict[str, list[float]], arm: str) -> list[float]:
     return [value - before for value, before in zip(of[arm], of[BEFORE], strict=True)]
 
 
+def print_table(heads: Iterable[str], rows: dict[str, list[str]]) -> None:
+    """A row an arm."""
+    heads = ["a classifier trained with", *heads]
+    print(f"| {' | '.join(heads)} |")
+    print("|---" * len(heads) + "|")
+    for arm, cells in rows.items():
+        print(f"| {' | '.join([arm, *cells])} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path)
@@ -299,17 +308,16 @@ def main() -> None:
         columns["long tail"] = {arm: [float(np.mean(row[-RAREST:])) for row in rows] for arm, rows in tails.items()}
     print(f"\nAccuracy in %, long tail: recall of the {RAREST} rarest classes; mean ± standard error of ", end="")
     print(f"{len(arguments.seeds)} seeds; in brackets the gain over {BEFORE}, seed by seed\n")
-    print("| a classifier trained with | " + " | ".join(columns) + " |")
-    print("|---" * (len(columns) + 1) + "|")
-    for arm in arguments.arms:
-        cells = [f"{spread(column[arm])} ({spread(gain(column, arm), '+')})" for column in columns.values()]
-        print(f"| {arm} | " + " | ".join(cells) + " |")
+    cells = {
+        arm: [f"{spread(column[arm])} ({spread(gain(column, arm), '+')})" for column in columns.values()]
+        for arm in arguments.arms
+    }
+    print_table(columns, cells)
     if arguments.tail:
         print("\nLong tail: recall in % of each class, by the number of its labelled pictures; mean of these seeds\n")
-        print("| a classifier trained with | " + " | ".join(map(str, lengths)) + " |")
-        print("|---" * (len(lengths) + 1) + "|")
-        for arm, rows in tails.items():
-            print(f"| {arm} | " + " | ".join(f"{100 * mean:.0f}" for mean in np.mean(rows, 0)) + " |")
+        print_table(
+            map(str, lengths), {arm: [f"{100 * mean:.0f}" for mean in np.mean(rows, 0)] for arm, rows in tails.items()}
+        )
 
 
 if __name__ == "__main__":

@@ -162,16 +162,15 @@ def class_index(class_names: Sequence[str], name_or_number: str | int, owner: st
         raise LatentiaError(f"{owner} has no classes, so {name_or_number!r} names none")
     wanted = str(name_or_number).strip()
     if not isinstance(name_or_number, int):
-        names, folded = list(class_names), [name.casefold() for name in class_names]
-        folders = [folder_name(name) for name in class_names]
-        for spelling, known in ((wanted, names), (wanted.casefold(), folded), (wanted, folders)):
-            if spelling in known:
-                return known.index(spelling)
+        for asked, spelt in ((wanted, str), (wanted.casefold(), str.casefold), (wanted, folder_name)):
+            spellings = [spelt(name) for name in class_names]
+            if asked in spellings:
+                return spellings.index(asked)
     if wanted.isascii() and wanted.isdigit() and len(wanted) < 10 and int(wanted) < len(class_names):
         return int(wanted)
-    listed = ", ".join(f"{number} {name}" for number, name in enumerate(class_names[:100]))
+    known = ", ".join(f"{number} {name}" for number, name in enumerate(class_names[:100]))
     more = ", …" if len(class_names) > 100 else ""
-    raise LatentiaError(f"{owner} has no class {name_or_number!r}; its classes are {listed}{more}")
+    raise LatentiaError(f"{owner} has no class {name_or_number!r}; its classes are {known}{more}")
 
 
 def class_order(name: str) -> tuple[bool, int, str]:
