@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from latentia.errors import LatentiaError
 
@@ -129,7 +130,7 @@ def load_part(folder: Path, classes: Mapping[str, Callable[..., Part]]) -> Part:
         raise LatentiaError(f"{folder / CONFIG_NAME} names class {name!r}, expected one of {', '.join(classes)}")
     state = read_tensors(folder / WEIGHTS_NAME)
     try:
-        with torch.device("meta"):  # nothing is allocated for a config that the weights do not fit
+        with torch.device("meta"), _WithoutDraws():  # nothing is allocated for a config that the weights do not fit
             part = classes[name](**config)
     except (LatentiaError, TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise LatentiaError(f"{folder / CONFIG_NAME} does not describe a {name}: {error}") from None
@@ -141,6 +142,17 @@ def load_part(folder: Path, classes: Mapping[str, Callable[..., Part]]) -> Part:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise LatentiaError(f"{folder / WEIGHTS_NAME} does not fit {name}: {first}") from None
     return part
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Skips random initial values: on the meta device PyTorch would load its compiler for them, half a second."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(function, "__module__", None) == "torch.nn.init" or function in (Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def module_hash(module: nn.Module) -> str:

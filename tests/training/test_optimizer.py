@@ -2,9 +2,10 @@ import itertools
 
 import pytest
 from torch import nn
-from torch.optim import AdamW, Muon
+from torch.optim import AdamW
 
 from latentia.denoiser import DiT
+from latentia.training.muon import Muon
 from latentia.training.optimizer import build_optimizers, set_learning_rate, warmup_cosine
 
 

@@ -29,6 +29,7 @@ from latentia.cli.shared import (
 )
 from latentia.errors import LatentiaError, Stopped
 from latentia.shipped import EMOJI
+from latentia.threads import settle
 from latentia.version import __version__
 
 if TYPE_CHECKING:
@@ -494,6 +495,7 @@ def options(
 
 def main() -> None:
     """Runs the command; a LatentiaError is one line and status 1, a stop by the user status 130."""
+    settle()  # no command has loaded PyTorch yet
     try:
         app()
     except LatentiaError as error:

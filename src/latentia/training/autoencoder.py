@@ -29,6 +29,7 @@ from latentia.training.loop import run_loop
 from latentia.training.order import ShuffledOrder, SortedOrder, step_generator
 from latentia.training.recipe import FirstStage as PictureStage
 from latentia.training.recipe import Recipe, TextStage
+from latentia.training.speed import Say
 
 MEASURED = 5_000  # examples from which the latents' mean and standard deviation are taken
 
@@ -41,6 +42,7 @@ def train_picture_stage(
     accelerator: Accelerator,
     *,
     perceptual: nn.Module | None = None,
+    say: Say = print,
 ) -> FirstStage:
     """Trains, or continues, a picture autoencoder and returns it with averaged weights and measured latents.
 
@@ -57,15 +59,15 @@ def train_picture_stage(
         model.latent_shape(size)  # type: ignore[arg-type]  # refuses what does not divide, before any work
     if perceptual is not None:
         perceptual = perceptual.to(device).eval().requires_grad_(False)
-    network, trainee = prepare(model, stage.training, accelerator, compile=recipe.compute.compile)
+    network, trainee = prepare(model, stage.training, accelerator, compile=recipe.compute.compile, say=say)
     trainees = {"first_stage": trainee}
     adversary = stage.discriminator
     regulariser_weight = stage.kl_weight if stage.kind == "AutoencoderKL" else 1.0  # VQ weighs its commitment itself
     if adversary is not None:
         critic = PatchDiscriminator(pictures.channels, adversary.width, adversary.layers).to(device)
         judge_loop = stage.training.model_copy(update={"learning_rate": adversary.learning_rate})
-        judge, judge_trainee = prepare(critic, judge_loop, accelerator, compile=False)
-        trainees["discriminator"] = Trainee(judge, judge_trainee.optimizers)
+        judge, judge_trainee = prepare(critic, judge_loop, accelerator, compile=False, say=say)
+        trainees["discriminator"] = Trainee(judge_trainee.module, judge_trainee.optimizers)
 
     order = ShuffledOrder(len(pictures), stage.training.batch_size, recipe.seed)
     mine = local_share(stage.training.batch_size, accelerator)
@@ -87,7 +89,7 @@ def train_picture_stage(
                 total = total + losses["perceptual_loss"]
             loss = total + regulariser_weight * result.regulariser
             if adversary is not None and step >= adversary.start:
-                judge.requires_grad_(False)
+                critic.requires_grad_(False)
                 fooling = hinge_generator_loss(judge(result.x))
                 balance = adaptive_weight(total, fooling, model.decoder.head.weight)  # type: ignore[union-attr, arg-type]
                 loss = loss + adversary.weight * balance * fooling
@@ -97,7 +99,7 @@ def train_picture_stage(
             # Zeros before it joins: a log's columns are the same from the first row on.
             losses["discriminator_loss"] = torch.zeros((), device=device)
             if step >= adversary.start:
-                judge.requires_grad_(True)
+                critic.requires_grad_(True)
                 with accelerator.autocast():
                     losses["discriminator_loss"] = hinge_discriminator_loss(judge(x), judge(result.x.detach()))
                 accelerator.backward(losses["discriminator_loss"])
@@ -115,7 +117,7 @@ def train_picture_stage(
 
 
 def train_text_stage(
-    recipe: Recipe, stage: TextStage, texts: TokenSet, folder: Path, accelerator: Accelerator
+    recipe: Recipe, stage: TextStage, texts: TokenSet, folder: Path, accelerator: Accelerator, *, say: Say = print
 ) -> FirstStage:
     """Trains, or continues, a text autoencoder: cross-entropy of length and tokens through noisy latents.
 
@@ -129,7 +131,7 @@ def train_text_stage(
     if stage.encoder is not None and model.frozen is not None:
         model.frozen.load(Path(stage.encoder))
     model.to(device)
-    network, trainee = prepare(model, stage.training, accelerator, compile=recipe.compute.compile)
+    network, trainee = prepare(model, stage.training, accelerator, compile=recipe.compute.compile, say=say)
     order = SortedOrder(torch.from_numpy(texts.lengths), stage.training.batch_size, recipe.seed)
     mine = local_share(stage.training.batch_size, accelerator)
 

@@ -1,7 +1,8 @@
 """What both stages ask of Accelerate: device, precision, a wrapped module with its optimizers, a share of a batch."""
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,8 +13,7 @@ from latentia.training.checkpoint import Trainee
 from latentia.training.ema import EMA
 from latentia.training.optimizer import build_optimizers, set_learning_rate, warmup_cosine
 from latentia.training.recipe import Compute, Loop
-
-Module = TypeVar("Module", bound=nn.Module)
+from latentia.training.speed import Say, name_brakes
 
 
 def build_accelerator(compute: Compute) -> Accelerator:
@@ -25,8 +25,15 @@ def build_accelerator(compute: Compute) -> Accelerator:
     return Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
 
 
-def prepare(module: Module, loop: Loop, accelerator: Accelerator, *, compile: bool) -> tuple[Module, Trainee]:
-    """The module as the training step calls it, and as optimizers, EMA and checkpoint see it."""
+def prepare(
+    module: nn.Module, loop: Loop, accelerator: Accelerator, *, compile: bool, say: Say
+) -> tuple[Callable[..., Any], Trainee]:
+    """The module as the training step calls it, and as optimizers, EMA and checkpoint see it.
+
+    On a CPU the first call says in one line whether bf16 or `compile` slow it down there.
+    """
+    bf16 = accelerator.mixed_precision == "bf16"
+    plain = copy.deepcopy(module) if accelerator.device.type == "cpu" and (bf16 or compile) else None
     if compile:
         module.compile()
     wrapped = accelerator.prepare(module)
@@ -38,7 +45,15 @@ def prepare(module: Module, loop: Loop, accelerator: Accelerator, *, compile: bo
         beta2=loop.beta2,
     )
     ema = EMA(wrapped, decay=loop.ema_decay, sigma_rel=loop.ema_sigma_rel)
-    return wrapped, Trainee(wrapped, optimizers, ema)
+
+    def call(*arguments: Any) -> Any:
+        nonlocal plain
+        if plain is not None:
+            name_brakes(plain, arguments, bf16=bf16, compile=compile, say=say)
+            plain = None
+        return wrapped(*arguments)
+
+    return call, Trainee(wrapped, optimizers, ema)
 
 
 def apply_gradients(trainee: Trainee, loop: Loop, step: int, accelerator: Accelerator) -> None:

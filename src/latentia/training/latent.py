@@ -1,5 +1,6 @@
 """Trains a denoiser in the latent space of a first stage."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +34,7 @@ from latentia.training.engine import apply_gradients, averaged, local_share, pre
 from latentia.training.loop import run_loop
 from latentia.training.order import GroupedOrder, ShuffledOrder, step_generator
 from latentia.training.recipe import Recipe
+from latentia.training.speed import Say
 
 INPUT_LAYERS = ("patch_embed.weight", "stem.weight")
 CAPTIONED = PictureSet | FramedPictures
@@ -117,6 +119,8 @@ def train_denoiser(
     folder: Path,
     accelerator: Accelerator,
     prompts: PromptCodec | None = None,
+    *,
+    say: Say = print,
 ) -> LatentModel:
     """Trains, or continues, the recipe's denoiser on cached latents and returns the model with averaged weights.
 
@@ -141,7 +145,7 @@ def train_denoiser(
     if recipe.init is not None:
         start_from(denoiser, Path(recipe.init) / "denoiser")
     denoiser.to(device)
-    network, trainee = prepare(denoiser, loop, accelerator, compile=recipe.compute.compile)
+    network, trainee = prepare(denoiser, loop, accelerator, compile=recipe.compute.compile, say=say)
 
     nothing_said = torch.empty(0) if prompts is None else prompts.to_ids([""]).ids.to(device)
 
@@ -256,7 +260,7 @@ def train_denoiser(
 
 
 def with_estimate(
-    network: nn.Module,
+    network: Callable[..., Tensor],
     process: Process,
     z: Tensor,
     eps: Tensor,
@@ -283,7 +287,7 @@ def without_padding(prompts: Tensor) -> Tensor:
     return prompts[:, : -(-longest // 8) * 8]
 
 
-def _call(network: nn.Module, condition: list[Tensor], x: Tensor, time: Tensor) -> Tensor:
+def _call(network: Callable[..., Tensor], condition: list[Tensor], x: Tensor, time: Tensor) -> Tensor:
     output: Tensor = network(x, time, *condition)
     return output
 

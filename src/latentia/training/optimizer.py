@@ -4,8 +4,12 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
+import torch
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.distributed.tensor import DTensor
+from torch.optim import AdamW, Optimizer
+
+from latentia.training.muon import Muon
 
 
 def warmup_cosine(step: int, *, warmup: int, steps: int, final: float = 0.0) -> float:
@@ -26,8 +30,8 @@ def build_optimizers(
 ) -> list[Optimizer]:
     """AdamW on everything, or Muon (Jordan 2024) on the matrices inside the blocks and AdamW on the rest.
 
-    Muon's update is rescaled to AdamW's root mean square (Liu 2025, "Muon is scalable", eq. 4): one learning rate
-    serves both. Embeddings, the output layer, vectors and convolutions stay with AdamW, as Jordan advises.
+    Embeddings, the output layer, vectors and convolutions stay with AdamW, as Jordan advises. Muon is PyTorch's own on
+    an accelerator and for sharded matrices, and that of `latentia.training.muon` on a CPU; both scale the update alike.
     """
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     matrices = {
@@ -37,7 +41,13 @@ def build_optimizers(
     optimizers: list[Optimizer] = [AdamW(rest, lr=learning_rate, betas=(0.9, beta2), weight_decay=weight_decay)]
     if matrices:
         inner = [parameter for name, parameter in named if name in matrices]
-        optimizers.append(Muon(inner, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+        if any(parameter.device.type != "cpu" or isinstance(parameter, DTensor) for parameter in inner):
+            muon: Optimizer = torch.optim.Muon(
+                inner, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        else:
+            muon = Muon(inner, lr=learning_rate, weight_decay=weight_decay)
+        optimizers.append(muon)
     return optimizers
 
 

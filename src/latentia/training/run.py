@@ -3,7 +3,6 @@
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,6 +44,7 @@ from latentia.training.engine import build_accelerator
 from latentia.training.latent import train_denoiser
 from latentia.training.log import plot_losses, read_log
 from latentia.training.recipe import Recipe, TextStage, dump_recipe
+from latentia.training.speed import Say
 from latentia.version import __version__
 
 VERSIONED = ("torch", "accelerate", "numpy", "safetensors")
@@ -57,7 +57,7 @@ def train(
     resume: bool = False,
     first_stage: str | Path | None = None,
     perceptual: nn.Module | None = None,
-    say: Callable[[str], None] = lambda message: print(message, file=sys.stderr),
+    say: Say = lambda message: print(message, file=sys.stderr),
 ) -> Path:
     """Trains both stages of a recipe into the folder `out` and returns its model folder, `out/model`.
 
@@ -91,12 +91,12 @@ def train(
 
     with accelerator.main_process_first():
         shown, variants = examples_in_variants(recipe, examples)
-    stage = _first_stage(recipe, examples, out / "first_stage", accelerator, first_stage, perceptual)
+    stage = _first_stage(recipe, examples, out / "first_stage", accelerator, first_stage, perceptual, tell)
     with accelerator.main_process_first():
         cache = cache_of(stage, shown, out / "latents", variants=variants, device=accelerator.device, progress=main)
     with accelerator.main_process_first():
         prompts = prompt_codec(recipe, shown, out)
-    model = train_denoiser(recipe, stage, cache, shown, out / "denoiser", accelerator, prompts)
+    model = train_denoiser(recipe, stage, cache, shown, out / "denoiser", accelerator, prompts, say=tell)
     model.denoiser.to(DTYPES[recipe.compute.weights_dtype]).float()  # what is saved is what is hashed and used
     model.training = _provenance(recipe, examples, model, accelerator, out) | {"git_commit": commit}
     if main:
@@ -207,6 +207,7 @@ def _first_stage(
     accelerator: Accelerator,
     given: str | Path | None,
     perceptual: nn.Module | None,
+    say: Say,
 ) -> FirstStage:
     """The given first stage, the one that this run has finished before, or a newly trained one."""
     finished = folder / "finished"
@@ -218,10 +219,10 @@ def _first_stage(
     wanted = recipe.first_stage
     if isinstance(wanted, TextStage):
         assert isinstance(examples, TokenSet)
-        stage = train_text_stage(recipe, wanted, examples, folder, accelerator)
+        stage = train_text_stage(recipe, wanted, examples, folder, accelerator, say=say)
     else:
         assert isinstance(examples, PictureSet)
-        stage = train_picture_stage(recipe, wanted, examples, folder, accelerator, perceptual=perceptual)
+        stage = train_picture_stage(recipe, wanted, examples, folder, accelerator, perceptual=perceptual, say=say)
     if accelerator.is_main_process:
         partial = folder / "finishing"  # renamed when whole
         save_part(partial, stage, stage.config)
