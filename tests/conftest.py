@@ -1,11 +1,21 @@
-"""What all tests share: a cache of their own, one thread, and a tiny recipe on real digits."""
+"""What all tests share: a cache of their own, one thread, a tiny recipe on real digits, and small trained models.
+
+Two processors round differently, and training amplifies that: no test compares a figure of what it trains itself with
+a margin. What is measured is measured of models that are kept in tests/trained; `REMAKE_TRAINED=1 make test` trains
+them anew.
+"""
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from latentia.metrics import PictureClassifier
 
 TINY = """
 name: tiny
@@ -26,11 +36,13 @@ sampling: {steps: 3}
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests neither read nor fill the user's cache, and do not fight over cores."""
-    torch.set_num_threads(1)
+    """Tests neither read nor fill the user's cache, and do not fight over cores unless OMP_NUM_THREADS says so."""
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(threads))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LATENTIA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("OMP_NUM_THREADS", threads)
+        patch.setenv("OMP_WAIT_POLICY", "passive")
         patch.setenv(
             "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH", "")])
         )
@@ -57,16 +69,54 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Path
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Path:
-    """A tiny model trained long enough that classes, guidance and samplers make a difference."""
+def kept() -> Callable[[str, Callable[[Path], None]], Path]:
+    """kept(name, build): the folder tests/trained/name, into which `build` trains and writes where it is made anew."""
+
+    def folder(name: str, build: Callable[[Path], None]) -> Path:
+        path = Path(__file__).parent / "trained" / name
+        if os.environ.get("REMAKE_TRAINED"):
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(parents=True)
+            build(path)
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(
+    tmp_path_factory: pytest.TempPathFactory, kept: Callable[[str, Callable[[Path], None]], Path], _own_cache: None
+) -> Path:
+    """A tiny model, trained until classes, guidance and samplers make a difference; its recipe lies beside it."""
     from latentia.training import load_recipe, train
 
-    folder = tmp_path_factory.mktemp("model")
-    path = folder / "tiny.yaml"
-    path.write_text(TINY, encoding="utf-8")
-    longer = ["steps=200", "learning_rate=0.01", "checkpoint_every=200", "log_every=50", "preview_every=200"]
-    overrides = [f"{part}.{field}" for part in ("training", "first_stage.training") for field in longer]
-    return train(load_recipe(str(path), overrides), folder / "out")
+    def build(path: Path) -> None:
+        recipe = tmp_path_factory.mktemp("model") / "tiny.yaml"
+        recipe.write_text(TINY, encoding="utf-8")
+        longer = ["steps=200", "learning_rate=0.01", "checkpoint_every=200", "log_every=50", "preview_every=200"]
+        overrides = [f"{part}.{field}" for part in ("training", "first_stage.training") for field in longer]
+        model = train(load_recipe(str(recipe), overrides), recipe.parent / "out")
+        shutil.copytree(model, path / "model")
+        shutil.copy(model.parent / "recipe.yaml", path)
+
+    return kept("digits", build) / "model"
+
+
+@pytest.fixture(scope="session")
+def classifier(kept: Callable[[str, Callable[[Path], None]], Path], _own_cache: None) -> "PictureClassifier":
+    """Kept; trained on the first 300 digits of the training split."""
+
+    from latentia.data import load_pictures
+    from latentia.files import load_part, save_part
+    from latentia.metrics import PictureClassifier, train_classifier
+
+    def build(path: Path) -> None:
+        few = load_pictures("digits").subset(slice(300))
+        assert few.labels is not None
+        made = train_classifier(few.images, few.labels, 10)
+        save_part(path, made, made.config)
+
+    return load_part(kept("few-classifier", build), {"PictureClassifier": PictureClassifier}).eval()
 
 
 @pytest.fixture(scope="session")

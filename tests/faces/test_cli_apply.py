@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from latentia.cli import app
 from latentia.data import load_pictures, write_pictures
+from latentia.metrics import PictureClassifier
 
 runner = CliRunner()
 
@@ -137,7 +138,10 @@ def test_augment_writes_a_set_with_a_manifest(more: list[str], tmp_path: Path, t
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_augment_varies_unlabelled_pictures(tmp_path: Path, tiny_model: Path) -> None:
+def test_augment_varies_unlabelled_pictures(
+    tmp_path: Path, tiny_model: Path, classifier: PictureClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentia.evaluation.augment.trained_voters", lambda few, **options: [classifier])
     data, rest, out, held = tmp_path / "data", tmp_path / "rest", tmp_path / "out", load_pictures("digits")
     assert held.labels is not None
     write_pictures(held.images[:300], held.labels[:300], held.class_names, data / "train")

@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 from latentia.data import PictureSet, TextSet, Tokenizer, train_tokenizer
-from latentia.metrics import FeatureNet, classifier_net
+from latentia.files import load_part, save_part
+from latentia.metrics import FeatureNet, PictureClassifier, accuracy, classifier_features, train_classifier
 
 
 def digits(which: slice, name: str) -> PictureSet:
@@ -23,8 +26,26 @@ def test() -> PictureSet:
 
 
 @pytest.fixture(scope="session")
-def digit_net(train, test, tmp_path_factory) -> FeatureNet:
-    return classifier_net(train, test, epochs=8, cache=tmp_path_factory.mktemp("classifiers"))
+def digit_net(train, test, kept) -> FeatureNet:
+    """The features of a kept classifier of the training digits."""
+
+    def build(path: Path) -> None:
+        network = train_classifier(train.images, train.labels, 10, epochs=8)
+        save_part(path, network, network.config)
+
+    network = load_part(kept("digit-classifier", build), {"PictureClassifier": PictureClassifier}).eval()
+    share = accuracy(network, test.images, test.labels)
+    return FeatureNet(
+        "classifier:digits train", lambda images: classifier_features(network, images), network, accuracy=share
+    )
+
+
+@pytest.fixture(scope="session")
+def squares() -> PictureSet:
+    """Four classes of nearly plain squares, from black to white, which any classifier learns to tell apart."""
+    labels = np.arange(200) % 4
+    noise = np.random.default_rng(0).integers(0, 20, (200, 8, 8, 1))
+    return PictureSet((labels[:, None, None, None] * 70 + noise).astype(np.uint8), labels, tuple("abcd"), "squares", "")
 
 
 PARTS = {  # class → subjects, verbs and places; half of the words are shared by the classes

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from torch.nn import functional as F
 
 from latentia.data import TextSet, token_matrix
 from latentia.errors import LatentiaError
-from latentia.files import WEIGHTS_NAME
+from latentia.files import WEIGHTS_NAME, load_part, save_part
 from latentia.metrics import JudgeLM, judge, perplexity, train_judge, trained_judge
 from latentia.metrics.judge import BOS, EOS, MASK, PAD, generate
 
@@ -128,13 +129,28 @@ def markov_rows(count: int, seed: int):
     return ids
 
 
-def test_learns_a_markov_source_to_its_entropy_rate():
+def test_learns_what_follows_for_certain():
+    """Each token decides the next: the entropy is 0, and the perplexity of who knows that is 1."""
+    rows = np.array([[5, 6, 7, EOS], [8, 9, EOS, PAD], [10, 4, 11, EOS]])
+    certain = train_judge(rows[:1], VOCAB, steps=150, batch_size=8, learning_rate=1e-2, width=16, depth=1, heads=2)
+    assert perplexity(certain, rows[:1]) == pytest.approx(1, abs=0.1)
+    among_three = train_judge(rows, VOCAB, steps=300, batch_size=8, learning_rate=1e-2, width=16, depth=1, heads=2)
+    tokens = (rows != PAD).sum()
+    assert perplexity(among_three, rows) == pytest.approx(3 ** (len(rows) / tokens), rel=0.1)  # only the first is open
+
+
+def test_the_perplexity_of_a_markov_source_is_its_entropy_rate(kept):
     entropy = [-(p[p > 0] * np.log(p[p > 0])).sum() for p in (START, *STEP)]
     visits = START[:3] @ np.linalg.inv(np.eye(3) - STEP[:, :3])  # expected, of each state in one row
     rate = math.exp((entropy[0] + visits @ entropy[1:]) / (visits.sum() + 1))
-    network = train_judge(
-        markov_rows(3000, 0), FIRST + 3, steps=250, batch_size=64, learning_rate=1e-2, width=16, depth=1, heads=2
-    )
+
+    def build(path: Path) -> None:
+        made = train_judge(
+            markov_rows(3000, 0), FIRST + 3, steps=250, batch_size=64, learning_rate=1e-2, width=16, depth=1, heads=2
+        )
+        save_part(path, made, made.config)
+
+    network = load_part(kept("markov-judge", build), {"JudgeLM": JudgeLM}).eval()
     reached = perplexity(network, markov_rows(1500, 1))
     assert reached == pytest.approx(rate, rel=0.03)
     assert rate < 2.7  # of 4 states; their frequencies alone would give 3.8

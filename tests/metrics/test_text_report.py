@@ -1,12 +1,15 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from latentia.data import TextSet, token_matrix
 from latentia.errors import LatentiaError
+from latentia.files import load_part, save_part
 from latentia.metrics import (
+    JudgeLM,
     SentenceNet,
     distinct_n,
     evaluate_text_reconstruction,
@@ -24,11 +27,15 @@ LONGEST = 40
 
 
 @pytest.fixture(scope="module")
-def judge(text_train, tokenizer):
-    ids = token_matrix(tokenizer, text_train.texts, LONGEST, on_long="refuse").ids
-    return train_judge(
-        ids, tokenizer.vocab_size, steps=200, batch_size=32, learning_rate=4e-3, width=32, depth=1, heads=2
-    )
+def judge(text_train, tokenizer, kept):
+    def build(path: Path) -> None:
+        ids = token_matrix(tokenizer, text_train.texts, LONGEST, on_long="refuse").ids
+        network = train_judge(
+            ids, tokenizer.vocab_size, steps=200, batch_size=32, learning_rate=4e-3, width=32, depth=1, heads=2
+        )
+        save_part(path, network, network.config)
+
+    return load_part(kept("judge", build), {"JudgeLM": JudgeLM}).eval()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from latentia.errors import LatentiaError
 from latentia.training import load_recipe, train
 from latentia.training.latent import start_from
 
-LOOP = ["training.steps=200", "training.learning_rate=0.01", "training.log_every=50", "training.preview_every=200"]
-TINY = Path(__file__).parents[1] / "conftest.py"
+SHORT = ["training.steps=2"]
+LONG = ["training.steps=200", "training.learning_rate=0.01", "training.log_every=50", "training.preview_every=200"]
+Keep = Callable[[str, Callable[[Path], None]], Path]
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +33,33 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> P
 
 
 @pytest.fixture(scope="module")
-def inpainter(recipe_file: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("inpainter") / "out"
-    more = [part for override in LOOP for part in ("--set", override)]
-    options = ["train", str(recipe_file), "--out", str(out), "--task", "inpaint", "--init", str(tiny_model), *more]
-    result = CliRunner().invoke(app, options, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return out / "model"
+def inpainter(recipe_file: Path, tiny_model: Path, kept: Keep, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return kept(
+        "inpainter", lambda path: build(path, [*LONG, "task.kind=inpaint"], recipe_file, tiny_model, tmp_path_factory)
+    )
 
 
 @pytest.fixture(scope="module")
-def enlarger(recipe_file: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    overrides = [*LOOP, "task={kind: super_resolution, factor: 2}", f"init={tiny_model}"]
-    return train(load_recipe(str(recipe_file), overrides), tmp_path_factory.mktemp("enlarger") / "out")
+def enlarger(recipe_file: Path, tiny_model: Path, kept: Keep, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    task = "task={kind: super_resolution, factor: 2}"
+    return kept("enlarger", lambda path: build(path, [*LONG, task], recipe_file, tiny_model, tmp_path_factory))
+
+
+def build(path: Path, overrides: list[str], recipe: Path, start: Path, folders: pytest.TempPathFactory) -> None:
+    """Trains from the tiny model on, and copies the model to `path`."""
+    model = train(load_recipe(str(recipe), [*overrides, f"init={start}"]), folders.mktemp("task") / "out")
+    shutil.copytree(model, path, dirs_exist_ok=True)
+
+
+def test_a_task_is_an_option_of_the_command(recipe_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    more = [part for override in SHORT for part in ("--set", override)]
+    out = tmp_path / "out"
+    options = ["train", str(recipe_file), "--out", str(out), "--task", "inpaint", "--init", str(tiny_model), *more]
+    result = CliRunner().invoke(app, options, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    model = latentia.load(out / "model")
+    assert model.task == latentia.data.RepairTask("inpaint")
+    torch.testing.assert_close(model.first_stage.state_dict(), latentia.load(tiny_model).first_stage.state_dict())
 
 
 def digits(count: int = 40) -> tuple[np.ndarray, np.ndarray]:
@@ -146,4 +162,4 @@ def test_recipes_that_make_no_sense_are_refused(recipe_file: Path, tiny_model: P
         (["task.kind=inpaint", f"init={tiny_model}", "denoiser.width=32"], "does not fit"),
     ):
         with pytest.raises(LatentiaError, match=words):
-            train(load_recipe(str(recipe_file), [*LOOP, *overrides]), tmp_path / words.replace(" ", ""))
+            train(load_recipe(str(recipe_file), [*SHORT, *overrides]), tmp_path / words.replace(" ", ""))

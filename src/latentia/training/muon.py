@@ -75,7 +75,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 @lru_cache
 def zolotarev(smallest: float) -> tuple[float, float, float]:
-    """m, c and w of f(s) = m s (1 + w / (s² + c)), the odd function of its kind that is nearest to 1 on [`smallest`, 1].
+    """m, c and w of f(s) = m s (1 + w / (s² + c)), of all such functions the nearest to 1 on [`smallest`, 1].
 
     Zolotarev 1877; Nakatsukasa & Freund 2016, eq. 3.2 to 3.5 for r = 1. The error is as large above 1 as below.
     """
