@@ -175,17 +175,9 @@ class LatentModel:
         if latents is not None and latents.shape != (len(wanted), *latent_shape):
             raise LatentiaError(f"latents have shape {tuple(latents.shape)}, expected {(len(wanted), *latent_shape)}")
         label = self._told(wanted, seed if latents is None and not callable(sampler) else None)
-        if self.prompts is not None:
-            condition, nothing = self._prompted(
-                label, [""] * len(label) if prompts is None else prompts, negative_prompt, latent_shape
-            )
-            begin = None
-            if lengths is not None or context is not None or hints is not None:
-                raise LatentiaError("lengths, context and hints are not for a model that draws from prompts")
-        elif prompts is not None or negative_prompt:
-            raise LatentiaError("the model was trained without captions and reads no prompts")
-        else:
-            condition, nothing, begin = self._conditions(label, lengths, context, hints)
+        condition, nothing, begin = self._request(
+            label, latent_shape, lengths, context, prompts, negative_prompt, hints
+        )
 
         parts: list[Any] = []
         bar = tqdm(total=len(wanted), desc="sampling", unit="item", disable=not progress, dynamic_ncols=True)
@@ -236,39 +228,63 @@ class LatentModel:
         labels = label[rows].to(self.device)
         return {"begin": shown, "labels": labels, "temperature": chosen["temperature"], "generator": generator}
 
-    def _prompted(
-        self, label: Tensor, prompts: Sequence[str], negative_prompt: str, latent_shape: tuple[int, ...]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """What the denoiser gets beside latent and time, and the same that guidance leads away from."""
-        assert self.prompts is not None
-        if isinstance(prompts, str) or len(prompts) != len(label):
-            raise LatentiaError(f"there are {len(prompts)} prompts for {len(label)} pictures")
-        codec, grid = self.prompts, torch.empty(1, *latent_shape)
-        values = [*before_prompt(label, grid), *codec.to_ids(prompts)]
-        null = torch.full_like(label, denoiser_config(self.denoiser)["num_classes"])
-        against = [value.expand(len(label), -1) for value in codec.to_ids([negative_prompt])]
-        nothing = [*before_prompt(null, grid), *against]
-        return [value.to(self.device) for value in values], [value.to(self.device) for value in nothing]
+    def denoise(self, labels: NDArray[np.int64], prompts: Sequence[str] | None = None) -> Denoise:
+        """E[z | z_t] for the whole condition and without guidance: labels (B,) as in `generate`, a prompt for each.
 
-    def _conditions(
-        self, label: Tensor, lengths: Sequence[int] | None, context: Sequence[str] | None, hints: Tensor | None
+        A cluster is not drawn: the class is all that is known. Raises LatentiaError as `generate` does.
+        """
+        condition, nothing, _ = self._request(self._told(labels, None), self.latent_shape, prompts=prompts)
+        return self._guided(condition, nothing, DEFAULT_SAMPLING)
+
+    def _request(
+        self,
+        label: Tensor,
+        latent_shape: tuple[int, ...],
+        lengths: Sequence[int] | None = None,
+        context: Sequence[str] | None = None,
+        prompts: Sequence[str] | None = None,
+        negative_prompt: str = "",
+        hints: Tensor | None = None,
     ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
-        """What the denoiser gets beside latent and time, the same that says nothing, and the ids that a decoded text
-        begins with: each tensor is (N, ...)."""
+        """What the denoiser gets beside latent and time, the same that guidance leads away from, and the ids that a
+        decoded text begins with: each tensor is (N, ...)."""
+        if isinstance(self.codec, TextCodec):
+            if hints is not None:
+                raise LatentiaError("hints are for pictures; this model makes texts")
+            self._require_no_prompt(prompts, negative_prompt)
+            return self._text_request(label, lengths, context)
+        if lengths is not None or context is not None:
+            raise LatentiaError("lengths and context are for texts; this model makes pictures")
+        if (hints is None) != (self.task is None):
+            raise LatentiaError(
+                "the model draws pictures and takes no hints"
+                if self.task is None
+                else f"the model is trained for {self.task.kind} and needs what it shall repair"
+            )
         null = torch.full_like(label, denoiser_config(self.denoiser)["num_classes"])
-        if not isinstance(self.codec, TextCodec):
-            if lengths is not None or context is not None:
-                raise LatentiaError("lengths and context are for texts; this model makes pictures")
-            if (hints is None) != (self.task is None):
-                raise LatentiaError(
-                    "the model draws pictures and takes no hints"
-                    if self.task is None
-                    else f"the model is trained for {self.task.kind} and needs what it shall repair"
-                )
-            shown = [] if hints is None else [hints.to(self.device)]
-            return [label.to(self.device), *shown], [null.to(self.device), *shown], None
-        if hints is not None:
-            raise LatentiaError("hints are for pictures; this model makes texts")
+        beside = [] if hints is None else [hints]
+        condition, nothing = [label, *beside], [null, *beside]
+        if self.prompts is None:
+            self._require_no_prompt(prompts, negative_prompt)
+        else:
+            asked = [""] * len(label) if prompts is None else prompts
+            if isinstance(asked, str) or len(asked) != len(label):
+                raise LatentiaError(f"there are {len(asked)} prompts for {len(label)} pictures")
+            against = [value.expand(len(label), -1) for value in self.prompts.to_ids([negative_prompt])]
+            grid = torch.empty(1, *latent_shape)
+            condition = [*before_prompt(label, grid, hints), *self.prompts.to_ids(asked)]
+            nothing = [*before_prompt(null, grid, hints), *against]
+        return [value.to(self.device) for value in condition], [value.to(self.device) for value in nothing], None
+
+    def _require_no_prompt(self, prompts: Sequence[str] | None, negative_prompt: str) -> None:
+        if prompts is not None or negative_prompt:
+            raise LatentiaError("the model was trained without captions and reads no prompts")
+
+    def _text_request(
+        self, label: Tensor, lengths: Sequence[int] | None, context: Sequence[str] | None
+    ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+        assert isinstance(self.codec, TextCodec)
+        null = torch.full_like(label, denoiser_config(self.denoiser)["num_classes"])
         open_length = torch.full_like(label, self.codec.size)
         length = open_length
         if lengths is not None:
@@ -347,9 +363,10 @@ class LatentModel:
         write_json(folder / INDEX_NAME, index)
 
 
-def before_prompt(label: Tensor, z: Tensor) -> list[Tensor]:
-    """A label, no hints and no length: what stands before a prompt among a DiT's arguments. `z` (B, C, *grid)."""
-    return [label, z.new_zeros(len(label), 0, *z.shape[2:]), torch.zeros_like(label)]
+def before_prompt(label: Tensor, z: Tensor, hints: Tensor | None = None) -> list[Tensor]:
+    """The arguments of a DiT that precede the prompt: label, hints and length. `z` is (B, C, *grid)."""
+    none = z.new_zeros(len(label), 0, *z.shape[2:])
+    return [label, none if hints is None else hints, torch.zeros_like(label)]
 
 
 DEFAULT_SAMPLING: dict[str, Any] = {

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import latentia
 from latentia.applications import vary
 from latentia.data import load_pictures
+from latentia.diffusion import denoise_with
 from latentia.errors import LatentiaError
 from latentia.training import load_recipe, train
-from latentia.training.latent import finer_labels
+from latentia.training.latent import build_denoiser, finer_labels
 
 CLUSTERS = 3
 
@@ -54,6 +56,29 @@ def test_drawing_and_editing_work_as_without(run: Path) -> None:
     np.testing.assert_array_equal(pictures, model.generate([0, 1, 10], guidance_scale=2.0, seed=1))
     assert model.generate(2).shape == (2, 8, 8, 1)
     assert vary(model, pictures, np.array([0, 1, 10]), strength=0.5).shape == pictures.shape
+
+
+def test_no_class_is_no_cluster_on_the_way_to_the_noise(run: Path) -> None:
+    """The denoiser's label of "no class" follows all clusters."""
+    model = latentia.load(run / "model")
+    torch.manual_seed(0)
+    for parameter in model.denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    z, t = torch.randn(2, *model.latent_shape), torch.tensor([0.3, 0.7])
+    for label, row in ((10, 10 + 10 * CLUSTERS), (4, 4)):
+        expected = denoise_with(model.denoiser, model.process)(z, t, torch.full((2,), row))
+        torch.testing.assert_close(model.denoise(np.full(2, label))(z, t), expected)
+
+
+def test_clusters_are_learned_however_often_the_label_is_dropped(tiny_model: Path, tmp_path: Path) -> None:
+    overrides = ["clusters=2", "label_dropout=0.6", "training.steps=20", "training.checkpoint_every=20"]
+    recipe = load_recipe(str(tiny_model.parent / "recipe.yaml"), overrides)
+    model = latentia.load(train(recipe, tmp_path / "out", first_stage=tiny_model / "first_stage"))
+    start = build_denoiser(recipe, model.latent_shape, load_pictures("digits"), None)
+    moved = (model.denoiser.label_embed.table.weight != start.label_embed.table.weight).any(1)
+    assert moved[:10].any()
+    assert moved[10:30].any()
+    assert moved[30]
 
 
 def test_a_run_keeps_the_clusters_it_began_with(run: Path, tmp_path: Path) -> None:

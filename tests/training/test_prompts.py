@@ -13,6 +13,7 @@ from transformers import BertModel
 from typer.testing import CliRunner
 
 import latentia
+from latentia.applications import inpaint, vary
 from latentia.cli import app
 from latentia.data import load_pictures
 from latentia.errors import LatentiaError
@@ -127,6 +128,58 @@ def test_a_model_to_start_from_keeps_its_words(recipe: Path, model_folder: Path,
     assert red[1] < -60
 
 
+def test_a_prompt_says_what_to_paint_where_a_picture_is_hidden(
+    recipe: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    overrides = [*SHORT, "task.kind=inpaint"]
+    model = latentia.load(train(load_recipe(str(recipe), overrides), tmp_path / "out"))
+    torch.manual_seed(0)
+    for parameter in model.denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    pictures = load_pictures(load_pictures_folder(recipe)).images[:2]
+    masks = np.zeros((2, 8, 8), bool)
+    masks[:, 4:] = True
+    drawn = [
+        inpaint(model, pictures, masks, np.zeros(2, np.int64), prompts=prompts, batch_size=size)
+        for prompts, size in ((["red", "blue"], 2), (["red", "red"], 2), (None, 2))
+    ]
+    assert (drawn[0][0] == drawn[1][0]).all()
+    assert (drawn[0][1] != drawn[1][1]).any()
+    assert (drawn[2][0] != drawn[1][0]).any()
+    other = inpaint(model, 255 - pictures, masks, np.zeros(2, np.int64), prompts=["red", "red"])
+    assert (other[:, 4:] != drawn[1][:, 4:]).any()  # what is visible counts, too
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_variations_take_a_prompt_for_each_picture(model_folder: Path, size: int) -> None:
+    model = latentia.load(model_folder)
+    start = model.generate(2, prompts=["red", "blue"], seed=1)
+    drawn = vary(model, start, np.zeros(2, np.int64), 1.0, prompts=["blue", "red"], batch_size=size)
+    red = redness(drawn)
+    assert red[0] < -60
+    assert red[1] > 60
+    with pytest.raises(LatentiaError, match="1 prompts for 2"):
+        vary(model, start, np.zeros(2, np.int64), 1.0, prompts=["blue"])
+
+
+def test_the_commands_that_edit_take_a_prompt(model_folder: Path, tmp_path: Path) -> None:
+    model = latentia.load(model_folder)
+    Image.fromarray(model.generate(1, prompts=["red"])[0]).save(tmp_path / "red.png")
+    Image.new("L", (8, 8), 255).save(tmp_path / "white.png")
+    red, prompt = str(tmp_path / "red.png"), ["--prompt", "blue", "--out"]
+    for name, *options in (
+        ["vary", str(model_folder), red, *prompt, str(tmp_path / "vary"), "--strength", "1"],
+        ["inpaint", str(model_folder), red, "--mask", str(tmp_path / "white.png"), *prompt, str(tmp_path / "inpaint")],
+    ):
+        result = CliRunner().invoke(app, [name, *options, "--count", "2"], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        made = [np.asarray(Image.open(path)) for path in sorted((tmp_path / name).rglob("0*.png"))]
+        assert len(made) == 2
+        assert (redness(np.stack(made)) < 0).all()
+    way = ["interpolate", str(model_folder), red, red, *prompt, str(tmp_path / "way.png"), "--count", "2"]
+    assert CliRunner().invoke(app, way, catch_exceptions=False).exit_code == 0
+
+
 def test_a_negative_prompt_leads_away(model_folder: Path) -> None:
     model = latentia.load(model_folder)
     away = [redness(model.generate(8, negative_prompt=name, guidance_scale=3.0)).mean() for name in ("blue", "red")]
@@ -179,7 +232,7 @@ def test_evaluation_looks_for_the_captioned_picture(
         ({"prompts": ["red"]}, "1 prompts for 2"),
         ({"prompts": "red"}, "3 prompts for 2"),
         ({"prompts": ["red " * 20] * 2}, "at most 15"),
-        ({"lengths": [1, 2]}, "not for a model that draws from prompts"),
+        ({"lengths": [1, 2]}, "are for texts"),
     ],
 )
 def test_bad_wishes_are_refused(model_folder: Path, arguments: dict, message: str) -> None:

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from latentia import load
+from latentia.data import load_pictures
 from latentia.errors import LatentiaError
 from latentia.training import Recipe, load_recipe, train
+from latentia.training.latent import build_denoiser
 
 SIZES = ("data.size=8", "data.more_sizes=[16x8,8x16]", "first_stage.latent_channels=3")
 LONGER = [
@@ -64,6 +67,13 @@ def test_wide_pictures_are_learned_whole(
     assert squares.shape == (32, 8, 8, 3)
     assert abs(squares[..., 0] - squares[..., 2]).mean() > 60
     assert abs((squares[..., 0] - squares[..., 2]).mean()) < 60  # some are red, some blue
+
+
+def test_a_unet_has_as_many_axes_as_the_latents(tiny_recipe: Path) -> None:
+    recipe = load_recipe(str(tiny_recipe), ["denoiser={kind: UNet, width: 8, blocks: 1}"])
+    for grid in ((8,), (4, 4)):
+        network = build_denoiser(recipe, (2, *grid), load_pictures("digits"), None)
+        assert network(torch.randn(3, 2, *grid), torch.rand(3)).shape == (3, 2, *grid)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from latentia.applications.augment import (
     synthesise,
 )
 from latentia.applications.repair import enlarge, inpaint, most_typical, restore
-from latentia.applications.vary import Way, between, invert_pictures, vary
+from latentia.applications.variation import Way, between, invert_pictures, vary
 from latentia.applications.write import Completion, complete, interpolate
 
 __all__ = [

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from latentia.applications.pictures import Labels, Pictures, own_labels, picture_stage
-from latentia.applications.vary import vary
+from latentia.applications.variation import vary
 from latentia.data import PictureSet
 from latentia.denoiser import CLASS_TABLE
 from latentia.errors import LatentiaError

@@ -26,12 +26,13 @@ def draw_by(
     progress: bool,
     sampling: dict[str, Any],
 ) -> Pictures:
-    """Some pictures at a time, by the sampler that `bind` makes for these rows."""
-    parts = []
+    """Some pictures at a time, by the sampler that `bind` makes for these rows; `sampling` may hold `prompts` (N,)."""
+    parts, prompts = [], sampling.pop("prompts", None)
     with tqdm(total=len(labels), desc="drawing", unit="picture", disable=not progress, dynamic_ncols=True) as bar:
         for number, start in enumerate(range(0, len(labels), batch_size)):
             rows = slice(start, start + batch_size)
-            parts.append(model.generate(labels[rows], sampler=bind(rows), seed=seed + number, **sampling))
+            own = None if prompts is None else prompts[rows]
+            parts.append(model.generate(labels[rows], prompts=own, sampler=bind(rows), seed=seed + number, **sampling))
             bar.update(len(parts[-1]))
     return np.concatenate(parts)
 

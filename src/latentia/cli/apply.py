@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Picture = Annotated[Path, typer.Argument(help="A picture of the model's size.")]
 Class = Annotated[str | None, typer.Option("--class", help="Class name or number; without one, none is given.")]
+Prompt = Annotated[str | None, typer.Option(help="What the picture shows, for a model that reads prompts.")]
 Count = Annotated[int, typer.Option(min=1, max=4096, help="How many to draw.")]
 Out = Annotated[Path, typer.Option(help="Folder for sheet.png, before beside after, and one PNG for each picture.")]
 Fit = Annotated[bool, typer.Option("--fit", help="Resize and crop a picture of another size.")]
@@ -37,6 +38,7 @@ def inpaint(
     mask: Annotated[Path, typer.Option(help="A picture of the same size: white is repaired, black is kept.")],
     out: Out,
     class_: Class = None,
+    prompt: Prompt = None,
     guess: Annotated[
         str | None,
         typer.Option(
@@ -85,7 +87,7 @@ def inpaint(
         labels = guess_classes(loaded, real, before[None], hidden[None], device=device, progress=True).repeat(count)
         say(f"guessed class: {loaded.class_names[labels[0]]}")
     options: dict[str, Any] = {"method": chosen, "noise_std": noise / 127.5, "progress": True}
-    options |= _sampling(steps, guidance)
+    options |= _sampling(steps, guidance, prompt, count)
     after = most_typical(
         [draw(loaded, given, masks, labels, seed=of * seed + number, **options) for number in range(of)]
     )
@@ -98,6 +100,7 @@ def restore(
     task: Annotated[str, typer.Option(help="super-resolution, deblur, motion-deblur, denoise or colourise.")],
     out: Out,
     class_: Class = None,
+    prompt: Prompt = None,
     count: Count = 4,
     factor: Annotated[int, typer.Option(min=2, max=64, help="super-resolution: by how much it is enlarged.")] = 2,
     blur: Annotated[float, typer.Option(help="deblur: standard deviation of the blur in pixels.")] = 1.5,
@@ -142,11 +145,12 @@ def restore(
     else:
         degraded = to_float(read_one(picture, made, small, fit)[None])
         shown = []
+    sampling = _sampling(steps, guidance, prompt, count)
     if loaded.task is not None:
         if (task.replace("-", "_"), factor) != (loaded.task.kind, loaded.task.factor):
             raise LatentiaError(f"{model} is trained for one task alone, {loaded.task}")
         small_pictures = to_uint8(degraded).repeat(count, 0)
-        after = enlarge(loaded, small_pictures, labels, seed=seed, progress=True, **_sampling(steps, guidance))
+        after = enlarge(loaded, small_pictures, labels, seed=seed, progress=True, **sampling)
     else:
         after = draw(
             loaded,
@@ -156,7 +160,7 @@ def restore(
             noise_std=noise / 127.5,
             seed=seed,
             progress=True,
-            **_sampling(steps, guidance),
+            **sampling,
         )
     enlarged = to_uint8(degraded)[0].repeat(size // small, 0).repeat(size // small, 1)
     _write(out, [*shown, enlarged.repeat(channels // made, 2)], after)
@@ -168,6 +172,7 @@ def vary(
     out: Out,
     strength: Annotated[float, typer.Option(help="How much is drawn anew: near 0 nothing, 1 all.")] = 0.5,
     class_: Class = None,
+    prompt: Prompt = None,
     count: Count = 8,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -180,7 +185,8 @@ def vary(
 
     loaded, before, labels = _read(model, picture, class_, count, fit, device)
     given = before[None].repeat(count, 0)
-    after = draw(loaded, given, labels, strength, seed=seed, progress=True, **_sampling(steps, guidance))
+    sampling = _sampling(steps, guidance, prompt, count)
+    after = draw(loaded, given, labels, strength, seed=seed, progress=True, **sampling)
     _write(out, [before], after)
 
 
@@ -190,6 +196,7 @@ def interpolate(
     second: Picture,
     out: Annotated[Path, typer.Option(help="A .gif film there and back, or a .png with all pictures in a row.")],
     class_: Class = None,
+    prompt: Prompt = None,
     count: Annotated[int, typer.Option(min=2, max=4096, help="Pictures on the way, both ends included.")] = 16,
     steps: Annotated[int, typer.Option(min=2, max=10_000, help="Steps to the noise, and back.")] = 50,
     fit: Fit = False,
@@ -203,7 +210,7 @@ def interpolate(
         raise LatentiaError(f"--out {out}: expected a name that ends in .gif or .png")
     loaded, before, labels = _read(model, first, class_, 1, fit, device)
     after = read_one(second, before.shape[2], loaded.codec.size, fit)
-    way = between(loaded, before, after, int(labels[0]), count, steps)
+    way = between(loaded, before, after, int(labels[0]), count, steps, prompt=prompt)
     scale = scale_of(loaded.codec.size)
     if out.suffix.lower() == ".png":
         save_png(picture_grid(way.pictures, columns=count, scale=scale), out)
@@ -306,8 +313,10 @@ def _read(
     return loaded, read_one(picture, loaded.first_stage.config["in_channels"], loaded.codec.size, fit), labels
 
 
-def _sampling(steps: int | None, guidance: float | None) -> dict[str, Any]:
-    return {"steps": steps, "guidance_scale": guidance}
+def _sampling(steps: int | None, guidance: float | None, prompt: str | None = None, count: int = 1) -> dict[str, Any]:
+    """Arguments of `LatentModel.generate`; a prompt counts for each of `count` pictures."""
+    sampling: dict[str, Any] = {"steps": steps, "guidance_scale": guidance}
+    return sampling if prompt is None else sampling | {"prompts": [prompt] * count}
 
 
 def _write(out: Path, before: list[Any], after: Any) -> None:

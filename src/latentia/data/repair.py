@@ -119,6 +119,10 @@ class RepairExamples:
         return self.pictures.class_names
 
     @property
+    def captions(self) -> tuple[str, ...] | None:
+        return self.pictures.captions
+
+    @property
     def num_classes(self) -> int:
         return self.pictures.num_classes
 

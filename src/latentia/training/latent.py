@@ -37,7 +37,7 @@ from latentia.training.recipe import Recipe
 from latentia.training.speed import Say
 
 INPUT_LAYERS = ("patch_embed.weight", "stem.weight")
-CAPTIONED = PictureSet | FramedPictures
+CAPTIONED = PictureSet | FramedPictures | RepairExamples
 OPEN_LENGTH = 0.5  # share of texts trained without a length: a class alone must do, too
 SELF_CONDITIONED = 0.5  # share of the updates
 
@@ -54,8 +54,7 @@ def build_denoiser(
     arguments = recipe.denoiser.model_dump(exclude={"kind", "preset"}, exclude_none=True)
     channels, *grid = latent_shape
     num_classes = examples.num_classes + recipe.clusters * max(1, examples.num_classes)
-    if recipe.denoiser.kind == "DiT":
-        arguments["grid"] = tuple(grid)
+    arguments |= {"grid": tuple(grid)} if recipe.denoiser.kind == "DiT" else {"dims": len(grid)}
     if isinstance(examples, TokenSet):
         if recipe.denoiser.kind != "DiT":
             raise LatentiaError(f"texts need a DiT as denoiser, not a {recipe.denoiser.kind}: set denoiser.kind=DiT")
@@ -127,9 +126,9 @@ def train_denoiser(
     A step draws times t and noise ε for the whole batch, replaces `label_dropout` of the labels by the null class (Ho &
     Salimans 2022, Alg. 1) and lowers the process's weighted error. Every process draws all numbers and takes its
     share, so the loss does not depend on how many there are. A batch holds latents of one shape. With clusters, the
-    label is a cluster of the class, or, as often as none, the class. With `prompts`, one of the captions is told beside
-    the label. Texts get a length, a context and an estimate beside the label, each of them only sometimes. Writes log,
-    checkpoint and sample grids into `folder`.
+    label is a cluster of the class, or, in a `label_dropout` of the batch by a draw of its own, the class. With
+    `prompts`, one of the captions is told beside the label. Texts get a length, a context and an estimate beside the
+    label, each of them only sometimes. Writes log, checkpoint and sample grids into `folder`.
 
     Raises LatentiaError where sizes do not fit or the loss breaks, and Stopped on Ctrl-C.
     """
@@ -184,7 +183,8 @@ def train_denoiser(
         if labels is not None:
             label = torch.where(dropped, label, labels.to(device, non_blocking=True))
         if finer is not None:
-            label = torch.where(luck < 2 * recipe.label_dropout, label, finer[rows].to(device, non_blocking=True))
+            coarse = torch.rand(size, generator=generator, device=device)[mine] < recipe.label_dropout
+            label = torch.where(dropped | coarse, label, finer[rows].to(device, non_blocking=True))
         condition = [label]
         guess = False
         if lengths is not None:
@@ -195,14 +195,16 @@ def train_denoiser(
             context, _ = cache.batch(rows, 1)
             condition += [torch.where(unguided[:, None, None], 0.0, context.to(device)), length]
             guess = bool(guesses[0] < SELF_CONDITIONED)
+        hints = None
         if isinstance(examples, RepairExamples):
             left, _ = cache.batch(rows, variant)
-            condition.append(examples.task.hints(left, examples.hidden(rows, variant.cpu())).to(device))
+            hints = examples.task.hints(left, examples.hidden(rows, variant.cpu())).to(device)
+            condition.append(hints)
         if captions is not None:
             which = torch.rand(size, generator=generator, device=device)[mine].cpu().numpy()
             said = without_padding(captions.draw(rows.numpy(), which)).to(device)
             silent = nothing_said[:, : said.shape[1]]
-            condition = [*before_prompt(label, z), torch.where(dropped[:, None], silent, said)]
+            condition = [*before_prompt(label, z, hints), torch.where(dropped[:, None], silent, said)]
         torch.manual_seed(step_generator(recipe.seed, step, accelerator.process_index).initial_seed())  # dropout
         losses = []
         for part in zip(*(value.chunk(parts) for value in (z, eps, t, *condition)), strict=True):

@@ -125,7 +125,9 @@ def load_examples(recipe: Recipe, out: Path, first_stage: str | Path | None = No
     return TokenSet.of(texts, TextCodec(Tokenizer.load(path), stage.max_tokens), data.on_long)
 
 
-def prompt_codec(recipe: Recipe, examples: Examples, out: Path) -> PromptCodec | None:
+def prompt_codec(
+    recipe: Recipe, examples: PictureSet | FramedPictures | RepairExamples | TokenSet, out: Path
+) -> PromptCodec | None:
     """What reads prompts, kept in `out`: that of the model to start from, of a pretrained encoder, or one learned from
     the captions of all examples; None without a prompt section.
 
@@ -134,7 +136,7 @@ def prompt_codec(recipe: Recipe, examples: Examples, out: Path) -> PromptCodec |
     wanted = recipe.prompt
     if wanted is None:
         return None
-    if not isinstance(examples, PictureSet | FramedPictures) or examples.captions is None:
+    if isinstance(examples, TokenSet) or examples.captions is None:
         raise LatentiaError(f"{examples.name} has no captions to learn prompts from: set prompt=null")
     if recipe.denoiser.kind != "DiT":
         raise LatentiaError(f"prompts need a DiT as denoiser, not a {recipe.denoiser.kind}: set denoiser.kind=DiT")

@@ -1,5 +1,6 @@
 """Pictures from pictures: variations, the way back to noise, and the way from one to another."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentia.applications.pictures import Labels, Pictures, check_pictures_for, draw_by
-from latentia.diffusion import SAMPLERS, Sampler, denoise_with, heun, invert, sdedit, slerp, uniform
+from latentia.diffusion import SAMPLERS, Sampler, heun, invert, sdedit, slerp, uniform
 from latentia.errors import LatentiaError
 from latentia.model import LatentModel, choose
 
@@ -37,7 +38,7 @@ def vary(
     """Variations of pictures uint8 (N, H, W, C): noised by `strength` in (0, 1] and denoised (see `diffusion.sdedit`).
 
     labels: int64 (N,), the class that each shall have, `len(class_names)` for none; another class than the picture's
-    own changes it into that. sampling: arguments of `LatentModel.generate`.
+    own changes it into that. sampling: arguments of `LatentModel.generate`, such as `prompts`.
     Raises LatentiaError where shapes do not agree, or for a strength or sampler that there is not.
     """
     check_pictures_for(model, pictures, labels)
@@ -50,19 +51,32 @@ def vary(
 
 
 @torch.no_grad()
-def invert_pictures(model: LatentModel, pictures: Pictures, labels: Labels, steps: int = INVERSION_STEPS) -> Tensor:
+def invert_pictures(
+    model: LatentModel,
+    pictures: Pictures,
+    labels: Labels,
+    steps: int = INVERSION_STEPS,
+    *,
+    prompts: Sequence[str] | None = None,
+) -> Tensor:
     """The noise (N, *latent_shape) from which Heun's method in `steps` uniform steps, unguided, draws the pictures.
 
     DDIM inversion, see `diffusion.invert`. Arguments and errors are those of `vary`.
     """
     check_pictures_for(model, pictures, labels)
-    denoise, label = denoise_with(model.denoiser, model.process), torch.from_numpy(labels).to(model.device)
     times = uniform(steps, model.process)
-    return invert(lambda z, t: denoise(z, t, label), model.encode(pictures), times, model.process)
+    return invert(model.denoise(labels, prompts), model.encode(pictures), times, model.process)
 
 
 def between(
-    model: LatentModel, first: Pictures, second: Pictures, label: int, count: int, steps: int = INVERSION_STEPS
+    model: LatentModel,
+    first: Pictures,
+    second: Pictures,
+    label: int,
+    count: int,
+    steps: int = INVERSION_STEPS,
+    *,
+    prompt: str | None = None,
 ) -> Way:
     """`count` pictures on the way from `first` to `second`, each uint8 (H, W, C), both ends included.
 
@@ -74,11 +88,13 @@ def between(
     if count < 2:
         raise LatentiaError(f"a way has at least its 2 ends, not {count}")
     ends = np.stack([first, second])
-    noise = invert_pictures(model, ends, np.full(2, label), steps)
+    prompts = None if prompt is None else [prompt] * max(2, count)
+    noise = invert_pictures(model, ends, np.full(2, label), steps, prompts=prompts and prompts[:2])
     a, b = noise.flatten(1)[..., None]
     ways = torch.linspace(0, 1, count)
     latents = torch.stack([slerp(a, b, float(way)).view(noise.shape[1:]) for way in ways])
     labels = np.full(count, label)
-    pictures = model.generate(labels, latents=latents, sampler=heun, steps=steps, spacing="uniform", guidance_scale=1.0)
+    unguided: dict[str, Any] = {"sampler": heun, "steps": steps, "spacing": "uniform", "guidance_scale": 1.0}
+    pictures = model.generate(labels, latents=latents, prompts=prompts, **unguided)
     missed = pictures[[0, -1]].astype(np.float64) - model.decode(model.encode(ends))
     return Way(pictures, float(np.sqrt(np.square(missed).mean())))
