@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from latentia.errors import LatentiaError, Stopped
 from latentia.files import read_json, read_tensors
 from latentia.training import Recipe, load_recipe, train
+from latentia.training.engine import separate_compiled_code
 from latentia.training.log import read_log
 
 
@@ -194,6 +196,18 @@ def test_every_kind_of_run_reaches_a_model(override: str, tmp_path: Path, tiny_r
     images = model.generate([0, 10], steps=2)
     assert images.shape == (2, 8, 8, 1)
     assert images.std() > 0
+
+
+def test_each_kind_of_processor_has_its_own_compiled_code() -> None:
+    for environ in ({}, {"TORCHINDUCTOR_CACHE_DIR": default_cache_dir()}):
+        for _ in range(2):
+            separate_compiled_code(environ)
+            (folder,) = environ.values()
+            assert folder.endswith(torch.backends.cpu.get_cpu_capability().lower().replace(" ", "-"))
+            assert Path(folder).name.startswith("torchinductor_")
+    environ["TORCHINDUCTOR_CACHE_DIR"] = "mine"
+    separate_compiled_code(environ)
+    assert environ == {"TORCHINDUCTOR_CACHE_DIR": "mine"}
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")

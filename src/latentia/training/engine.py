@@ -1,7 +1,8 @@
 """What both stages ask of Accelerate: device, precision, a wrapped module with its optimizers, a share of a batch."""
 
 import copy
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ def prepare(
     bf16 = accelerator.mixed_precision == "bf16"
     plain = copy.deepcopy(module) if accelerator.device.type == "cpu" and (bf16 or compile) else None
     if compile:
+        separate_compiled_code(os.environ)
         module.compile()
     wrapped = accelerator.prepare(module)
     optimizers = build_optimizers(
@@ -54,6 +56,19 @@ def prepare(
         return wrapped(*arguments)
 
     return call, Trainee(wrapped, optimizers, ema)
+
+
+def separate_compiled_code(environ: MutableMapping[str, str]) -> None:
+    """Gives PyTorch's compiler a folder for this kind of processor, unless the user has chosen one.
+
+    It keeps compiled code by the network alone. Code made for AVX-512 and found again by a process that is limited to
+    AVX2, or on another machine with the same folder for temporary files, answers NaN (torch 2.13).
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    kind, usual = torch.backends.cpu.get_cpu_capability().lower().replace(" ", "-"), default_cache_dir()
+    if environ.get("TORCHINDUCTOR_CACHE_DIR", usual) == usual:  # PyTorch itself sets it to that
+        environ["TORCHINDUCTOR_CACHE_DIR"] = f"{usual}_{kind}"
 
 
 def apply_gradients(trainee: Trainee, loop: Loop, step: int, accelerator: Accelerator) -> None:
