@@ -20,7 +20,7 @@ demo-text: $(VENV)/installed  ## texts: WordNet's glosses, both stages, twenty n
 	$(BIN)/latentia sample $(DEMO)-text/model --count 20
 
 test: $(VENV)/installed-dev  ## the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist loadscope --durations=25
 
 lint: $(VENV)/installed-dev  ## style, types, and imports that go one way
 	$(BIN)/ruff check .

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
+from latentia.cli import app
 from latentia.errors import LatentiaError, Stopped
 from latentia.files import read_json, read_tensors
 from latentia.training import Recipe, load_recipe, train
@@ -110,6 +112,80 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, tiny_r
     assert_same_model(out, tiny_run)
 
 
+def test_a_refused_resume_names_the_fields_and_changes_nothing(
+    tmp_path: Path, tiny_recipe: Path, tiny_run: Path
+) -> None:
+    out = Path(shutil.copytree(tiny_run, tmp_path / "out"))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for overrides, words in (
+        (["seed=5"], r"seed from 0 to 5\. Resume without"),
+        (["denoiser.width=32", "data.size=16"], r"data\.size from None to 16; denoiser\.width from 16 to 32"),
+        (["denoiser={kind: UNet, width: 16}"], r"denoiser\.kind from 'DiT' to 'UNet'"),
+        (["training.steps=11"], r"training\.steps from 12 to 11"),
+        (["first_stage.training.steps=13"], r"first_stage\.training\.steps from 12 to 13"),
+        (["prompt={}"], r"prompt\."),
+    ):
+        with pytest.raises(LatentiaError, match=words):
+            train(load_recipe(str(tiny_recipe), overrides), out, resume=True)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_what_does_not_change_the_result_may_change_on_resume(
+    tmp_path: Path, tiny_recipe: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr("latentia.training.run.train_denoiser", _stopped)
+    with pytest.raises(Stopped):
+        train(load_recipe(str(tiny_recipe)), out)
+    monkeypatch.undo()
+    free = ["name=other", "training.log_every=3", "training.checkpoint_every=5", "training.preview_every=6"]
+    recipe = load_recipe(str(tiny_recipe), [*free, "first_stage.training.log_every=2", "sampling.steps=2"])
+    train(recipe, out, resume=True)
+    assert_same_model(out, tiny_run)
+    assert load_recipe(str(out / "recipe.yaml")) == recipe
+
+
+def _stopped(*arguments: object, **options: object) -> None:
+    raise Stopped("stopped")
+
+
+def test_a_run_goes_on_by_its_own_recipe_and_a_finished_one_trains_on(tmp_path: Path, tiny_run: Path) -> None:
+    out = Path(shutil.copytree(tiny_run, tmp_path / "out"))
+    result = CliRunner().invoke(app, ["train", "--resume", "--out", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert_same_model(out, tiny_run)
+    more = ["train", "--resume", "--out", str(out), "--set", "training.steps=16"]
+    result = CliRunner().invoke(app, more, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert [row["step"] for row in read_log(out / "denoiser" / "log.csv")] == list(range(1, 17))
+    stages = [folder / "model" / "first_stage" / "diffusion_pytorch_model.safetensors" for folder in (out, tiny_run)]
+    assert stages[0].read_bytes() == stages[1].read_bytes()
+    assert any((weights(out)[name] != value).any() for name, value in weights(tiny_run).items())
+    assert load_recipe(str(out / "recipe.yaml")).training.steps == 16
+
+
+@pytest.mark.parametrize("options", [[], ["--resume"]])
+def test_without_a_run_there_is_nothing_to_resume(options: list[str], tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["train", "--out", str(tmp_path / "none"), *options])
+    assert isinstance(result.exception, LatentiaError)
+    assert "RECIPE is missing" in str(result.exception)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_run_keeps_the_first_stage_that_it_was_given(tmp_path: Path, tiny_recipe: Path, tiny_run: Path) -> None:
+    out, given = tmp_path / "out", Path(shutil.copytree(tiny_run / "model" / "first_stage", tmp_path / "given"))
+    recipe = load_recipe(str(tiny_recipe), ["first_stage.training.steps=1"])  # it would train another one
+    train(recipe, out, first_stage=given)
+    shutil.rmtree(given)
+    train(None, out, resume=True)
+    assert_same_model(out, tiny_run)
+    assert not (out / "first_stage" / "log.csv").exists()
+    other = tmp_path / "other"
+    train(load_recipe(str(tiny_recipe), ["seed=1", "training.steps=1"]), other)
+    with pytest.raises(LatentiaError, match="not the first stage that this run began with"):
+        train(None, out, resume=True, first_stage=other / "model" / "first_stage")
+
+
 def test_two_processes_give_the_loss_of_one(tmp_path: Path, tiny_recipe: Path, tiny_run: Path) -> None:
     """Data-parallel over gloo, on the same global batch and the same first stage."""
     out = tmp_path / "out"
@@ -161,7 +237,7 @@ def test_a_folder_with_a_run_is_not_overwritten(tiny_run: Path, tiny_recipe: Pat
 def test_another_recipe_does_not_continue_a_run(tmp_path: Path, tiny_recipe: Path, tiny_run: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(tiny_run, out)
-    with pytest.raises(LatentiaError, match="another recipe"):
+    with pytest.raises(LatentiaError, match=r"denoiser\.depth from 1 to 2"):
         train(load_recipe(str(tiny_recipe), ["denoiser.depth=2"]), out, resume=True)
 
 

@@ -149,10 +149,20 @@ def recipe_show(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A bundled recipe (see `latentia recipe list`) or a YAML file.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; the model is left in its subfolder model/.")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="A bundled recipe (see `latentia recipe list`) or a YAML file; with --resume that of the run, if none "
+            "is named.",
+            show_default=False,
+        ),
+    ] = None,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped or killed.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue a run that was stopped or killed, or with more training.steps."),
+    ] = False,
     first_stage: Annotated[Path | None, typer.Option(help="Build on this first_stage folder, training none.")] = None,
     task: Annotated[
         str | None, typer.Option(help="Pictures: train to inpaint or for super_resolution (short for task.kind).")
@@ -162,12 +172,15 @@ def train(
     ] = None,
 ) -> None:
     """Train both stages of a recipe and leave a model folder, logs, previews and a loss plot."""
-    from latentia.training import load_recipe
+    from latentia.training import RECIPE_NAME, load_recipe
     from latentia.training import train as run
 
     short = [f"task.kind={task}"] if task else []
     short += [f"init={init}"] if init else []
-    run(load_recipe(recipe, [*(overrides or []), *short]), out, resume=resume, first_stage=first_stage, say=say)
+    name = recipe or str(out / RECIPE_NAME)
+    if recipe is None and not (resume and Path(name).is_file()):
+        raise LatentiaError(f"RECIPE is missing, and --resume finds none in {out}: see latentia recipe list")
+    run(load_recipe(name, [*(overrides or []), *short]), out, resume=resume, first_stage=first_stage, say=say)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +16,12 @@ from latentia.data import parse_size
 from latentia.denoiser import PRESETS
 from latentia.errors import LatentiaError
 from latentia.first_stage import encoder_config
+
+
+RECIPE_NAME = "recipe.yaml"  # in the folder of a run
+FREE_SECTIONS = ("name", "description", "sampling", "compute")
+FREE_FIELDS = ("log_every", "checkpoint_every", "preview_every")
+GROWING = "training.steps"  # a finished run trains on
 
 
 class Section(BaseModel):
@@ -282,11 +288,44 @@ class Recipe(Section):
     sampling: Sampling = Field(Sampling(), description="defaults of `latentia sample` for this model")
     compute: Compute = Field(Compute(), description="device, precision and memory")
 
+    def fields(self) -> dict[str, Any]:
+        """Every field by its dotted name."""
+        return dict(_flat(self.model_dump(mode="json"), ""))
+
     def hash(self, *sections: str) -> str:
-        """A hash of the named sections, to tell whether two runs are the same."""
-        return hashlib.sha256(json.dumps(self.model_dump(include=set(sections)), sort_keys=True).encode()).hexdigest()[
-            :16
+        """A hash of what decides the result in the named sections, to tell whether a run can be continued."""
+        fields = {name: value for name, value in self.fields().items() if name.split(".")[0] in sections}
+        deciding = {name: value for name, value in fields.items() if not may_change(name) and name != GROWING}
+        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+
+    def require_resumable(self, changed: "Recipe") -> None:
+        """Raises LatentiaError, naming the fields, where a run of this recipe cannot be continued with another."""
+        before, after = self.fields(), changed.fields()
+        wrong = [
+            f"{name} from {before.get(name)!r} to {after.get(name)!r}"
+            for name in {**before, **after}
+            if before.get(name) != after.get(name)
+            and not may_change(name)
+            and not (name == GROWING and after[name] > before[name])
         ]
+        if wrong:
+            raise LatentiaError(
+                f"the run cannot go on with other settings than it began with: {'; '.join(wrong)}. "
+                "Resume without these, or train into another folder"
+            )
+
+
+def may_change(field: str) -> bool:
+    """Whether a field, by its dotted name, may be another when a run is resumed: what it learns stays the same."""
+    return field.split(".")[0] in FREE_SECTIONS or field.split(".")[-1] in FREE_FIELDS
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def bundled_recipes() -> dict[str, Path]:

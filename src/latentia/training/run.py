@@ -43,7 +43,7 @@ from latentia.training.autoencoder import train_picture_stage, train_text_stage
 from latentia.training.engine import build_accelerator
 from latentia.training.latent import train_denoiser
 from latentia.training.log import plot_losses, read_log
-from latentia.training.recipe import Recipe, TextStage, dump_recipe
+from latentia.training.recipe import RECIPE_NAME, Recipe, TextStage, dump_recipe, load_recipe
 from latentia.training.speed import Say
 from latentia.version import __version__
 
@@ -51,7 +51,7 @@ VERSIONED = ("torch", "accelerate", "numpy", "safetensors")
 
 
 def train(
-    recipe: Recipe,
+    recipe: Recipe | None,
     out: str | Path,
     *,
     resume: bool = False,
@@ -62,7 +62,9 @@ def train(
     """Trains both stages of a recipe into the folder `out` and returns its model folder, `out/model`.
 
     Args:
-        resume: continue a run that was stopped or killed; without it a folder that holds a run is refused.
+        recipe: None is that of the run in `out`, which is resumed.
+        resume: continue a run that was stopped or killed, or train on with more `training.steps`; settings that decide
+            the result must be those that it began with. Without it a folder that holds a run is refused.
         first_stage: the `first_stage` folder of a model to build on, instead of training one.
         perceptual: a frozen network for the perceptual loss of the first stage.
         say: told, in one line each, what happens.
@@ -70,9 +72,7 @@ def train(
     Raises LatentiaError for what the user can mend, and Stopped on Ctrl-C.
     """
     out, commit = Path(out), git_commit()  # of the code that runs, whatever is committed meanwhile
-    recipe_path = out / "recipe.yaml"
-    if recipe_path.exists() and not resume:
-        raise LatentiaError(f"{out} already holds a run; add --resume to continue it, or choose another folder")
+    recipe = _recipe_of(out, recipe, resume)
     if recipe.init is not None and first_stage is None:
         first_stage = Path(recipe.init) / "first_stage"
     accelerator = build_accelerator(recipe.compute)
@@ -81,7 +81,7 @@ def train(
     accelerator.wait_for_everyone()  # all have looked for the recipe before one writes it
     if main:
         out.mkdir(parents=True, exist_ok=True)
-        write_text(recipe_path, dump_recipe(recipe))
+        write_text(out / RECIPE_NAME, dump_recipe(recipe))
 
     with accelerator.main_process_first():
         examples = load_examples(recipe, out, first_stage)
@@ -108,19 +108,35 @@ def train(
     return out / "model"
 
 
+def _recipe_of(out: Path, recipe: Recipe | None, resume: bool) -> Recipe:
+    """What to train in `out`; nothing is written where a run there is not to be resumed, or not with this recipe."""
+    path = out / RECIPE_NAME
+    if not path.exists():
+        if recipe is None:
+            raise LatentiaError(f"{path} does not exist: there is no run to resume, name a recipe")
+        return recipe
+    if not resume:
+        raise LatentiaError(f"{out} already holds a run; add --resume to continue it, or choose another folder")
+    begun = load_recipe(str(path))
+    if recipe is not None:
+        begun.require_resumable(recipe)
+    return recipe or begun
+
+
 def load_examples(recipe: Recipe, out: Path, first_stage: str | Path | None = None) -> PictureSet | TokenSet:
     """The training split of a recipe's data; texts as tokens of a tokenizer kept in `out`, or of the given stage's."""
     data, stage = recipe.data, recipe.first_stage
     if not isinstance(stage, TextStage):
         return load_pictures(data.name, "train", data.size, data.on_corrupt, data.root)
     texts = load_texts(data.name, "train", data.on_corrupt, data.root)
-    path = Path(first_stage).parent / TOKENIZER_NAME if first_stage else out / TOKENIZER_NAME
-    if not path.exists() and first_stage is None:
-        tokenizer = (
-            train_tokenizer(texts.texts, stage.vocab_size)
-            if stage.encoder is None
-            else adopt_tokenizer(Path(stage.encoder))[0]
-        )
+    path = out / TOKENIZER_NAME
+    if not path.exists():
+        if first_stage is not None:
+            tokenizer = Tokenizer.load(Path(first_stage).parent / TOKENIZER_NAME)
+        elif stage.encoder is None:
+            tokenizer = train_tokenizer(texts.texts, stage.vocab_size)
+        else:
+            tokenizer = adopt_tokenizer(Path(stage.encoder))[0]
         tokenizer.save(path)
     return TokenSet.of(texts, TextCodec(Tokenizer.load(path), stage.max_tokens), data.on_long)
 
@@ -211,15 +227,21 @@ def _first_stage(
     perceptual: nn.Module | None,
     say: Say,
 ) -> FirstStage:
-    """The given first stage, the one that this run has finished before, or a newly trained one."""
+    """The one that this run has finished before, the given one, or a newly trained one; kept in `folder`/finished."""
     finished = folder / "finished"
-    source = Path(given) if given else finished
-    if given or finished.exists():
-        stage = load_part(source, FIRST_STAGES)
-        require_fit(stage, examples, source)
+    if finished.exists():
+        stage = load_part(finished, FIRST_STAGES)
+        if given is not None and module_hash(load_part(Path(given), FIRST_STAGES)) != module_hash(stage):
+            raise LatentiaError(f"{given} is not the first stage that this run began with: resume without it")
+        require_fit(stage, examples, finished)
         return stage.to(accelerator.device).eval().requires_grad_(False)
+    accelerator.wait_for_everyone()  # all have looked before one keeps it
     wanted = recipe.first_stage
-    if isinstance(wanted, TextStage):
+    if given is not None:
+        stage = load_part(Path(given), FIRST_STAGES)
+        require_fit(stage, examples, Path(given))
+        stage = stage.to(accelerator.device).eval().requires_grad_(False)
+    elif isinstance(wanted, TextStage):
         assert isinstance(examples, TokenSet)
         stage = train_text_stage(recipe, wanted, examples, folder, accelerator, say=say)
     else:
