@@ -122,10 +122,10 @@ def muon() -> None:
     network = model.denoiser.train().requires_grad_(True)
     ids = model.prompts.to_ids(["a red heart in the sky, openmoji style"] * 32).ids
     z, eps, t = torch.randn(32, *model.latent_shape), torch.randn(32, *model.latent_shape), torch.rand(32)
-    given = [torch.zeros(32, dtype=torch.int64), z[:, :0], torch.zeros(32, dtype=torch.int64), ids]
+    given = {"label": torch.zeros(32, dtype=torch.int64), "prompt": ids}
 
     def backward() -> None:
-        training_loss(lambda x, time: network(x, time, *given), z, eps, t, model.process).mean().backward()
+        training_loss(lambda x, time: network(x, time, **given), z, eps, t, model.process).mean().backward()
 
     backward()
     optimizers = {

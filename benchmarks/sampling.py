@@ -70,7 +70,7 @@ def main() -> None:
         @torch.inference_mode()
         def latentia(name=name, times=times):
             return SAMPLERS[name](
-                batched_guidance(denoise, (label,), (null,), GUIDANCE, process), noise, times, process
+                batched_guidance(denoise, {"label": label}, {"label": null}, GUIDANCE, process), noise, times, process
             )
 
         difference = (peer() - latentia()).abs().max() / peer().abs().max()

@@ -22,6 +22,7 @@ from latentia.diffusion import (
     SAMPLERS,
     SPACINGS,
     VP,
+    Conditions,
     Denoise,
     RectifiedFlow,
     Sampler,
@@ -39,6 +40,7 @@ from latentia.first_stage import FIRST_STAGES, FirstStage, PictureStage
 from latentia.version import __version__
 
 INDEX_NAME, TRAINING_NAME, TOKENIZER_NAME = "model_index.json", "training.json", "tokenizer/tokenizer.json"
+PROMPT = ("prompt", "emphasis")  # what a `PromptCodec` gives, by the names of the denoiser's arguments
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -175,16 +177,14 @@ class LatentModel:
         if latents is not None and latents.shape != (len(wanted), *latent_shape):
             raise LatentiaError(f"latents have shape {tuple(latents.shape)}, expected {(len(wanted), *latent_shape)}")
         label = self._told(wanted, seed if latents is None and not callable(sampler) else None)
-        condition, nothing, begin = self._request(
-            label, latent_shape, lengths, context, prompts, negative_prompt, hints
-        )
+        conditions, against, begin = self._request(label, lengths, context, prompts, negative_prompt, hints)
 
         parts: list[Any] = []
         bar = tqdm(total=len(wanted), desc="sampling", unit="item", disable=not progress, dynamic_ncols=True)
         with bar, torch.no_grad():  # inference mode would keep a sampler from taking gradients of its own
             for start in range(0, len(wanted), batch_size):
                 rows = slice(start, start + batch_size)
-                guided = self._guided([c[rows] for c in condition], [c[rows] for c in nothing], chosen)
+                guided = self._guided(_rows(conditions, rows), _rows(against, rows), chosen)
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + start)  # on the CPU: one seed, any device
                 shape = (len(wanted[rows]), *latent_shape)
                 noise = initial_noise(self.process, shape, generator) if latents is None else latents[rows]
@@ -233,58 +233,59 @@ class LatentModel:
 
         A cluster is not drawn: the class is all that is known. Raises LatentiaError as `generate` does.
         """
-        condition, nothing, _ = self._request(self._told(labels, None), self.latent_shape, prompts=prompts)
-        return self._guided(condition, nothing, DEFAULT_SAMPLING)
+        conditions, null, _ = self._request(self._told(labels, None), prompts=prompts)
+        return self._guided(conditions, null, DEFAULT_SAMPLING)
 
     def _request(
         self,
         label: Tensor,
-        latent_shape: tuple[int, ...],
         lengths: Sequence[int] | None = None,
         context: Sequence[str] | None = None,
         prompts: Sequence[str] | None = None,
         negative_prompt: str = "",
         hints: Tensor | None = None,
-    ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
-        """What the denoiser gets beside latent and time, the same that guidance leads away from, and the ids that a
-        decoded text begins with: each tensor is (N, ...)."""
+    ) -> tuple[Conditions, Conditions, Tensor | None]:
+        """The denoiser's conditions, those that guidance leads away from, and the ids that a decoded text begins with:
+        each tensor is (N, ...)."""
+        self._require_task(hints)
+        conditions = {"label": label}
+        null = {"label": torch.full_like(label, denoiser_config(self.denoiser)["num_classes"])}
+        if hints is not None:
+            conditions["hints"] = null["hints"] = hints
+        begin = None
         if isinstance(self.codec, TextCodec):
-            if hints is not None:
-                raise LatentiaError("hints are for pictures; this model makes texts")
-            self._require_no_prompt(prompts, negative_prompt)
-            return self._text_request(label, lengths, context)
-        if lengths is not None or context is not None:
+            own, none, begin = self._text_request(label, lengths, context)
+            conditions, null = conditions | own, null | none
+        elif lengths is not None or context is not None:
             raise LatentiaError("lengths and context are for texts; this model makes pictures")
-        if (hints is None) != (self.task is None):
-            raise LatentiaError(
-                "the model draws pictures and takes no hints"
-                if self.task is None
-                else f"the model is trained for {self.task.kind} and needs what it shall repair"
-            )
-        null = torch.full_like(label, denoiser_config(self.denoiser)["num_classes"])
-        beside = [] if hints is None else [hints]
-        condition, nothing = [label, *beside], [null, *beside]
-        if self.prompts is None:
-            self._require_no_prompt(prompts, negative_prompt)
-        else:
+        if self.prompts is not None:
             asked = [""] * len(label) if prompts is None else prompts
             if isinstance(asked, str) or len(asked) != len(label):
                 raise LatentiaError(f"there are {len(asked)} prompts for {len(label)} pictures")
-            against = [value.expand(len(label), -1) for value in self.prompts.to_ids([negative_prompt])]
-            grid = torch.empty(1, *latent_shape)
-            condition = [*before_prompt(label, grid, hints), *self.prompts.to_ids(asked)]
-            nothing = [*before_prompt(null, grid, hints), *against]
-        return [value.to(self.device) for value in condition], [value.to(self.device) for value in nothing], None
-
-    def _require_no_prompt(self, prompts: Sequence[str] | None, negative_prompt: str) -> None:
-        if prompts is not None or negative_prompt:
+            conditions |= zip(PROMPT, self.prompts.to_ids(asked), strict=True)
+            negative = (value.expand(len(label), -1) for value in self.prompts.to_ids([negative_prompt]))
+            null |= zip(PROMPT, negative, strict=True)
+        elif prompts is not None or negative_prompt:
             raise LatentiaError("the model was trained without captions and reads no prompts")
+        return self._to_device(conditions), self._to_device(null), begin
+
+    def _to_device(self, conditions: Conditions) -> Conditions:
+        return {name: value.to(self.device) for name, value in conditions.items()}
+
+    def _require_task(self, hints: Tensor | None) -> None:
+        """Raises LatentiaError where there is something to repair and no task, or a task and nothing to repair."""
+        if hints is not None and isinstance(self.codec, TextCodec):
+            raise LatentiaError("hints are for pictures; this model makes texts")
+        if hints is not None and self.task is None:
+            raise LatentiaError("the model draws pictures and takes no hints")
+        if hints is None and self.task is not None:
+            raise LatentiaError(f"the model is trained for {self.task.kind} and needs what it shall repair")
 
     def _text_request(
         self, label: Tensor, lengths: Sequence[int] | None, context: Sequence[str] | None
-    ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+    ) -> tuple[Conditions, Conditions, Tensor | None]:
+        """Length and context of texts as `_request` gives them; a context stands under "hints"."""
         assert isinstance(self.codec, TextCodec)
-        null = torch.full_like(label, denoiser_config(self.denoiser)["num_classes"])
         open_length = torch.full_like(label, self.codec.size)
         length = open_length
         if lengths is not None:
@@ -292,43 +293,39 @@ class LatentModel:
             if length.shape != label.shape or not 1 <= length.min() <= length.max() < self.codec.size:
                 raise LatentiaError(f"lengths must be {len(label)} numbers from 1 to {self.codec.size - 1}")
         empty = torch.zeros(len(label), *self.latent_shape)
-        hints, begin = empty, None
+        latents, begin = empty, None
         if context is not None:
             if len(context) != len(label):
                 raise LatentiaError(f"there are {len(context)} contexts for {len(label)} texts")
             with torch.no_grad():
                 ids = self.codec.to_tensor(context, gaps=True).to(self.device)
-                hints = self.first_stage.encode(ids)
+                latents = self.first_stage.encode(ids)
             gaps = (ids == Tokenizer.mask_id).cumsum(1)
             begin = ids.where((gaps == 0) & (gaps[:, -1:] > 0), Tokenizer.pad_id)
-        values = [label, hints, length], [null, empty, open_length]
-        return [value.to(self.device) for value in values[0]], [value.to(self.device) for value in values[1]], begin
+        return {"hints": latents, "length": length}, {"hints": empty, "length": open_length}, begin
 
-    def _guided(self, condition: list[Tensor], nothing: list[Tensor], chosen: dict[str, Any]) -> Denoise:
+    def _guided(self, conditions: Conditions, null: Conditions, chosen: dict[str, Any]) -> Denoise:
         """The denoiser under guidance, for one batch."""
         denoise = denoise_with(self.denoiser, self.process)
         interval = None if chosen["guidance_interval"] is None else tuple(chosen["guidance_interval"])
-        says_something = any(not torch.equal(a, b) for a, b in zip(condition, nothing, strict=True))
+        differ = any(not torch.equal(value, null[name]) for name, value in conditions.items())
 
-        def guide(condition: Sequence[Tensor], nothing: Sequence[Tensor]) -> Denoise:
+        def guide(conditions: Conditions, null: Conditions) -> Denoise:
             return batched_guidance(
                 denoise,
-                condition,
-                nothing,
-                chosen["guidance_scale"] if says_something else 1.0,
+                conditions,
+                null,
+                chosen["guidance_scale"] if differ else 1.0,
                 self.process,
                 interval=interval,
                 rescale=chosen["guidance_rescale"],
             )
 
         if not isinstance(self.codec, TextCodec):
-            return guide(condition, nothing)
-
-        def denoise_text(z_t: Tensor, t: Tensor, estimate: Tensor) -> Tensor:
-            hinted = [(label, torch.cat([estimate, hints], 1), length) for label, hints, length in (condition, nothing)]
-            return guide(*hinted)(z_t, t)
-
-        return self_conditioned(denoise_text)
+            return guide(conditions, null)
+        return self_conditioned(
+            lambda z_t, t, estimate: guide(with_estimate(conditions, estimate), with_estimate(null, estimate))(z_t, t)
+        )
 
     def save(self, folder: str | Path, *, dtype: str = "float32") -> None:
         """Writes the model folder, its index last: a folder without one is not a model.
@@ -363,10 +360,13 @@ class LatentModel:
         write_json(folder / INDEX_NAME, index)
 
 
-def before_prompt(label: Tensor, z: Tensor, hints: Tensor | None = None) -> list[Tensor]:
-    """The arguments of a DiT that precede the prompt: label, hints and length. `z` is (B, C, *grid)."""
-    none = z.new_zeros(len(label), 0, *z.shape[2:])
-    return [label, none if hints is None else hints, torch.zeros_like(label)]
+def with_estimate(conditions: Conditions, estimate: Tensor) -> Conditions:
+    """Conditions of a text whose hints (B, C, *grid), a context, follow an estimate of z (B, C, *grid)."""
+    return {**conditions, "hints": torch.cat([estimate, conditions["hints"]], 1)}
+
+
+def _rows(conditions: Conditions, rows: slice) -> Conditions:
+    return {name: value[rows] for name, value in conditions.items()}
 
 
 DEFAULT_SAMPLING: dict[str, Any] = {

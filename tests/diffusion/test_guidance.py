@@ -19,6 +19,7 @@ from latentia.errors import LatentiaError
 F64 = torch.float64
 Z = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=F64)
 LABEL, NULL = torch.tensor([0, 1, 2]), torch.tensor([9, 9, 9])
+BOTH = {"label": LABEL}, {"label": NULL}
 MIDDLE = {"VP": 400.0, "RectifiedFlow": 0.5, "EDM": 1.5}
 
 
@@ -35,7 +36,7 @@ class Counting:
 
     def __call__(self, z_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
         self.batches.append(len(z_t))
-        return self.denoise(z_t, t, label)
+        return self.denoise(z_t, t, label=label)
 
 
 @pytest.mark.parametrize(
@@ -53,9 +54,9 @@ def test_guiding_the_denoised_is_guiding_the_output(process: Process, many_times
 
     expected = denoise_with(guided_network, process)(Z, t)
     denoise = Counting(process)
-    torch.testing.assert_close(batched_guidance(denoise, (LABEL,), (NULL,), 3.5, process)(Z, t), expected)
+    torch.testing.assert_close(batched_guidance(denoise, *BOTH, 3.5, process)(Z, t), expected)
     assert denoise.batches == [6]
-    pair = (lambda z_t, t, label=label: denoise(z_t, t, label) for label in (LABEL, NULL))
+    pair = (lambda z_t, t, label=label: denoise(z_t, t, label=label) for label in (LABEL, NULL))
     torch.testing.assert_close(classifier_free_guidance(*pair, 3.5, process)(Z, t), expected)
     assert denoise.batches == [6, 3, 3]
 
@@ -63,7 +64,7 @@ def test_guiding_the_denoised_is_guiding_the_output(process: Process, many_times
 @pytest.mark.parametrize(("scale", "other"), [(1.0, LABEL), (0.0, NULL)])
 def test_scale_one_is_the_conditional_and_zero_the_unconditional(scale: float, other: Tensor):
     denoise = Counting(RectifiedFlow())
-    found = batched_guidance(denoise, (LABEL,), (NULL,), scale, RectifiedFlow(), rescale=0.0)(Z, torch.tensor(0.5))
+    found = batched_guidance(denoise, *BOTH, scale, RectifiedFlow(), rescale=0.0)(Z, torch.tensor(0.5))
     assert denoise.batches == ([3] if scale == 1 else [6])
     torch.testing.assert_close(found, denoise(Z, torch.tensor(0.5), other))
 
@@ -72,9 +73,9 @@ def test_scale_one_is_the_conditional_and_zero_the_unconditional(scale: float, o
 def test_outside_the_interval_only_the_conditional_half_is_computed(t: float, inside: bool):
     process, time = EDM(), torch.tensor(t, dtype=F64)
     denoise = Counting(process)
-    found = batched_guidance(denoise, (LABEL,), (NULL,), 4.0, process, interval=(0.5, 2.0))(Z, time)
+    found = batched_guidance(denoise, *BOTH, 4.0, process, interval=(0.5, 2.0))(Z, time)
     assert denoise.batches == [6 if inside else 3]
-    conditional, unconditional = denoise(Z, time, LABEL), denoise(Z, time, NULL)
+    conditional, unconditional = denoise(Z, time, label=LABEL), denoise(Z, time, label=NULL)
     expected = 4 * conditional - 3 * unconditional if inside else conditional
     torch.testing.assert_close(found, expected)
 
@@ -83,11 +84,11 @@ def test_the_interval_is_in_sigma_over_alpha_and_holds_per_sample():
     process = RectifiedFlow()
     t = torch.tensor([0.2, 0.5, 1.0], dtype=F64)  # σ/α = 1/4, 1, ∞
     denoise = Counting(process)
-    found = batched_guidance(denoise, (LABEL,), (NULL,), 4.0, process, interval=(0.5, 2.0))(Z, t)
-    conditional, unconditional = denoise(Z, t, LABEL), denoise(Z, t, NULL)
+    found = batched_guidance(denoise, *BOTH, 4.0, process, interval=(0.5, 2.0))(Z, t)
+    conditional, unconditional = denoise(Z, t, label=LABEL), denoise(Z, t, label=NULL)
     expected = torch.stack([conditional[0], 4 * conditional[1] - 3 * unconditional[1], conditional[2]])
     torch.testing.assert_close(found, expected)
-    open_above = batched_guidance(denoise, (LABEL,), (NULL,), 4.0, process, interval=(0.5, float("inf")))(Z, t)
+    open_above = batched_guidance(denoise, *BOTH, 4.0, process, interval=(0.5, float("inf")))(Z, t)
     torch.testing.assert_close(open_above[2], 4 * conditional[2] - 3 * unconditional[2])
 
 
@@ -97,8 +98,8 @@ def test_rescale_matches_diffusers(rescale: float):
 
     process, t = RectifiedFlow(), torch.tensor(0.5, dtype=F64)
     denoise = denoise_with(network, process)
-    found = batched_guidance(denoise, (LABEL,), (NULL,), 6.0, process, rescale=rescale)(Z, t)
-    conditional, unconditional = denoise(Z, t, LABEL), denoise(Z, t, NULL)
+    found = batched_guidance(denoise, *BOTH, 6.0, process, rescale=rescale)(Z, t)
+    conditional, unconditional = denoise(Z, t, label=LABEL), denoise(Z, t, label=NULL)
     guided = 6 * conditional - 5 * unconditional
     torch.testing.assert_close(found, rescale_noise_cfg(guided, conditional, rescale))
     if rescale == 1:
@@ -132,7 +133,9 @@ def test_several_conditions_are_each_guided_by_their_own_null():
         return z_t + label.view(-1, 1, 1, 1) + shift
 
     shift = torch.full_like(Z, 0.5)
-    guided = batched_guidance(denoise, (LABEL, shift), (NULL, 0 * shift), 2.0, RectifiedFlow())
+    guided = batched_guidance(
+        denoise, {"label": LABEL, "shift": shift}, {"label": NULL, "shift": 0 * shift}, 2.0, RectifiedFlow()
+    )
     expected = 2 * (Z + LABEL.view(-1, 1, 1, 1) + 0.5) - (Z + 9)
     torch.testing.assert_close(guided(Z, torch.tensor(0.5)), expected)
 

@@ -218,17 +218,17 @@ def test_denoise_with_takes_one_time_or_many_and_passes_the_condition(process: P
     time = process.cleanest_time + 0.4 * (process.noisiest_time - process.cleanest_time)
     calls = []
 
-    def network(x: torch.Tensor, when: torch.Tensor, *condition: torch.Tensor) -> torch.Tensor:
-        calls.append((x, when, condition))
+    def network(x: torch.Tensor, when: torch.Tensor, **conditions: torch.Tensor) -> torch.Tensor:
+        calls.append((x, when, conditions))
         return torch.sin(x) + when[:, None, None] / 1000
 
     denoise = denoise_with(network, process)
     label = torch.arange(3)
-    one, many = denoise(z_t, torch.tensor(time, dtype=F64)), denoise(z_t, torch.full((3,), time), label)
+    one, many = denoise(z_t, torch.tensor(time, dtype=F64)), denoise(z_t, torch.full((3,), time), label=label)
     torch.testing.assert_close(one, many)
     assert one.dtype == z_t.dtype
-    assert calls[0][2] == ()
-    assert calls[1][2] == (label,)
+    assert calls[0][2] == {}
+    assert calls[1][2] == {"label": label}
     assert calls[0][1].shape == calls[1][1].shape == (3,)
     t = torch.full((3,), time)
     expected_x = process.input_scale(t)[:, None, None] * z_t

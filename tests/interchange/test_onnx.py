@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import latentia
 from latentia.cli import app
-from latentia.data import PromptCodec, load_pictures, train_tokenizer
+from latentia.data import PromptCodec, RepairTask, load_pictures, train_tokenizer
 from latentia.denoiser import DiT
 from latentia.errors import LatentiaError
 from latentia.interchange import export_onnx, load_onnx
@@ -68,3 +68,22 @@ def test_what_cannot_be_exported_or_read_is_one_line(tiny_model: Path, exported:
     with pytest.raises(LatentiaError, match="is no ONNX graph") as caught:
         load_onnx(exported)
     assert "\n" not in str(caught.value)
+
+
+def test_a_prompt_reaches_the_graph_beside_what_is_to_be_repaired(tiny_model: Path, tmp_path: Path) -> None:
+    model = latentia.load(tiny_model)
+    codec, task = PromptCodec(train_tokenizer(["a cat", "a dog"], 300), 8), RepairTask("inpaint")
+    torch.manual_seed(0)
+    sizes = {"width": 16, "depth": 1, "heads": 2, "prompt_vocab": codec.tokenizer.vocab_size, "prompt_tokens": 8}
+    model.denoiser = DiT(
+        in_channels=2, grid=model.latent_shape[1:], hint_channels=task.hint_channels(2), **sizes
+    ).eval()
+    for parameter in model.denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.class_names, model.prompts, model.task = (), codec, task
+    export_onnx(model, tmp_path / "out")
+    again = load_onnx(tmp_path / "out")
+    hints = torch.randn(3, 3, *model.latent_shape[1:])
+    wanted, found = (m.generate(3, prompts=["a cat", "a (dog:2)", ""], hints=hints, steps=3) for m in (model, again))
+    assert np.abs(wanted.astype(int) - found.astype(int)).max() <= 2
+    assert (wanted != model.generate(3, prompts=["a cat", "a (dog:2)", ""], hints=-hints, steps=3)).any()

@@ -66,7 +66,7 @@ def test_no_class_is_no_cluster_on_the_way_to_the_noise(run: Path) -> None:
         torch.nn.init.normal_(parameter, std=0.2)
     z, t = torch.randn(2, *model.latent_shape), torch.tensor([0.3, 0.7])
     for label, row in ((10, 10 + 10 * CLUSTERS), (4, 4)):
-        expected = denoise_with(model.denoiser, model.process)(z, t, torch.full((2,), row))
+        expected = denoise_with(model.denoiser, model.process)(z, t, label=torch.full((2,), row))
         torch.testing.assert_close(model.denoise(np.full(2, label))(z, t), expected)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+from typer.testing import CliRunner
 
 from latentia.cli import app
 from latentia.errors import LatentiaError, Stopped

@@ -33,7 +33,7 @@ def test_slow_bf16_is_named_and_fast_is_not(wait: float, lines: int, monkeypatch
     module, generator = Slow(wait), torch.Generator().manual_seed(0)
     states = torch.get_rng_state(), generator.get_state()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # as in a training, for an estimate
-        name_brakes(module, [torch.ones(2, 4), generator], bf16=True, compile=False, say=said.append)
+        name_brakes(module, [torch.ones(2, 4), generator], {}, bf16=True, compile=False, say=said.append)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert torch.equal(generator.get_state(), states[1])
     assert [line.split(" slows this processor down: ")[0] for line in said] == ["compute.mixed_precision=bf16"] * lines
@@ -45,7 +45,7 @@ def test_slow_compile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     module(torch.ones(2, 4), torch.Generator())
     x = torch.ones(2, 4, requires_grad=True)
-    name_brakes(module, [x, torch.Generator()], bf16=False, compile=True, say=said.append)
+    name_brakes(module, [x, torch.Generator()], {}, bf16=False, compile=True, say=said.append)
     assert [line.split(" slows")[0] for line in said] == ["compute.compile=true"]
 
 

@@ -10,7 +10,7 @@ from latentia.diffusion.denoise import (
     training_loss,
 )
 from latentia.diffusion.editing import invert, posterior, repaint, sdedit, slerp
-from latentia.diffusion.guidance import ConditionalDenoise, batched_guidance, classifier_free_guidance
+from latentia.diffusion.guidance import ConditionalDenoise, Conditions, batched_guidance, classifier_free_guidance
 from latentia.diffusion.processes import EDM, PROCESSES, RectifiedFlow, process_config, process_from_config
 from latentia.diffusion.protocol import Process, expand
 from latentia.diffusion.samplers import (
@@ -35,6 +35,7 @@ __all__ = [
     "SPACINGS",
     "VP",
     "ConditionalDenoise",
+    "Conditions",
     "Denoise",
     "Process",
     "RectifiedFlow",

@@ -13,15 +13,15 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
 def denoise_with(network: Callable[..., Tensor], process: Process) -> Callable[..., Tensor]:
-    """`denoise(z_t, t, *condition)` → E[z | z_t] from `network(x, time, *condition)`.
+    """`denoise(z_t, t, **conditions)` → E[z | z_t] from `network(x, time, **conditions)`.
 
     With no condition the result is a `Denoise`; with one it is what `batched_guidance` takes. `time` is (B,), float32
     or the latents' dtype where that is wider. The network is called once.
     """
 
-    def denoise(z_t: Tensor, t: Tensor, *condition: Tensor | None) -> Tensor:
+    def denoise(z_t: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
         time = process.network_time(t).to(device=z_t.device, dtype=torch.promote_types(z_t.dtype, torch.float32))
-        output = network(expand(process.input_scale(t), z_t) * z_t, time.expand(len(z_t)), *condition)
+        output = network(expand(process.input_scale(t), z_t) * z_t, time.expand(len(z_t)), **conditions)
         return process.denoised(output.to(z_t.dtype), z_t, t)
 
     return denoise

@@ -9,7 +9,7 @@ per sample, of the conditional one. It acts on the denoised, where over-exposure
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,8 +18,11 @@ from latentia.diffusion.denoise import Denoise
 from latentia.diffusion.protocol import Process, expand
 from latentia.errors import LatentiaError
 
+Conditions = dict[str, Tensor]
+"""What a network gets beside latent and time, by the names of its arguments: (B, ...) each."""
+
 ConditionalDenoise = Callable[..., Tensor]
-"""(z_t (B, ...), t of shape (B,) or (), *condition, each (B, ...)) → E[z | z_t, condition]."""
+"""(z_t (B, ...), t of shape (B,) or (), **conditions) → E[z | z_t, conditions]."""
 
 
 def classifier_free_guidance(
@@ -48,18 +51,17 @@ def classifier_free_guidance(
 
 def batched_guidance(
     denoise: ConditionalDenoise,
-    condition: Sequence[Tensor],
-    null_condition: Sequence[Tensor],
+    conditions: Conditions,
+    null: Conditions,
     guidance_scale: float,
     process: Process,
     *,
     interval: tuple[float, float] | None = None,
     rescale: float = 0.0,
 ) -> Denoise:
-    """As `classifier_free_guidance`, with both halves from one call of `denoise(z_t, t, *condition)` on a batch of 2 B.
+    """As `classifier_free_guidance`, both halves from one call of `denoise(z_t, t, **conditions)` on a batch of 2 B.
 
-    condition, null_condition: as many tensors (B, ...) each, such as the labels and the null labels. Where nothing is
-    guided the batch is B.
+    `null` has the same names, such as the null label under "label". Where nothing is guided the batch is B.
     Raises LatentiaError where guidance_scale, interval or rescale is out of range.
     """
     _require_guidance(guidance_scale, interval, rescale)
@@ -67,10 +69,10 @@ def batched_guidance(
     def guided(z_t: Tensor, t: Tensor) -> Tensor:
         scale = _scale_at(t, process, guidance_scale, interval)
         if scale is None:
-            return denoise(z_t, t, *condition)
+            return denoise(z_t, t, **conditions)
         both_t = torch.cat([t, t]) if t.ndim else t
-        both_conditions = map(torch.cat, zip(condition, null_condition, strict=True))
-        both = denoise(torch.cat([z_t, z_t]), both_t, *both_conditions)
+        both_conditions = {name: torch.cat([value, null[name]]) for name, value in conditions.items()}
+        both = denoise(torch.cat([z_t, z_t]), both_t, **both_conditions)
         conditional, unconditional = both.chunk(2)
         return _guide(conditional, unconditional, scale, rescale)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from latentia.data import PictureCodec
 from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, WEIGHTS_NAME, new_folder, read_json
-from latentia.model import LatentModel, before_prompt, load
+from latentia.model import PROMPT, LatentModel, load
 
 DENOISER, ENCODER, DECODER = "denoiser/model.onnx", "first_stage/encoder.onnx", "first_stage/decoder.onnx"
 INSTALL = "pip install 'latentia[onnx]'"
@@ -23,7 +23,7 @@ def export_onnx(model: LatentModel, out: Path) -> None:
 
     `first_stage/encoder.onnx` takes pictures (B, C, S, S) in [-1, 1] to normalised latents, `decoder.onnx` is the way
     back, and `denoiser/model.onnx` takes latent (B, C, *grid), time (B,) as `Process.network_time` gives it and label
-    (B,), then hints, or prompt ids and emphasis (B, L), where the model has them, to what the process predicts. The
+    (B,), then hints, prompt ids and emphasis (B, L), where the model has them, to what the process predicts. The
     batch may have any size. Raises LatentiaError for a text model, where `out` exists or the extra `onnx` is missing.
     """
     if not isinstance(model.codec, PictureCodec):
@@ -32,15 +32,15 @@ def export_onnx(model: LatentModel, out: Path) -> None:
     channels = model.first_stage.config["in_channels"]
     z = torch.randn(EXAMPLES, *model.latent_shape)
     label = torch.zeros(EXAMPLES, dtype=torch.int64)
-    inputs = {"latent": z, "time": torch.rand(EXAMPLES) * 1000, "label": label}
+    conditions = {"label": label}
+    if model.task is not None:
+        conditions["hints"] = torch.randn(EXAMPLES, model.task.hint_channels(z.shape[1]), *z.shape[2:])
     if model.prompts is not None:
-        inputs |= dict(zip(("prompt", "emphasis"), model.prompts.to_ids(["a"] * EXAMPLES), strict=True))
-    elif model.task is not None:
-        inputs["hints"] = torch.randn(EXAMPLES, model.task.hint_channels(z.shape[1]), *z.shape[2:])
+        conditions |= zip(PROMPT, model.prompts.to_ids(["a"] * EXAMPLES), strict=True)
+    inputs = {"latent": z, "time": torch.rand(EXAMPLES) * 1000, **conditions}
     with new_folder(out) as folder:
         model.save(folder)
-        denoise = _Prompted(model.denoiser) if model.prompts is not None else model.denoiser
-        _export(denoise, inputs, "prediction", folder / DENOISER)
+        _export(_Named(model.denoiser, list(conditions)), inputs, "prediction", folder / DENOISER)
         pictures = torch.rand(EXAMPLES, channels, model.codec.size, model.codec.size) * 2 - 1
         _export(_Call(model.first_stage.encode), {"picture": pictures}, "latent", folder / ENCODER)
         _export(_Call(model.first_stage.decode), {"latent": z}, "picture", folder / DECODER)
@@ -73,16 +73,16 @@ class _Call(nn.Module):
         return self.function(x)
 
 
-class _Prompted(nn.Module):
-    """A denoiser without the empty hints and the length that stand before its prompt."""
+class _Named(nn.Module):
+    """A denoiser whose conditions come by their place, which is what can be exported."""
 
-    def __init__(self, denoiser: nn.Module) -> None:
+    def __init__(self, denoiser: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
-        self.denoiser = denoiser
+        self.denoiser, self.names = denoiser, names
         self.eval()
 
-    def forward(self, latent: Tensor, time: Tensor, label: Tensor, prompt: Tensor, emphasis: Tensor) -> Tensor:
-        out: Tensor = self.denoiser(latent, time, label, None, None, prompt, emphasis)
+    def forward(self, latent: Tensor, time: Tensor, *conditions: Tensor) -> Tensor:
+        out: Tensor = self.denoiser(latent, time, **dict(zip(self.names, conditions, strict=True)))
         return out
 
 
@@ -92,13 +92,15 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Pat
     except ImportError:
         raise LatentiaError(f"exporting needs onnx and onnxscript: {INSTALL}") from None
     batch = torch.export.Dim("batch", min=1, max=2**16)
+    each = [{0: batch} for _ in inputs]
+    shapes = (*each[:2], tuple(each[2:])) if isinstance(module, _Named) else tuple(each)  # its conditions are one
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter talks about itself
         program = torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),
             dynamo=True,
-            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            dynamic_shapes=shapes,
             input_names=list(inputs),
             output_names=[output],
             verbose=False,
@@ -108,7 +110,7 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Pat
 
 
 class _Graph:
-    """An ONNX graph as a function of tensors, in the order of its inputs."""
+    """An ONNX graph as a function of tensors by name."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -123,8 +125,8 @@ class _Graph:
             raise LatentiaError(f"{path} is no ONNX graph: {str(error).splitlines()[0][:200]}") from None
         self.names = [value.name for value in self.session.get_inputs()]
 
-    def __call__(self, values: Sequence[Tensor]) -> Tensor:
-        given = {name: value.numpy() for name, value in zip(self.names, values, strict=True)}
+    def __call__(self, **values: Tensor) -> Tensor:
+        given = {name: values[name].numpy() for name in self.names}
         return torch.from_numpy(self.session.run(None, given)[0])
 
 
@@ -135,10 +137,8 @@ class _OnnxDenoiser(nn.Module):
         super().__init__()
         self.config, self.graph = config, _Graph(path)
 
-    def forward(self, x: Tensor, time: Tensor, label: Tensor, *more: Tensor) -> Tensor:
-        prompted = len(more) > 1
-        given = more[len(before_prompt(label, x)) - 1 :] if prompted else more
-        return self.graph([x.float(), time.float(), label, *given]).to(x.dtype)
+    def forward(self, x: Tensor, time: Tensor, **conditions: Tensor) -> Tensor:
+        return self.graph(latent=x.float(), time=time.float(), **conditions).to(x.dtype)
 
 
 class _OnnxFirstStage(nn.Module):
@@ -155,7 +155,7 @@ class _OnnxFirstStage(nn.Module):
         return self.shape
 
     def encode(self, x: Tensor) -> Tensor:
-        return self.encoder([x])
+        return self.encoder(picture=x)
 
     def decode(self, z: Tensor) -> Tensor:
-        return self.decoder([z.float()])
+        return self.decoder(latent=z.float())

@@ -4,4 +4,13 @@ from latentia.errors import Stopped
 from latentia.training.recipe import RECIPE_NAME, Recipe, bundled_recipes, describe_fields, dump_recipe, load_recipe
 from latentia.training.run import train
 
-__all__ = ["RECIPE_NAME", "Recipe", "Stopped", "bundled_recipes", "describe_fields", "dump_recipe", "load_recipe", "train"]
+__all__ = [
+    "RECIPE_NAME",
+    "Recipe",
+    "Stopped",
+    "bundled_recipes",
+    "describe_fields",
+    "dump_recipe",
+    "load_recipe",
+    "train",
+]

@@ -48,12 +48,12 @@ def prepare(
     )
     ema = EMA(wrapped, decay=loop.ema_decay, sigma_rel=loop.ema_sigma_rel)
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
         nonlocal plain
         if plain is not None:
-            name_brakes(plain, arguments, bf16=bf16, compile=compile, say=say)
+            name_brakes(plain, arguments, named, bf16=bf16, compile=compile, say=say)
             plain = None
-        return wrapped(*arguments)
+        return wrapped(*arguments, **named)
 
     return call, Trainee(wrapped, optimizers, ema)
 

@@ -24,11 +24,11 @@ from latentia.data import (
     picture_grid,
 )
 from latentia.denoiser import CLASS_TABLE, DENOISERS
-from latentia.diffusion import PROCESSES, Process, denoise_with, training_loss
+from latentia.diffusion import PROCESSES, Conditions, Process, denoise_with, training_loss
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path, load_part, write_text
 from latentia.first_stage import FirstStage, FrozenEncoder, JoinedCache, LatentCache, encoder_config, encoder_folder
-from latentia.model import LatentModel, before_prompt
+from latentia.model import LatentModel, with_estimate
 from latentia.training.checkpoint import Checkpoint
 from latentia.training.engine import apply_gradients, averaged, local_share, prepare
 from latentia.training.loop import run_loop
@@ -185,34 +185,33 @@ def train_denoiser(
         if finer is not None:
             coarse = torch.rand(size, generator=generator, device=device)[mine] < recipe.label_dropout
             label = torch.where(dropped | coarse, label, finer[rows].to(device, non_blocking=True))
-        condition = [label]
+        conditions = {"label": label}
         guess = False
         if lengths is not None:
             open_length, no_context, guesses = torch.rand((3, size), generator=generator, device=device)
             unguided = dropped | (no_context[mine] >= recipe.context_share)
             is_open = dropped | (open_length[mine] < OPEN_LENGTH)
-            length = torch.where(is_open, examples.size, lengths[rows].to(device))
+            conditions["length"] = torch.where(is_open, examples.size, lengths[rows].to(device))
             context, _ = cache.batch(rows, 1)
-            condition += [torch.where(unguided[:, None, None], 0.0, context.to(device)), length]
+            conditions["hints"] = torch.where(unguided[:, None, None], 0.0, context.to(device))
             guess = bool(guesses[0] < SELF_CONDITIONED)
-        hints = None
         if isinstance(examples, RepairExamples):
             left, _ = cache.batch(rows, variant)
-            hints = examples.task.hints(left, examples.hidden(rows, variant.cpu())).to(device)
-            condition.append(hints)
+            conditions["hints"] = examples.task.hints(left, examples.hidden(rows, variant.cpu())).to(device)
         if captions is not None:
             which = torch.rand(size, generator=generator, device=device)[mine].cpu().numpy()
             said = without_padding(captions.draw(rows.numpy(), which)).to(device)
-            silent = nothing_said[:, : said.shape[1]]
-            condition = [*before_prompt(label, z, hints), torch.where(dropped[:, None], silent, said)]
+            conditions["prompt"] = torch.where(dropped[:, None], nothing_said[:, : said.shape[1]], said)
         torch.manual_seed(step_generator(recipe.seed, step, accelerator.process_index).initial_seed())  # dropout
         losses = []
-        for part in zip(*(value.chunk(parts) for value in (z, eps, t, *condition)), strict=True):
-            z_part, eps_part, t_part, *given = part
+        for z_part, eps_part, t_part, *values in zip(
+            *(value.chunk(parts) for value in (z, eps, t, *conditions.values())), strict=True
+        ):
+            part = dict(zip(conditions, values, strict=True))
             with accelerator.autocast():
                 if lengths is not None:
-                    given = with_estimate(network, process, z_part, eps_part, t_part, given, guess)
-                loss = training_loss(partial(_call, network, given), z_part, eps_part, t_part, process)
+                    part = self_condition(network, process, z_part, eps_part, t_part, part, guess)
+                loss = training_loss(partial(network, **part), z_part, eps_part, t_part, process)
             accelerator.backward(loss.sum() / len(z))
             losses.append(loss.detach())
         apply_gradients(trainee, loop, step, accelerator)
@@ -261,37 +260,30 @@ def train_denoiser(
     return model
 
 
-def with_estimate(
+def self_condition(
     network: Callable[..., Tensor],
     process: Process,
     z: Tensor,
     eps: Tensor,
     t: Tensor,
-    condition: list[Tensor],
+    conditions: Conditions,
     guess: bool,
-) -> list[Tensor]:
-    """The condition with an estimate of z before its context: the network's own first one, or zeros without `guess`.
+) -> Conditions:
+    """The conditions with an estimate of z before the context: the network's own first one, or zeros without `guess`.
 
     Chen et al. 2023 ("Analog bits"), Alg. 1: half of the updates see what they would have answered, without gradient.
     """
-    label, context, length = condition
-    blind = [label, torch.cat([torch.zeros_like(z), context], 1), length]
+    blind = with_estimate(conditions, torch.zeros_like(z))
     if not guess:
         return blind
     with torch.no_grad():
-        estimate = denoise_with(network, process)(process.noise(z, eps, t), t, *blind)
-    return [label, torch.cat([estimate, context], 1), length]
+        return with_estimate(conditions, denoise_with(network, process)(process.noise(z, eps, t), t, **blind))
 
 
 def without_padding(prompts: Tensor) -> Tensor:
     """Token ids (B, L) without the columns that are all padding; a multiple of 8 is left, so that shapes repeat."""
     longest = int((prompts != Tokenizer.pad_id).sum(1).max())
     return prompts[:, : -(-longest // 8) * 8]
-
-
-def _call(network: Callable[..., Tensor], condition: list[Tensor], x: Tensor, time: Tensor) -> Tensor:
-    output: Tensor = network(x, time, *condition)
-    return output
 
 
 def identity(recipe: Recipe, examples: Examples) -> str:

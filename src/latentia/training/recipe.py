@@ -17,7 +17,6 @@ from latentia.denoiser import PRESETS
 from latentia.errors import LatentiaError
 from latentia.first_stage import encoder_config
 
-
 RECIPE_NAME = "recipe.yaml"  # in the folder of a run
 FREE_SECTIONS = ("name", "description", "sampling", "compute")
 FREE_FIELDS = ("log_every", "checkpoint_every", "preview_every")
