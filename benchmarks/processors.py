@@ -1,6 +1,6 @@
 """What the README's commands take on this processor and on one with AVX2 only, idle and beside a training.
 
-    python benchmarks/processors.py [--jobs sample muon demo demo-text] [--share 0.1]
+    python benchmarks/processors.py [--jobs sample muon demo demo-text] [--kinds "as it is"] [--share 0.1]
 
 The other processor is this one with PyTorch's own kernels and oneDNN limited to AVX2, which has no bf16 instructions
 (MKL's matrix products cannot be limited on every processor). The training beside it is `latentia train demo` with as
@@ -151,13 +151,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", nargs="+", choices=[*JOBS, "muon"], default=[*JOBS, "muon"])
     parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--muon-here", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.muon_here:
         muon()
         return
     print(machine())
-    for kind, environ in KINDS.items():
+    for kind in arguments.kinds:
+        environ = KINDS[kind]
         print(kind, flush=True)
         if "muon" in arguments.jobs:  # in a process of its own, since PyTorch reads the environment once
             subprocess.run([sys.executable, __file__, "--muon-here"], env=os.environ | environ, check=True)

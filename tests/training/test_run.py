@@ -186,7 +186,10 @@ def test_a_run_keeps_the_first_stage_that_it_was_given(tmp_path: Path, tiny_reci
         train(None, out, resume=True, first_stage=other / "model" / "first_stage")
 
 
-def test_two_processes_give_the_loss_of_one(tmp_path: Path, tiny_recipe: Path, tiny_run: Path) -> None:
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_two_processes_give_the_loss_of_one(
+    microbatches: int, tmp_path: Path, tiny_recipe: Path, tiny_run: Path
+) -> None:
     """Data-parallel over gloo, on the same global batch and the same first stage."""
     out = tmp_path / "out"
     launcher = [
@@ -200,6 +203,7 @@ def test_two_processes_give_the_loss_of_one(tmp_path: Path, tiny_recipe: Path, t
     ]
     stage = str(tiny_run / "model" / "first_stage")
     command = [*launcher, "train", str(tiny_recipe), "--out", str(out), "--first-stage", stage]
+    command += ["--set", f"compute.microbatches={microbatches}"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert read_json(out / "model" / "training.json")["machine"]["processes"] == 2

@@ -1,6 +1,7 @@
 """Trains a denoiser in the latent space of a first stage."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -204,15 +205,16 @@ def train_denoiser(
             conditions["prompt"] = torch.where(dropped[:, None], nothing_said[:, : said.shape[1]], said)
         torch.manual_seed(step_generator(recipe.seed, step, accelerator.process_index).initial_seed())  # dropout
         losses = []
-        for z_part, eps_part, t_part, *values in zip(
-            *(value.chunk(parts) for value in (z, eps, t, *conditions.values())), strict=True
-        ):
+        pieces = [value.chunk(parts) for value in (z, eps, t, *conditions.values())]
+        for number, (z_part, eps_part, t_part, *values) in enumerate(zip(*pieces, strict=True), start=1):
             part = dict(zip(conditions, values, strict=True))
-            with accelerator.autocast():
-                if lengths is not None:
-                    part = self_condition(network, process, z_part, eps_part, t_part, part, guess)
-                loss = training_loss(partial(network, **part), z_part, eps_part, t_part, process)
-            accelerator.backward(loss.sum() / len(z))
+            last = number == len(pieces[0])
+            with nullcontext() if last else accelerator.no_sync(trainee.module):  # gradients are exchanged once
+                with accelerator.autocast():
+                    if lengths is not None:
+                        part = self_condition(network, process, z_part, eps_part, t_part, part, guess)
+                    loss = training_loss(partial(network, **part), z_part, eps_part, t_part, process)
+                accelerator.backward(loss.sum() / len(z))
             losses.append(loss.detach())
         apply_gradients(trainee, loop, step, accelerator)
         return averaged({"loss": torch.cat(losses).mean()}, accelerator)

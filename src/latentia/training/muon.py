@@ -19,7 +19,7 @@ class Muon(Optimizer):
     """Muon (Jordan 2024) on matrices, with the momentum, the state and the RMS of `torch.optim.Muon`.
 
     That one iterates Newton-Schulz in bfloat16, for which a CPU without such instructions takes 100 times as long as
-    this one. This one needs a third of the operations, in float32, so it is as fast as bfloat16 where there are such
+    this one. This one needs a quarter of the operations, in float32, so it is as fast as bfloat16 where there are such
     instructions, and depends on neither. The update is rescaled to AdamW's root mean square (Liu 2025, "Muon is
     scalable", eq. 4), so that one learning rate serves both.
     """
