@@ -1,8 +1,8 @@
 """What all tests share: a cache of their own, one thread, a tiny recipe on real digits, and small trained models.
 
 Two processors round differently, and training amplifies that: no test compares a figure of what it trains itself with
-a margin. What is measured is measured of models that are kept in tests/trained; `REMAKE_TRAINED=1 make test` trains
-them anew.
+a margin. What is measured is measured of models that are kept in tests/trained, and
+`REMAKE_TRAINED=1 python -m pytest -n 0` trains them anew.
 """
 
 import os
@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
+
+from latentia.threads import settle
+
+settle()  # before PyTorch is loaded, as a command does: two workers share the cores
+
+import torch  # noqa: E402
 
 if TYPE_CHECKING:
     from latentia.metrics import PictureClassifier
@@ -42,7 +47,6 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LATENTIA_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("OMP_NUM_THREADS", threads)
-        patch.setenv("OMP_WAIT_POLICY", "passive")
         patch.setenv(
             "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH", "")])
         )

@@ -118,7 +118,7 @@ def test_a_refused_resume_names_the_fields_and_changes_nothing(
     out = Path(shutil.copytree(tiny_run, tmp_path / "out"))
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     for overrides, words in (
-        (["seed=5"], r"seed from 0 to 5\. Resume without"),
+        (["seed=5"], r"seed from 0 to 5\. Leave these out"),
         (["denoiser.width=32", "data.size=16"], r"data\.size from None to 16; denoiser\.width from 16 to 32"),
         (["denoiser={kind: UNet, width: 16}"], r"denoiser\.kind from 'DiT' to 'UNet'"),
         (["training.steps=11"], r"training\.steps from 12 to 11"),

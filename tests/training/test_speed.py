@@ -33,20 +33,23 @@ def test_slow_bf16_is_named_and_fast_is_not(wait: float, lines: int, monkeypatch
     module, generator = Slow(wait), torch.Generator().manual_seed(0)
     states = torch.get_rng_state(), generator.get_state()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # as in a training, for an estimate
-        name_brakes(module, [torch.ones(2, 4), generator], {}, bf16=True, compile=False, say=said.append)
+        name_brakes(module, [torch.ones(2, 4), generator], {}, title="it", bf16=True, compile=False, say=said.append)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert torch.equal(generator.get_state(), states[1])
-    assert [line.split(" slows this processor down: ")[0] for line in said] == ["compute.mixed_precision=bf16"] * lines
+    assert [line.split(" makes this training slower")[0] for line in said] == ["it: bf16"] * lines
+    assert all(line.endswith("set compute.mixed_precision=no") for line in said)
 
 
 def test_slow_compile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = Slow(0.0)
-    monkeypatch.setattr(module, "compile", lambda: setattr(module, "forward", lambda *x: time.sleep(0.2) or x[0] * 0))
+    def slow(module: nn.Module) -> None:
+        module.forward = lambda x, generator: time.sleep(0.2) or 0 * x  # type: ignore[method-assign]
+
+    monkeypatch.setattr(Slow, "compile", slow)
     said: list[str] = []
-    module(torch.ones(2, 4), torch.Generator())
     x = torch.ones(2, 4, requires_grad=True)
-    name_brakes(module, [x, torch.Generator()], {}, bf16=False, compile=True, say=said.append)
-    assert [line.split(" slows")[0] for line in said] == ["compute.compile=true"]
+    options = {"title": "it", "bf16": False, "compile": True, "say": said.append}
+    name_brakes(Slow(0.0), [x, torch.Generator()], {}, **options)
+    assert [line.split(" makes this training slower")[0] for line in said] == ["it: compile"]
 
 
 def test_the_probe_changes_no_weight(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -344,6 +344,7 @@ def info(model: ModelOrShipped = EMOJI) -> None:
             "versions": made.get("versions", "unknown"),
             "git commit": made.get("git_commit", "unknown"),
             "training": f"seconds {made.get('seconds', 'unknown')} on {made.get('machine', 'unknown')}",
+            "folder": model,
             "size on disk": f"{size / 2**20:.1f} MiB",
         }
     )

@@ -196,7 +196,7 @@ def interpolate(
     second: Picture,
     out: Annotated[Path, typer.Option(help="A .gif film there and back, or a .png with all pictures in a row.")],
     class_: Class = None,
-    prompt: Prompt = None,
+    prompt: Annotated[str | None, typer.Option(help="What both pictures show, for a model that reads prompts.")] = None,
     count: Annotated[int, typer.Option(min=2, max=4096, help="Pictures on the way, both ends included.")] = 16,
     steps: Annotated[int, typer.Option(min=2, max=10_000, help="Steps to the noise, and back.")] = 50,
     fit: Fit = False,

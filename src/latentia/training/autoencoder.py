@@ -59,14 +59,16 @@ def train_picture_stage(
         model.latent_shape(size)  # type: ignore[arg-type]  # refuses what does not divide, before any work
     if perceptual is not None:
         perceptual = perceptual.to(device).eval().requires_grad_(False)
-    network, trainee = prepare(model, stage.training, accelerator, compile=recipe.compute.compile, say=say)
+    network, trainee = prepare(
+        model, stage.training, accelerator, title="first stage", compile=recipe.compute.compile, say=say
+    )
     trainees = {"first_stage": trainee}
     adversary = stage.discriminator
     regulariser_weight = stage.kl_weight if stage.kind == "AutoencoderKL" else 1.0  # VQ weighs its commitment itself
     if adversary is not None:
         critic = PatchDiscriminator(pictures.channels, adversary.width, adversary.layers).to(device)
         judge_loop = stage.training.model_copy(update={"learning_rate": adversary.learning_rate})
-        judge, judge_trainee = prepare(critic, judge_loop, accelerator, compile=False, say=say)
+        judge, judge_trainee = prepare(critic, judge_loop, accelerator, title="discriminator", compile=False, say=say)
         trainees["discriminator"] = Trainee(judge_trainee.module, judge_trainee.optimizers)
 
     order = ShuffledOrder(len(pictures), stage.training.batch_size, recipe.seed)
@@ -131,7 +133,9 @@ def train_text_stage(
     if stage.encoder is not None and model.frozen is not None:
         model.frozen.load(Path(stage.encoder))
     model.to(device)
-    network, trainee = prepare(model, stage.training, accelerator, compile=recipe.compute.compile, say=say)
+    network, trainee = prepare(
+        model, stage.training, accelerator, title="first stage", compile=recipe.compute.compile, say=say
+    )
     order = SortedOrder(torch.from_numpy(texts.lengths), stage.training.batch_size, recipe.seed)
     mine = local_share(stage.training.batch_size, accelerator)
 

@@ -27,15 +27,16 @@ def build_accelerator(compute: Compute) -> Accelerator:
 
 
 def prepare(
-    module: nn.Module, loop: Loop, accelerator: Accelerator, *, compile: bool, say: Say
+    module: nn.Module, loop: Loop, accelerator: Accelerator, *, title: str, compile: bool, say: Say
 ) -> tuple[Callable[..., Any], Trainee]:
     """The module as the training step calls it, and as optimizers, EMA and checkpoint see it.
 
-    On a CPU the first call says in one line whether bf16 or `compile` slow it down there.
+    On a CPU the first call says in one line whether bf16 or `compile` slow it down there; `title` names the stage.
     """
     bf16 = accelerator.mixed_precision == "bf16"
     plain = copy.deepcopy(module) if accelerator.device.type == "cpu" and (bf16 or compile) else None
     if compile:
+        say(f"{title}: compiling, which takes the first step a minute or so")
         separate_compiled_code(os.environ)
         module.compile()
     wrapped = accelerator.prepare(module)
@@ -51,7 +52,7 @@ def prepare(
     def call(*arguments: Any, **named: Any) -> Any:
         nonlocal plain
         if plain is not None:
-            name_brakes(plain, arguments, named, bf16=bf16, compile=compile, say=say)
+            name_brakes(plain, arguments, named, title=title, bf16=bf16, compile=compile, say=say)
             plain = None
         return wrapped(*arguments, **named)
 

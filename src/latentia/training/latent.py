@@ -145,7 +145,7 @@ def train_denoiser(
     if recipe.init is not None:
         start_from(denoiser, Path(recipe.init) / "denoiser")
     denoiser.to(device)
-    network, trainee = prepare(denoiser, loop, accelerator, compile=recipe.compute.compile, say=say)
+    network, trainee = prepare(denoiser, loop, accelerator, title="denoiser", compile=recipe.compute.compile, say=say)
 
     nothing_said = torch.empty(0) if prompts is None else prompts.to_ids([""]).ids.to(device)
 

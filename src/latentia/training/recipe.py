@@ -309,8 +309,8 @@ class Recipe(Section):
         ]
         if wrong:
             raise LatentiaError(
-                f"the run cannot go on with other settings than it began with: {'; '.join(wrong)}. "
-                "Resume without these, or train into another folder"
+                f"the run cannot go on with other settings than it has: {'; '.join(wrong)}. "
+                "Leave these out (and the recipe's name: the run has its own), or train into another folder"
             )
 
 

@@ -38,7 +38,7 @@ from latentia.first_stage import (
     encoder_folder,
     encoder_tokenizer,
 )
-from latentia.model import DTYPES, TOKENIZER_NAME, LatentModel
+from latentia.model import DTYPES, INDEX_NAME, TOKENIZER_NAME, LatentModel
 from latentia.training.autoencoder import train_picture_stage, train_text_stage
 from latentia.training.engine import build_accelerator
 from latentia.training.latent import train_denoiser
@@ -72,7 +72,7 @@ def train(
     Raises LatentiaError for what the user can mend, and Stopped on Ctrl-C.
     """
     out, commit = Path(out), git_commit()  # of the code that runs, whatever is committed meanwhile
-    recipe = _recipe_of(out, recipe, resume)
+    recipe = _recipe_of(out, recipe, resume, say)
     if recipe.init is not None and first_stage is None:
         first_stage = Path(recipe.init) / "first_stage"
     accelerator = build_accelerator(recipe.compute)
@@ -108,7 +108,7 @@ def train(
     return out / "model"
 
 
-def _recipe_of(out: Path, recipe: Recipe | None, resume: bool) -> Recipe:
+def _recipe_of(out: Path, recipe: Recipe | None, resume: bool, say: Say) -> Recipe:
     """What to train in `out`; nothing is written where a run there is not to be resumed, or not with this recipe."""
     path = out / RECIPE_NAME
     if not path.exists():
@@ -120,7 +120,10 @@ def _recipe_of(out: Path, recipe: Recipe | None, resume: bool) -> Recipe:
     begun = load_recipe(str(path))
     if recipe is not None:
         begun.require_resumable(recipe)
-    return recipe or begun
+    recipe = recipe or begun
+    if (out / "model" / INDEX_NAME).exists() and recipe.training.steps == begun.training.steps:
+        say(f"the run is finished after {begun.training.steps} steps; --set training.steps=N trains on")
+    return recipe
 
 
 def load_examples(recipe: Recipe, out: Path, first_stage: str | Path | None = None) -> PictureSet | TokenSet:

@@ -1,8 +1,10 @@
 """Says which settings slow a training down on this machine: it is measured, never assumed."""
 
+import copy
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,46 +13,67 @@ from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 Say = Callable[[str], None]
-NOTABLE = 1.1  # times as slow; less may be chance
-REPEATS = 3
+NOTABLE = 1.2  # times as slow; less may be chance
+ROUNDS = 5
+ADVICE = {"bf16": "set compute.mixed_precision=no", "compile": "set compute.compile=false"}
 
 
 def name_brakes(
-    module: nn.Module, arguments: Sequence[Any], named: Mapping[str, Any], *, bf16: bool, compile: bool, say: Say
+    module: nn.Module,
+    arguments: Sequence[Any],
+    named: Mapping[str, Any],
+    *,
+    title: str,
+    bf16: bool,
+    compile: bool,
+    say: Say,
 ) -> None:
     """Times forward and backward passes on a batch on the CPU, and says in one line each what makes them slower.
 
     `module` must be a copy, since its gradients and running statistics change; random states are left as they were.
     bf16 is compared with float32, and `compile` with the same precision without it.
     """
+    runs: dict[str, tuple[nn.Module, bool]] = {"neither": (module, False)}
+    if bf16:
+        runs["bf16"] = module, True
+    if compile:
+        compiled = copy.deepcopy(module)
+        compiled.compile()
+        runs["compile"] = compiled, bf16
+    best = least_seconds(runs, arguments, named)
+    with tqdm.external_write_mode(sys.stderr):  # the loop's bar is on the line
+        for before, after in pairwise(best):
+            if best[after] > NOTABLE * best[before]:
+                say(
+                    f"{title}: {after} makes this training slower on this processor, {best[after]:.3g} s a batch "
+                    f"instead of {best[before]:.3g} s; {ADVICE[after]}"
+                )
+
+
+def least_seconds(
+    runs: Mapping[str, tuple[nn.Module, bool]], arguments: Sequence[Any], named: Mapping[str, Any]
+) -> dict[str, float]:
+    """The least time of each run, module and whether in bf16, over rounds in turn: other work disturbs all alike.
+
+    A first round does not count, since the compiler works in it.
+    """
     generators = [argument for argument in arguments if isinstance(argument, torch.Generator)]
     states = [generator.get_state() for generator in generators]
+    times: dict[str, list[float]] = {name: [] for name in runs}
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        before = seconds(module, arguments, named, bf16=False)
-        for name, chosen in (("compute.mixed_precision=bf16", bf16), ("compute.compile=true", compile)):
-            if not chosen:
-                continue
-            if name == "compute.compile=true":
-                module.compile()
-            after = seconds(module, arguments, named, bf16=bf16)
-            if after > NOTABLE * before:
-                with tqdm.external_write_mode(sys.stderr):  # the loop's bar is on the line
-                    say(
-                        f"{name} slows this processor down: a batch takes {after:.3g} s with it, {before:.3g} s without"
-                    )
-            before = after
+        for _ in range(1 + ROUNDS):
+            for name, (module, bf16) in runs.items():
+                times[name].append(seconds(module, arguments, named, bf16=bf16))
     for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)
+    return {name: min(values[1:]) for name, values in times.items()}
 
 
 def seconds(module: nn.Module, arguments: Sequence[Any], named: Mapping[str, Any], *, bf16: bool) -> float:
-    """The least of some times of a forward and a backward pass, after one that does not count (`compile` works)."""
-    times = []
-    for _ in range(1 + REPEATS):
-        started = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            found = module(*arguments, **named)
-        leaves = [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor) and leaf.requires_grad]
-        torch.autograd.backward([leaf.float().sum() for leaf in leaves])
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
+    """The time of a forward and a backward pass."""
+    started = time.perf_counter()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        found = module(*arguments, **named)
+    leaves = [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    torch.autograd.backward([leaf.float().sum() for leaf in leaves])
+    return time.perf_counter() - started
