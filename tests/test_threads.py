@@ -45,7 +45,7 @@ def test_a_quota_is_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> No
 
 def container(tmp_path: Path, lines: str, **quotas: str) -> tuple[Path, Path]:
     """A /proc/self/cgroup, and the folder of control groups with the files given as folder__file=content."""
-    (tmp_path / "proc").write_text(lines, encoding="utf-8")
+    (tmp_path / "proc").write_text(lines, encoding="utf-8", errors="surrogateescape")
     for place, content in quotas.items():
         path = tmp_path / "mounts" / place.replace("__", "/").replace("_DOT_", ".")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,6 +73,7 @@ def container(tmp_path: Path, lines: str, **quotas: str) -> tuple[Path, Path]:
         ("3:memory:/x\n", {"memory__x__cpu_DOT_max": "10000 100000\n"}, None),
         ("0::/a\n", {"a__cpu_DOT_max": "soon\n"}, None),
         ("nonsense\n", {}, None),
+        ("0::/\udcff\n", {"cpu_DOT_max": "70000 100000\n"}, 1),
     ],
 )
 def test_the_share_is_the_smallest_quota_above(

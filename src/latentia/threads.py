@@ -19,7 +19,7 @@ def settle(environ: MutableMapping[str, str] = os.environ) -> None:
             "GOMP_SPINCOUNT", str(SPINS)
         )  # GNU's runtime, PyTorch's on Linux; more exact than the policy
         environ.setdefault("KMP_BLOCKTIME", "0")  # LLVM's and Intel's, in ms: 200 otherwise
-    if "OMP_NUM_THREADS" not in environ:
+    if not environ.get("OMP_NUM_THREADS"):
         share = processor_share()
         if share is not None:
             environ["OMP_NUM_THREADS"] = str(share)
@@ -35,6 +35,8 @@ def processor_share(proc: Path = Path("/proc/self/cgroup"), mounts: Path = Path(
 
     quotas = [quota for folder in control_groups(proc, mounts) if (quota := quota_of(folder)) is not None]
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        cores = min(cores, len(os.sched_getaffinity(0)))
     if not quotas or min(quotas) >= cores:
         return None
     return max(1, math.ceil(min(quotas)))
@@ -43,7 +45,7 @@ def processor_share(proc: Path = Path("/proc/self/cgroup"), mounts: Path = Path(
 def control_groups(proc: Path, mounts: Path) -> list[Path]:
     """The folders of the process's control group and of all above it, of version 2 and of version 1's `cpu`."""
     try:
-        lines = [line.split(":", 2) for line in proc.read_text(encoding="utf-8").splitlines()]
+        lines = [line.split(":", 2) for line in proc.read_text(encoding="utf-8", errors="replace").splitlines()]
     except OSError:  # not Linux
         return []
     folders = []

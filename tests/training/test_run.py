@@ -186,6 +186,37 @@ def test_a_run_keeps_the_first_stage_that_it_was_given(tmp_path: Path, tiny_reci
         train(None, out, resume=True, first_stage=other / "model" / "first_stage")
 
 
+def test_a_refused_start_leaves_nothing(tmp_path: Path, tiny_recipe: Path, tiny_run: Path) -> None:
+    other = tmp_path / "file"
+    other.write_text("")
+    for out, overrides, first_stage, words in (
+        ("a", ["data.name=/typo"], None, "/typo"),
+        ("b", [], tmp_path / "nope", "nope"),
+        ("c", ["init=nowhere"], None, "nowhere"),
+        ("file", [], None, "cannot hold a run"),
+        ("file/below", [], None, "cannot hold a run"),
+    ):
+        with pytest.raises(LatentiaError, match=words):
+            train(load_recipe(str(tiny_recipe), overrides), tmp_path / out, first_stage=first_stage)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "tiny.yaml"}
+    out = Path(shutil.copytree(tiny_run, tmp_path / "out"))
+    before = (out / "recipe.yaml").read_bytes()
+    for given in (tmp_path / "nope", other):
+        with pytest.raises(LatentiaError):
+            train(load_recipe(str(tiny_recipe), ["training.steps=90"]), out, resume=True, first_stage=given)
+    assert (out / "recipe.yaml").read_bytes() == before
+
+
+def test_a_run_from_a_model_goes_on_without_it(tmp_path: Path, tiny_recipe: Path, tiny_run: Path) -> None:
+    start = Path(shutil.copytree(tiny_run / "model", tmp_path / "start"))
+    out = tmp_path / "out"
+    train(load_recipe(str(tiny_recipe), [f"init={start}"]), out)
+    expected = weights(out)
+    shutil.rmtree(start)
+    train(None, out, resume=True)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(out).items())
+
+
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_two_processes_give_the_loss_of_one(
     microbatches: int, tmp_path: Path, tiny_recipe: Path, tiny_run: Path

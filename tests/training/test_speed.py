@@ -52,6 +52,23 @@ def test_slow_compile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line.split(" makes this training slower")[0] for line in said] == ["it: compile"]
 
 
+def test_no_gradient_leaves_what_is_timed() -> None:
+    """A discriminator gets what the first stage has made, with the graph behind it."""
+    start = torch.ones(2, 4, requires_grad=True)
+    x = start * 2
+    name_brakes(Slow(0.0), [x, torch.Generator()], {}, title="it", bf16=True, compile=False, say=lambda message: None)
+    assert start.grad is None
+    x.sum().backward()  # its graph is whole
+    assert start.grad is not None
+
+
+def test_a_discriminator_trains_in_bf16(tiny_recipe: Path, tmp_path: Path) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    more = ["compute.mixed_precision=bf16", "first_stage.discriminator={start: 1, layers: 1}", "training.steps=1"]
+    train(load_recipe(str(tiny_recipe), [*more, "first_stage.training.steps=3"]), tmp_path / "out")
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def test_the_probe_changes_no_weight(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first training call is probed on a copy: the losses are those of a run that is not."""
     AcceleratorState._reset_state(reset_partial_state=True)  # one process has one precision, and others were before

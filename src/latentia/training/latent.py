@@ -142,7 +142,8 @@ def train_denoiser(
     if recipe.prompt is not None and recipe.prompt.encoder is not None:
         frozen = cast(FrozenEncoder, denoiser.get_submodule("prompt_encoder.frozen"))
         frozen.load(encoder_folder(recipe.prompt.encoder))
-    if recipe.init is not None:
+    checkpoint = folder / "checkpoint.safetensors"
+    if recipe.init is not None and not checkpoint.exists():
         start_from(denoiser, Path(recipe.init) / "denoiser")
     denoiser.to(device)
     network, trainee = prepare(denoiser, loop, accelerator, title="denoiser", compile=recipe.compute.compile, say=say)
@@ -246,7 +247,7 @@ def train_denoiser(
 
     run_loop(
         accelerator,
-        Checkpoint(folder / "checkpoint.safetensors", {"denoiser": trainee}, identity(recipe, examples)),
+        Checkpoint(checkpoint, {"denoiser": trainee}, identity(recipe, examples)),
         update,
         title="denoiser",
         folder=folder,

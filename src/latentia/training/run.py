@@ -73,15 +73,12 @@ def train(
     """
     out, commit = Path(out), git_commit()  # of the code that runs, whatever is committed meanwhile
     recipe = _recipe_of(out, recipe, resume, say)
-    if recipe.init is not None and first_stage is None:
+    finished = out / "first_stage" / "finished"
+    if recipe.init is not None and first_stage is None and not finished.exists():
         first_stage = Path(recipe.init) / "first_stage"
     accelerator = build_accelerator(recipe.compute)
     main = accelerator.is_main_process
     tell = say if main else lambda message: None
-    accelerator.wait_for_everyone()  # all have looked for the recipe before one writes it
-    if main:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / RECIPE_NAME, dump_recipe(recipe))
 
     with accelerator.main_process_first():
         examples = load_examples(recipe, out, first_stage)
@@ -91,7 +88,14 @@ def train(
 
     with accelerator.main_process_first():
         shown, variants = examples_in_variants(recipe, examples)
-    stage = _first_stage(recipe, examples, out / "first_stage", accelerator, first_stage, perceptual, tell)
+    stage = _held_stage(finished, first_stage, examples)
+    accelerator.wait_for_everyone()  # all have looked at the folder before one writes into it
+    if main:
+        _write_start(out, recipe, stage, finished)
+    accelerator.wait_for_everyone()
+    if stage is None:
+        stage = _trained_stage(recipe, examples, finished, accelerator, perceptual, tell)
+    stage = stage.to(accelerator.device).eval().requires_grad_(False)
     with accelerator.main_process_first():
         cache = cache_of(stage, shown, out / "latents", variants=variants, device=accelerator.device, progress=main)
     with accelerator.main_process_first():
@@ -221,41 +225,58 @@ def describe(examples: PictureSet | TokenSet) -> str:
     return f"{examples.source} {what}, {examples.num_classes} classes"
 
 
-def _first_stage(
+def _held_stage(finished: Path, given: str | Path | None, examples: PictureSet | TokenSet) -> FirstStage | None:
+    """The first stage that this run keeps, or the given one; None where one is to be trained.
+
+    Raises LatentiaError where the two differ, or it does not fit the examples.
+    """
+    if not finished.exists() and given is None:
+        return None
+    source = finished if finished.exists() else Path(str(given))
+    stage: FirstStage = load_part(source, FIRST_STAGES)
+    if given is not None and module_hash(load_part(Path(given), FIRST_STAGES)) != module_hash(stage):
+        raise LatentiaError(f"{given} is not the first stage that this run began with: resume without it")
+    require_fit(stage, examples, source)
+    return stage
+
+
+def _write_start(out: Path, recipe: Recipe, stage: FirstStage | None, finished: Path) -> None:
+    """Writes the recipe and a given first stage: a run that is stopped any time later can be resumed."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LatentiaError(f"{out} cannot hold a run: {error.strerror}") from None
+    if stage is not None and not finished.exists():
+        _keep_stage(stage, finished)
+    write_text(out / RECIPE_NAME, dump_recipe(recipe))
+
+
+def _trained_stage(
     recipe: Recipe,
     examples: PictureSet | TokenSet,
-    folder: Path,
+    finished: Path,
     accelerator: Accelerator,
-    given: str | Path | None,
     perceptual: nn.Module | None,
     say: Say,
 ) -> FirstStage:
-    """The one that this run has finished before, the given one, or a newly trained one; kept in `folder`/finished."""
-    finished = folder / "finished"
-    if finished.exists():
-        stage = load_part(finished, FIRST_STAGES)
-        if given is not None and module_hash(load_part(Path(given), FIRST_STAGES)) != module_hash(stage):
-            raise LatentiaError(f"{given} is not the first stage that this run began with: resume without it")
-        require_fit(stage, examples, finished)
-        return stage.to(accelerator.device).eval().requires_grad_(False)
-    accelerator.wait_for_everyone()  # all have looked before one keeps it
-    wanted = recipe.first_stage
-    if given is not None:
-        stage = load_part(Path(given), FIRST_STAGES)
-        require_fit(stage, examples, Path(given))
-        stage = stage.to(accelerator.device).eval().requires_grad_(False)
-    elif isinstance(wanted, TextStage):
+    """Trains the recipe's first stage in the parent folder of `finished`, or continues that, and keeps it there."""
+    wanted, folder = recipe.first_stage, finished.parent
+    if isinstance(wanted, TextStage):
         assert isinstance(examples, TokenSet)
         stage = train_text_stage(recipe, wanted, examples, folder, accelerator, say=say)
     else:
         assert isinstance(examples, PictureSet)
         stage = train_picture_stage(recipe, wanted, examples, folder, accelerator, perceptual=perceptual, say=say)
     if accelerator.is_main_process:
-        partial = folder / "finishing"  # renamed when whole
-        save_part(partial, stage, stage.config)
-        partial.rename(finished)
+        _keep_stage(stage, finished)
     accelerator.wait_for_everyone()
     return stage
+
+
+def _keep_stage(stage: FirstStage, finished: Path) -> None:
+    partial = finished.with_name("finishing")  # renamed when whole
+    save_part(partial, stage, stage.config)
+    partial.rename(finished)
 
 
 def require_fit(stage: FirstStage, examples: PictureSet | TokenSet, source: Path) -> None:

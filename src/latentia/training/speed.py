@@ -40,7 +40,7 @@ def name_brakes(
         compiled = copy.deepcopy(module)
         compiled.compile()
         runs["compile"] = compiled, bf16
-    best = least_seconds(runs, arguments, named)
+    best = least_seconds(runs, [_apart(value) for value in arguments], {name: _apart(v) for name, v in named.items()})
     with tqdm.external_write_mode(sys.stderr):  # the loop's bar is on the line
         for before, after in pairwise(best):
             if best[after] > NOTABLE * best[before]:
@@ -48,6 +48,11 @@ def name_brakes(
                     f"{title}: {after} makes this training slower on this processor, {best[after]:.3g} s a batch "
                     f"instead of {best[before]:.3g} s; {ADVICE[after]}"
                 )
+
+
+def _apart(value: Any) -> Any:
+    """A tensor outside the graph that it comes from: what is timed sends no gradients there, and frees nothing."""
+    return value.detach().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
 
 
 def least_seconds(
