@@ -88,7 +88,7 @@ def between(
     if count < 2:
         raise LatentiaError(f"a way has at least its 2 ends, not {count}")
     ends = np.stack([first, second])
-    prompts = None if prompt is None else [prompt] * max(2, count)
+    prompts = None if prompt is None else [prompt] * count
     noise = invert_pictures(model, ends, np.full(2, label), steps, prompts=prompts and prompts[:2])
     a, b = noise.flatten(1)[..., None]
     ways = torch.linspace(0, 1, count)
