@@ -34,11 +34,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from latentia.applications import balancing_counts, name_clusters, synthesise
-from latentia.data import MixedPictures, PictureSet, load_pictures, write_pictures
-from latentia.evaluation import Labelled, evened, label_by_votes, picture_judge
 from latentia.files import load_part, save_part
-from latentia.metrics import PictureClassifier, predict, trained_classifier
+from latentia.modalities.image.applications.augment import balancing_counts, name_clusters, synthesise
+from latentia.modalities.image.evaluation.augment import picture_judge
+from latentia.modalities.image.evaluation.label import Labelled, evened, label_by_votes
+from latentia.modalities.image.grids import write_pictures
+from latentia.modalities.image.metrics.classifier import PictureClassifier, predict, trained_classifier
+from latentia.modalities.image.mix import MixedPictures
+from latentia.modalities.image.pictures import PictureSet
+from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.model import LatentModel, load
 from latentia.training import load_recipe, train
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from latentia.denoiser import DiT, UNet
 from latentia.diffusion import RectifiedFlow, training_loss
-from latentia.first_stage import AutoencoderKL
+from latentia.modalities.image.first_stage.kl import AutoencoderKL
 from latentia.training import load_recipe
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from latentia.data import Tokenizer
+from latentia.language.tokenizer import Tokenizer
 from latentia.training.order import SortedOrder
 
 PAD, EOS, MASK = Tokenizer.pad_id, Tokenizer.eos_id, Tokenizer.mask_id

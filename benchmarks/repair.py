@@ -24,25 +24,15 @@ from numpy.typing import NDArray
 from peers import machine
 from skimage.restoration import denoise_tv_chambolle, richardson_lucy
 
-from latentia.applications import inpaint, most_typical, restore
-from latentia.applications.repair import NOISE_STD, Method
-from latentia.data import (
-    Degradation,
-    PictureSet,
-    blur,
-    cover,
-    gaussian_kernel,
-    keep_all,
-    load_pictures,
-    motion_kernel,
-    picture_grid,
-    save_png,
-    shrink,
-    to_float,
-    to_uint8,
-)
-from latentia.evaluation import guess_classes
-from latentia.metrics import accuracy, classifier_features, frechet_distance, psnr, ssim, trained_classifier
+from latentia.metrics.distances import frechet_distance
+from latentia.modalities.image.applications.repair import NOISE_STD, Method, inpaint, most_typical, restore
+from latentia.modalities.image.degrade import Degradation, blur, cover, gaussian_kernel, keep_all, motion_kernel, shrink
+from latentia.modalities.image.evaluation.guess import guess_classes
+from latentia.modalities.image.grids import picture_grid, save_png
+from latentia.modalities.image.metrics.classifier import accuracy, classifier_features, trained_classifier
+from latentia.modalities.image.metrics.reconstruction import psnr, ssim
+from latentia.modalities.image.pictures import PictureSet, to_float, to_uint8
+from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.model import LatentModel, load
 
 Pictures = NDArray[np.uint8]

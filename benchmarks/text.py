@@ -21,13 +21,17 @@ from peers import DEVICE, machine
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentia.data import TextSet, TokenSet, load_texts
 from latentia.denoiser import count_parameters
 from latentia.diffusion import EVALUATIONS_PER_STEP, training_loss
 from latentia.files import CONFIG_NAME, cache_dir, load_part, save_part
-from latentia.first_stage import token_loss
-from latentia.metrics import JudgeLM, evaluate_texts, sentence_net, train_judge, trained_judge
-from latentia.metrics import judge as autoregressive
+from latentia.modalities.text.autoencoder import token_loss
+from latentia.modalities.text.codec import TokenSet
+from latentia.modalities.text.metrics import judge as autoregressive
+from latentia.modalities.text.metrics.judge import JudgeLM, train_judge, trained_judge
+from latentia.modalities.text.metrics.report import evaluate_texts
+from latentia.modalities.text.metrics.sentences import sentence_net
+from latentia.modalities.text.readers.corpora import load_texts
+from latentia.modalities.text.texts import TextSet
 from latentia.model import LatentModel, load
 
 BATCH, WIDTH_STEP, HEADS = 64, 64, 4

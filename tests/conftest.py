@@ -20,7 +20,7 @@ settle()  # before PyTorch is loaded, as a command does: two workers share the c
 import torch  # noqa: E402
 
 if TYPE_CHECKING:
-    from latentia.metrics import PictureClassifier
+    from latentia.modalities.image.metrics.classifier import PictureClassifier
 
 TINY = """
 name: tiny
@@ -110,9 +110,9 @@ def tiny_model(
 def classifier(kept: Callable[[str, Callable[[Path], None]], Path], _own_cache: None) -> "PictureClassifier":
     """Kept; trained on the first 300 digits of the training split."""
 
-    from latentia.data import load_pictures
     from latentia.files import load_part, save_part
-    from latentia.metrics import PictureClassifier, train_classifier
+    from latentia.modalities.image.metrics.classifier import PictureClassifier, train_classifier
+    from latentia.modalities.image.readers.builtin import load_pictures
 
     def build(path: Path) -> None:
         few = load_pictures("digits").subset(slice(300))

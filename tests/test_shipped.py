@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import latentia
-from latentia.applications import between, invert_pictures
-from latentia.data.emoji import LICENSES
 from latentia.files import module_hash
+from latentia.modalities.image.applications.variation import between, invert_pictures
+from latentia.modalities.image.readers.emoji import LICENSES
 from latentia.shipped import EMOJI
 
 FOLDERS = sorted((Path(__file__).parents[1] / "models").iterdir())

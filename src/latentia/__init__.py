@@ -13,8 +13,10 @@ def __getattr__(name: str) -> Any:
         from latentia import model as room
     elif name == "LatentiaError":
         from latentia import errors as room  # type: ignore[no-redef]
-    elif name in ("load_pictures", "load_texts"):
-        from latentia import data as room  # type: ignore[no-redef]
+    elif name == "load_pictures":
+        from latentia.modalities.image.readers import builtin as room  # type: ignore[no-redef]
+    elif name == "load_texts":
+        from latentia.modalities.text.readers import corpora as room  # type: ignore[no-redef]
     elif name in ("load_recipe", "train"):
         from latentia import training as room  # type: ignore[no-redef]
     else:

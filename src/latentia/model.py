@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from latentia.data import PictureCodec, PromptCodec, RepairTask, TextCodec, Tokenizer, class_index
+from latentia.conditions.prompt_ids import PromptCodec
 from latentia.denoiser import DENOISERS
 from latentia.diffusion import (
     EDM,
@@ -36,7 +36,14 @@ from latentia.diffusion import (
 )
 from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, load_part, read_json, save_part, write_json
-from latentia.first_stage import FIRST_STAGES, FirstStage, PictureStage
+from latentia.items import class_index
+from latentia.language.tokenizer import Tokenizer
+from latentia.latents.first_stage import FirstStage
+from latentia.modalities.image.codec import PictureCodec
+from latentia.modalities.image.first_stage import PictureStage
+from latentia.modalities.image.repair_task import RepairTask
+from latentia.modalities.stages import FIRST_STAGES
+from latentia.modalities.text.codec import TextCodec
 from latentia.version import __version__
 
 INDEX_NAME, TRAINING_NAME, TOKENIZER_NAME = "model_index.json", "training.json", "tokenizer/tokenizer.json"

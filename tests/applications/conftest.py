@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import latentia
-from latentia.data import PictureSet, load_pictures
-from latentia.metrics import PictureClassifier
+from latentia.modalities.image.metrics.classifier import PictureClassifier
+from latentia.modalities.image.pictures import PictureSet
+from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.model import LatentModel
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from latentia.applications import Verdict, balancing_counts, name_clusters, synthesise
-from latentia.data import PictureSet, load_pictures
 from latentia.errors import LatentiaError
-from latentia.evaluation import picture_judge
-from latentia.metrics import PictureClassifier
+from latentia.modalities.image.applications.augment import Verdict, balancing_counts, name_clusters, synthesise
+from latentia.modalities.image.evaluation.augment import picture_judge
+from latentia.modalities.image.metrics.classifier import PictureClassifier
+from latentia.modalities.image.pictures import PictureSet
+from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.model import LatentModel
 
 
@@ -95,7 +96,9 @@ def test_what_is_rejected_is_drawn_anew_until_the_rounds_are_over(model: LatentM
 def test_the_judge_wants_the_class_and_no_copy(
     digits: PictureSet, classifier: PictureClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentia.evaluation.augment.trained_classifier", lambda pictures, **options: classifier)
+    monkeypatch.setattr(
+        "latentia.modalities.image.evaluation.augment.trained_classifier", lambda pictures, **options: classifier
+    )
     judge = picture_judge(digits, min_confidence=0.5)
     held = load_pictures("digits", "test")
     assert held.labels is not None

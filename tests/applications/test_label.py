@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import latentia
-from latentia.applications import name_clusters
-from latentia.data import PictureSet, write_pictures
 from latentia.errors import LatentiaError
-from latentia.evaluation import evened, label_by_votes, name_run, trained_voters
-from latentia.metrics import PictureClassifier, even_weights, vote, weighted
+from latentia.modalities.image.applications.augment import name_clusters
+from latentia.modalities.image.evaluation.label import evened, label_by_votes, name_run, trained_voters
+from latentia.modalities.image.grids import write_pictures
+from latentia.modalities.image.metrics.classifier import PictureClassifier, even_weights, vote, weighted
+from latentia.modalities.image.pictures import PictureSet
 from latentia.training import load_recipe, train
 
 
@@ -71,7 +72,7 @@ def test_voters_are_of_the_evened_few_and_of_different_seeds(
 ) -> None:
     asked: list[tuple[str, int]] = []
     monkeypatch.setattr(
-        "latentia.evaluation.label.trained_classifier",
+        "latentia.modalities.image.evaluation.label.trained_classifier",
         lambda pictures, seed, **options: asked.append((pictures.fingerprint, seed)),
     )
     few = digits.subset(slice(50))
@@ -96,7 +97,9 @@ def test_a_run_is_told_its_classes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("latentia.evaluation.label.trained_voters", lambda few, **options: [classifier])
+    monkeypatch.setattr(
+        "latentia.modalities.image.evaluation.label.trained_voters", lambda few, **options: [classifier]
+    )
     write_pictures(few.images, few.labels, few.class_names, tmp_path / "few" / "train")
     text = name_run(run, str(tmp_path / "few"), tmp_path / "named", even=True)
     before, named = latentia.load(run / "model"), latentia.load(tmp_path / "named")

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from latentia.applications import between, inpaint, invert_pictures, most_typical, restore, vary
-from latentia.data import Degradation, blur, gaussian_kernel, keep_all, load_pictures, shrink, to_float
 from latentia.errors import LatentiaError
+from latentia.modalities.image.applications.repair import inpaint, most_typical, restore
+from latentia.modalities.image.applications.variation import between, invert_pictures, vary
+from latentia.modalities.image.degrade import Degradation, blur, gaussian_kernel, keep_all, shrink
+from latentia.modalities.image.pictures import to_float
+from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.model import LatentModel
 
 COUNT = 24

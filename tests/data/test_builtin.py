@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from latentia.data import load_pictures
 from latentia.errors import LatentiaError
+from latentia.modalities.image.readers.builtin import load_pictures
 
 
 def test_digits_are_those_of_scikit_learn_each_in_one_split():

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentia.data import load_pictures
 from latentia.errors import LatentiaError
+from latentia.modalities.image.readers.builtin import load_pictures
 
 
 def picture(seed: int) -> Image.Image:

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latentia.data import fetch_cifar10, load_pictures, read_cifar10
 from latentia.errors import LatentiaError
+from latentia.modalities.image.readers.builtin import load_pictures
+from latentia.modalities.image.readers.cifar import read_cifar10
+from latentia.modalities.image.readers.fetch import fetch_cifar10
 
 
 def batch(n=4, seed=0):
@@ -130,11 +132,11 @@ def test_damaged_archives_are_refused(tmp_path):
 
 def test_members_that_are_too_large_or_too_many_are_refused(tmp_path, monkeypatch):
     write_archive(tmp_path / "a.tar.gz")
-    monkeypatch.setattr("latentia.data.cifar.MAX_BATCH_BYTES", 1000)
+    monkeypatch.setattr("latentia.modalities.image.readers.cifar.MAX_BATCH_BYTES", 1000)
     with pytest.raises(LatentiaError, match="too large"):
         read_cifar10(tmp_path / "a.tar.gz", checksum=None)
     monkeypatch.undo()
-    monkeypatch.setattr("latentia.data.cifar.MAX_MEMBERS", 3)
+    monkeypatch.setattr("latentia.modalities.image.readers.cifar.MAX_MEMBERS", 3)
     with pytest.raises(LatentiaError, match="too many"):
         read_cifar10(tmp_path / "a.tar.gz", checksum=None)
 
@@ -180,7 +182,7 @@ def test_fetch_without_a_network_is_one_clear_error(tmp_path):
 
 def test_fetch_stops_at_the_size_limit(tmp_path, monkeypatch):
     (tmp_path / "remote").write_bytes(bytes(2_000_000))
-    monkeypatch.setattr("latentia.data.fetch.MAX_CIFAR10_BYTES", 1_500_000)
+    monkeypatch.setattr("latentia.modalities.image.readers.fetch.MAX_CIFAR10_BYTES", 1_500_000)
     with pytest.raises(LatentiaError, match="larger than"):
         fetch_cifar10(tmp_path / "cache", url=(tmp_path / "remote").as_uri())
     assert list((tmp_path / "cache").iterdir()) == []

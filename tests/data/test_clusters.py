@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from latentia.data import PictureSet, cluster_pictures
 from latentia.errors import LatentiaError
+from latentia.modalities.image.clusters import cluster_pictures
+from latentia.modalities.image.pictures import PictureSet
 
 
 def groups(count: int, side: int = 8, labelled: bool = True) -> tuple[PictureSet, np.ndarray]:

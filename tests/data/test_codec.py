@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from latentia.data import PictureCodec, TextCodec, TextSet, Tokenizer, TokenSet, load_pictures, train_tokenizer
-from latentia.data.codec import cut_text
 from latentia.errors import LatentiaError
+from latentia.language.tokenizer import Tokenizer, train_tokenizer
+from latentia.modalities.image.codec import PictureCodec
+from latentia.modalities.image.readers.builtin import load_pictures
+from latentia.modalities.text.codec import TextCodec, TokenSet, cut_text
+from latentia.modalities.text.texts import TextSet
 
 TEXTS = ("the cat sat on the mat", "a dog", "the small bird sang", "x")
 

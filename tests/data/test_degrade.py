@@ -11,8 +11,17 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from latentia.data import Degradation, blur, gaussian_kernel, grey, hide, keep_all, motion_kernel, shrink
 from latentia.errors import LatentiaError
+from latentia.modalities.image.degrade import (
+    Degradation,
+    blur,
+    gaussian_kernel,
+    grey,
+    hide,
+    keep_all,
+    motion_kernel,
+    shrink,
+)
 
 
 def pictures(channels: int = 3, size: int = 12, seed: int = 0) -> Tensor:

@@ -8,19 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latentia.data import emoji as emoji_module
-from latentia.data import load_pictures, prepare_emoji
-from latentia.data.emoji import (
+from latentia.errors import LatentiaError
+from latentia.modalities.image.readers import emoji as emoji_module
+from latentia.modalities.image.readers.builtin import load_pictures
+from latentia.modalities.image.readers.emoji import (
     Emoji,
     captions,
     fluent_names,
     held_out_style,
     openmoji_names,
+    prepare_emoji,
     read_names,
     twemoji_names,
     with_article,
 )
-from latentia.errors import LatentiaError
 
 RED = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 4"><path fill="#f00" d="M0 0h2v4H0z"/></svg>'
 BLUE = RED.replace("#f00", "#00f")

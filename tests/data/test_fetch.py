@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from latentia.data import fetch_fashion_mnist
 from latentia.errors import LatentiaError
+from latentia.modalities.image.readers.fetch import fetch_fashion_mnist
 
 NAMES = [f"{split}-{kind}-ubyte.gz" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentia.data import load_pictures
-from latentia.data import store as store_module
-from latentia.data.folder import held_out
 from latentia.errors import LatentiaError
+from latentia.modalities.image.readers import image_cache as store_module
+from latentia.modalities.image.readers.builtin import load_pictures
+from latentia.sources.folders import held_out
 
 
 def picture(seed=0, size=(6, 6), mode="RGB") -> Image.Image:

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from latentia.data import load_framed, load_pictures
-from latentia.data.pictures import Frame, NoneFits, parse_size
 from latentia.errors import LatentiaError
+from latentia.modalities.image.pictures import Frame, NoneFits, parse_size
+from latentia.modalities.image.readers.aspect_buckets import load_framed
+from latentia.modalities.image.readers.builtin import load_pictures
 
 SIDES = st.integers(1, 500)
 SIZES = ((8, 8), (8, 16), (16, 8))

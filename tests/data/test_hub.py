@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentia.data import load_pictures
-from latentia.data.folder import held_out
 from latentia.errors import LatentiaError
+from latentia.modalities.image.readers.builtin import load_pictures
+from latentia.sources.folders import held_out
 
 datasets = pytest.importorskip("datasets")
 pa = pytest.importorskip("pyarrow")

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentia.data import load_pictures, read_idx
-from latentia.data.idx import DEBIAN_FOLDER, FASHION_MNIST_CLASSES, find_idx
 from latentia.errors import LatentiaError
+from latentia.modalities.image.readers.builtin import load_pictures
+from latentia.modalities.image.readers.idx import DEBIAN_FOLDER, FASHION_MNIST_CLASSES, find_idx, read_idx
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
@@ -48,7 +48,7 @@ def test_both_splits_are_read_from_the_root(tmp_path, suffix):
 
 def test_places_are_searched_in_order(tmp_path, cache, monkeypatch):
     write_folder(cache / "fashion-mnist", train=2)
-    monkeypatch.setattr("latentia.data.idx.DEBIAN_FOLDER", tmp_path / "debian")
+    monkeypatch.setattr("latentia.modalities.image.readers.idx.DEBIAN_FOLDER", tmp_path / "debian")
     assert len(load_pictures("fashion-mnist")) == 2
     write_folder(tmp_path / "debian", train=3)
     assert len(load_pictures("fashion-mnist")) == 3

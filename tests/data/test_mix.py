@@ -7,8 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentia.data import MixedPictures, PictureSet, load_pictures, to_float, write_pictures
 from latentia.errors import LatentiaError
+from latentia.modalities.image.grids import write_pictures
+from latentia.modalities.image.mix import MixedPictures
+from latentia.modalities.image.pictures import PictureSet, to_float
+from latentia.modalities.image.readers.builtin import load_pictures
 
 
 def make(count: int, shade: int, names: tuple[str, ...] = ("a", "b"), size: int = 4) -> PictureSet:

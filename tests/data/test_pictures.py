@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from latentia.data import PictureSet, class_index, to_float, to_uint8
-from latentia.data.pictures import resize_pictures
 from latentia.errors import LatentiaError
+from latentia.items import class_index
+from latentia.modalities.image.pictures import PictureSet, resize_pictures, to_float, to_uint8
 
 
 def make(n=6, size=4, channels=1, **changes):

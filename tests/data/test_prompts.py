@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentia.data import CaptionIds, PromptCodec, train_tokenizer
-from latentia.data.prompts import ARTICLE, split_emphasis
+from latentia.conditions.prompt_ids import ARTICLE, CaptionIds, PromptCodec, split_emphasis
 from latentia.errors import LatentiaError
+from latentia.language.tokenizer import train_tokenizer
 
 TOKENIZER = train_tokenizer(["a sad cat", "a happy dog, openmoji style"], 320)
 CODEC = PromptCodec(TOKENIZER, 12)

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from latentia.data import PictureSet, RepairExamples, RepairTask, draw_masks, load_pictures, to_float
 from latentia.errors import LatentiaError
+from latentia.modalities.image.pictures import PictureSet, to_float
+from latentia.modalities.image.readers.builtin import load_pictures
+from latentia.modalities.image.repair_task import RepairExamples, RepairTask, draw_masks
 
 
 @pytest.fixture(scope="module")

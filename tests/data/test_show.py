@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentia.data.show import picture_grid, save_gif, save_png
 from latentia.errors import LatentiaError
+from latentia.modalities.image.grids import picture_grid, save_gif, save_png
 
 
 def pictures(count, channels):

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentia.data import TextSet, load_texts
-from latentia.data.collect import held_out_text
-from latentia.data.lines import MAX_TEXT_BYTES, cut_sentences
 from latentia.errors import LatentiaError
+from latentia.modalities.text.readers.collect import held_out_text
+from latentia.modalities.text.readers.corpora import load_texts
+from latentia.modalities.text.texts import TextSet
+from latentia.sources.lines import MAX_TEXT_BYTES, cut_sentences
 
 WORDS = [f"text number {i}" for i in range(200)]
 HELD_OUT = [

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentia.data import Tokenizer, token_matrix, train_tokenizer
-from latentia.data.tokens import BYTES, MIN_VOCAB_SIZE, SPECIAL_TOKENS
 from latentia.errors import LatentiaError
+from latentia.language.tokenizer import BYTES, MIN_VOCAB_SIZE, SPECIAL_TOKENS, Tokenizer, token_matrix, train_tokenizer
 
 CORPUS = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog", "naïve 你好 <mask> <eos> <pad>"] * 5
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]))
@@ -90,7 +89,7 @@ def test_what_stands_for_a_mask_becomes_one_id(tokenizer):
 
 def test_more_texts_than_are_encoded_at_once(tokenizer, monkeypatch):
     whole = tokenizer.encode(CORPUS)
-    monkeypatch.setattr("latentia.data.tokens.ENCODED_AT_ONCE", 7)
+    monkeypatch.setattr("latentia.language.tokenizer.ENCODED_AT_ONCE", 7)
     assert tokenizer.encode(CORPUS) == whole
 
 

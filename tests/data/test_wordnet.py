@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from latentia.data import fetch_wordnet, load_texts
-from latentia.data.collect import held_out_text
-from latentia.data.wordnet import DEBIAN_FOLDER, LEXICOGRAPHER_FILES, has_wordnet
 from latentia.errors import LatentiaError
+from latentia.modalities.text.readers.collect import held_out_text
+from latentia.modalities.text.readers.corpora import load_texts
+from latentia.modalities.text.readers.fetch import fetch_wordnet
+from latentia.modalities.text.readers.wordnet import DEBIAN_FOLDER, LEXICOGRAPHER_FILES, has_wordnet
 
 LICENCE = "  1 This software and database is being provided to you, the LICENSEE, by  \n"
 LINES = {
@@ -96,7 +97,7 @@ def test_where_it_is_looked_for(wordnet, cache, monkeypatch):
     with pytest.raises(LatentiaError, match=r"sudo apt-get install wordnet-base, fetch.* latentia data fetch wordnet"):
         load_texts("wordnet", root=wordnet)
     (wordnet / "data.other").rename(wordnet / "data.adv")
-    monkeypatch.setattr("latentia.data.wordnet.DEBIAN_FOLDER", wordnet.parent / "absent")
+    monkeypatch.setattr("latentia.modalities.text.readers.wordnet.DEBIAN_FOLDER", wordnet.parent / "absent")
     with pytest.raises(LatentiaError, match=f"not found in .*absent, {cache}/wordnet"):
         load_texts("wordnet")
     monkeypatch.setenv("LATENTIA_DATA", str(wordnet.parent))

@@ -7,8 +7,10 @@ import pytest
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from latentia.data import PromptCodec, WordPieces, adopt_wordpieces, train_tokenizer
+from latentia.conditions.prompt_ids import PromptCodec
 from latentia.errors import LatentiaError
+from latentia.language.tokenizer import train_tokenizer
+from latentia.language.wordpieces import WordPieces, adopt_wordpieces
 
 WORDS = ["a", "cat", "dog", "sad", "##s", "##der", "!", ",", "猫", "[", "]", "sep", "cafe"]
 TEXTS = ["a sad cat", "Sadder cats, dogs!", "", "猫猫 zebra", "[SEP] a", "café"]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from latentia.conditions.prompt_encoder import CrossAttention, Prompt, PromptEncoder
 from latentia.denoiser import DiT
-from latentia.denoiser.prompt import CrossAttention, Prompt, PromptEncoder
 from latentia.errors import LatentiaError
 
 SIZES = {"in_channels": 3, "grid": (4, 4), "width": 24, "depth": 2, "heads": 2, "prompt_vocab": 20, "prompt_tokens": 6}

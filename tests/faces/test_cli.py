@@ -11,8 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from latentia.cli import app
-from latentia.data import load_pictures
 from latentia.files import read_json
+from latentia.modalities.image.readers.builtin import load_pictures
 
 runner = CliRunner()
 

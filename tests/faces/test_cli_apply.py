@@ -9,8 +9,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from latentia.cli import app
-from latentia.data import load_pictures, write_pictures
-from latentia.metrics import PictureClassifier
+from latentia.modalities.image.grids import write_pictures
+from latentia.modalities.image.metrics.classifier import PictureClassifier
+from latentia.modalities.image.readers.builtin import load_pictures
 
 runner = CliRunner()
 
@@ -141,7 +142,9 @@ def test_augment_writes_a_set_with_a_manifest(more: list[str], tmp_path: Path, t
 def test_augment_varies_unlabelled_pictures(
     tmp_path: Path, tiny_model: Path, classifier: PictureClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentia.evaluation.augment.trained_voters", lambda few, **options: [classifier])
+    monkeypatch.setattr(
+        "latentia.modalities.image.evaluation.augment.trained_voters", lambda few, **options: [classifier]
+    )
     data, rest, out, held = tmp_path / "data", tmp_path / "rest", tmp_path / "out", load_pictures("digits")
     assert held.labels is not None
     write_pictures(held.images[:300], held.labels[:300], held.class_names, data / "train")

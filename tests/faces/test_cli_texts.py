@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 from latentia.cli import app
 from latentia.errors import LatentiaError
-from latentia.evaluation import texts
 from latentia.files import read_json
+from latentia.modalities.text import evaluate as texts
 
 RECIPE = """
 name: tiny-text

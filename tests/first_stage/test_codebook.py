@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import pairwise_distances_argmin
 from torch import nn
 
-from latentia.first_stage import AutoencoderVQ, vq
+from latentia.modalities.image.first_stage import vq
+from latentia.modalities.image.first_stage.vq import AutoencoderVQ
 
 
 def generator(seed: int = 0) -> torch.Generator:

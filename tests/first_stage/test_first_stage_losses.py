@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentia.errors import LatentiaError
-from latentia.first_stage import (
-    AutoencoderKL,
+from latentia.modalities.image.first_stage.kl import AutoencoderKL
+from latentia.modalities.image.first_stage.losses import (
     PatchDiscriminator,
     adaptive_weight,
     hinge_discriminator_loss,

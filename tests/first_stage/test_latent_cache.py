@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from latentia.data import PictureSet, to_float
 from latentia.errors import LatentiaError
-from latentia.first_stage import AutoencoderKL, LatentCache, build_latent_cache, cache
+from latentia.latents import cache
+from latentia.latents.cache import LatentCache, build_latent_cache
+from latentia.modalities.image.first_stage.kl import AutoencoderKL
+from latentia.modalities.image.pictures import PictureSet, to_float
 
 
 def make_pictures(count: int = 21, seed: int = 0, labelled: bool = True) -> PictureSet:
@@ -138,7 +140,7 @@ def test_a_killed_process_leaves_a_cache_that_goes_on(tmp_path):
         sys.path.insert(0, sys.argv[2])
         from pathlib import Path
         import test_latent_cache as here
-        from latentia.first_stage import cache
+        from latentia.latents import cache
         cache.SECONDS = 0.0
         encode_variants = cache.encode_variants
         def killed(first_stage, examples, rows, *rest):

@@ -6,13 +6,10 @@ import torch
 from torch import Tensor
 
 from latentia.errors import LatentiaError
-from latentia.first_stage import (
-    FIRST_STAGES,
-    AutoencoderKL,
-    FirstStage,
-    measure_latent_statistics,
-    set_latent_statistics,
-)
+from latentia.latents.first_stage import FirstStage
+from latentia.latents.statistics import measure_latent_statistics, set_latent_statistics
+from latentia.modalities.image.first_stage.kl import AutoencoderKL
+from latentia.modalities.stages import FIRST_STAGES
 
 BOTH = pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderVQ"])
 

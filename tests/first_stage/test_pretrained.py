@@ -9,10 +9,12 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import BartConfig, BartModel, BertModel
 
-from latentia.data import adopt_tokenizer
 from latentia.errors import LatentiaError
 from latentia.files import load_part, save_part
-from latentia.first_stage import FIRST_STAGES, FrozenEncoder, TextAutoencoder, encoder_config, encoder_tokenizer
+from latentia.language.frozen_encoder import FrozenEncoder, encoder_config, encoder_tokenizer
+from latentia.language.tokenizer import adopt_tokenizer
+from latentia.modalities.stages import FIRST_STAGES
+from latentia.modalities.text.autoencoder import TextAutoencoder
 from latentia.model import load
 from latentia.training import load_recipe, train
 

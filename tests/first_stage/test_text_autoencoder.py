@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from latentia.errors import LatentiaError
-from latentia.first_stage import TextAutoencoder, measure_latent_statistics, token_loss
-from latentia.first_stage.text import draw, stretch
+from latentia.latents.statistics import measure_latent_statistics
+from latentia.modalities.text.autoencoder import TextAutoencoder, draw, stretch, token_loss
 
 VOCABULARY, LONGEST = 20, 8
 

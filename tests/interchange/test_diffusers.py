@@ -13,12 +13,13 @@ from typer.testing import CliRunner
 
 import latentia
 from latentia.cli import app
-from latentia.data import RepairTask
 from latentia.denoiser import DENOISERS, DiffusersUNet
 from latentia.errors import LatentiaError
 from latentia.files import load_part
-from latentia.first_stage import FIRST_STAGES, DiffusersKL
 from latentia.interchange import export_diffusers, import_diffusers
+from latentia.modalities.image.first_stage.diffusers_kl import DiffusersKL
+from latentia.modalities.image.repair_task import RepairTask
+from latentia.modalities.stages import FIRST_STAGES
 from latentia.training import load_recipe, train
 
 LABELS = {  # of 1000 classes, which the pipeline takes for granted

@@ -9,10 +9,13 @@ from typer.testing import CliRunner
 
 import latentia
 from latentia.cli import app
-from latentia.data import PromptCodec, RepairTask, load_pictures, train_tokenizer
+from latentia.conditions.prompt_ids import PromptCodec
 from latentia.denoiser import DiT
 from latentia.errors import LatentiaError
 from latentia.interchange import export_onnx, load_onnx
+from latentia.language.tokenizer import train_tokenizer
+from latentia.modalities.image.readers.builtin import load_pictures
+from latentia.modalities.image.repair_task import RepairTask
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,17 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from latentia.data import PictureSet, TextSet, Tokenizer, train_tokenizer
 from latentia.files import load_part, save_part
-from latentia.metrics import FeatureNet, PictureClassifier, accuracy, classifier_features, train_classifier
+from latentia.language.tokenizer import Tokenizer, train_tokenizer
+from latentia.modalities.image.metrics.classifier import (
+    PictureClassifier,
+    accuracy,
+    classifier_features,
+    train_classifier,
+)
+from latentia.modalities.image.metrics.features import FeatureNet
+from latentia.modalities.image.pictures import PictureSet
+from latentia.modalities.text.texts import TextSet
 
 
 def digits(which: slice, name: str) -> PictureSet:

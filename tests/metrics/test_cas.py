@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from latentia.errors import LatentiaError
-from latentia.metrics import accuracy, cas, classification_accuracy_score, train_classifier
+from latentia.modalities.image.metrics import cas
+from latentia.modalities.image.metrics.cas import classification_accuracy_score
+from latentia.modalities.image.metrics.classifier import accuracy, train_classifier
 
 
 def test_right_labels_score_all_and_wrong_ones_nothing(squares):

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from latentia.errors import LatentiaError
 from latentia.files import WEIGHTS_NAME
-from latentia.metrics import (
+from latentia.modalities.image.metrics import classifier
+from latentia.modalities.image.metrics.classifier import (
     PictureClassifier,
     accuracy,
-    classifier,
     classifier_features,
     even_weights,
     predict,

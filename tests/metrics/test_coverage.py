@@ -6,7 +6,7 @@ from prdc import compute_prdc
 from sklearn import metrics
 
 from latentia.errors import LatentiaError
-from latentia.metrics import coverage
+from latentia.metrics.distances import coverage
 
 
 @pytest.mark.parametrize("k", [1, 5])

@@ -11,12 +11,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from latentia.errors import LatentiaError
-from latentia.metrics import (
+from latentia.modalities.image.metrics import features
+from latentia.modalities.image.metrics.classifier import accuracy, classifier_features
+from latentia.modalities.image.metrics.features import (
     FeatureNet,
-    accuracy,
-    classifier_features,
     classifier_net,
-    features,
     imagenet_net,
     inception_features,
     inception_net,
@@ -141,7 +140,7 @@ def test_torch_fidelity_may_be_absent(weights, monkeypatch):
 
 def test_imagenet_features_know_what_is_to_be_seen(photograph):
     """The network's own last layer names scikit-learn's photograph of a Chinese palace, though it is made small."""
-    from latentia.metrics.features import _imagenet
+    from latentia.modalities.image.metrics.features import _imagenet
 
     said = _imagenet().eval()._fc(torch.from_numpy(imagenet_net().extract(photograph)))
     assert int(said.argmax()) in {663: "monastery", 698: "palace", 832: "stupa"}

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import linalg
 
 from latentia.errors import LatentiaError
-from latentia.metrics import frechet_distance, frechet_from_moments
+from latentia.metrics.distances import frechet_distance, frechet_from_moments
 
 
 def reference(a, b):

@@ -4,7 +4,7 @@ import torch
 from torchmetrics.image.kid import poly_mmd
 
 from latentia.errors import LatentiaError
-from latentia.metrics import kernel_distance
+from latentia.metrics.distances import kernel_distance
 
 
 def features(seed, count=60, shift=0.0):

@@ -3,7 +3,14 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from latentia.errors import LatentiaError
-from latentia.metrics import Neighbours, memorisation, nearest_neighbours, neighbour_sheet, neighbours, retrieval
+from latentia.modalities.image.metrics import neighbours
+from latentia.modalities.image.metrics.neighbours import (
+    Neighbours,
+    memorisation,
+    nearest_neighbours,
+    neighbour_sheet,
+    retrieval,
+)
 
 
 @pytest.mark.parametrize("rows", [4096, 37, 2])

@@ -3,7 +3,8 @@ import pytest
 from scipy import ndimage
 
 from latentia.errors import LatentiaError
-from latentia.metrics import evaluate_reconstruction, psnr, reconstruction_frechet, ssim
+from latentia.modalities.image.metrics.reconstruction import psnr, reconstruction_frechet, ssim
+from latentia.modalities.image.metrics.report import evaluate_reconstruction
 
 
 def noisy(images, seed=0, deviation=25):

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from latentia.errors import LatentiaError
-from latentia.metrics import classification_accuracy_score, coverage, evaluate_pictures, frechet_distance
-from latentia.metrics import report as report_module
+from latentia.metrics.distances import coverage, frechet_distance
+from latentia.modalities.image.metrics import report as report_module
+from latentia.modalities.image.metrics.cas import classification_accuracy_score
+from latentia.modalities.image.metrics.report import evaluate_pictures
 
 
 @pytest.fixture(scope="module")

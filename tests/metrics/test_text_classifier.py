@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from latentia.data import TextSet
 from latentia.errors import LatentiaError
-from latentia.metrics import class_accuracy, train_text_classifier
+from latentia.modalities.text.metrics.classifier import class_accuracy, train_text_classifier
+from latentia.modalities.text.texts import TextSet
 
 
 @pytest.fixture(scope="module")

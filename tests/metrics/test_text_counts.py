@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentia.errors import LatentiaError
-from latentia.metrics import bleu, distinct_n, self_bleu, text_memorisation
-from latentia.metrics.text_counts import words
+from latentia.modalities.text.metrics.counts import bleu, distinct_n, self_bleu, text_memorisation, words
 
 SPEECH = [
     "The quick brown fox jumps over the lazy dog.",

@@ -6,11 +6,22 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from latentia.data import TextSet, token_matrix
 from latentia.errors import LatentiaError
 from latentia.files import WEIGHTS_NAME, load_part, save_part
-from latentia.metrics import JudgeLM, judge, perplexity, train_judge, trained_judge
-from latentia.metrics.judge import BOS, EOS, MASK, PAD, generate
+from latentia.language.tokenizer import token_matrix
+from latentia.modalities.text.metrics import judge
+from latentia.modalities.text.metrics.judge import (
+    BOS,
+    EOS,
+    MASK,
+    PAD,
+    JudgeLM,
+    generate,
+    perplexity,
+    train_judge,
+    trained_judge,
+)
+from latentia.modalities.text.texts import TextSet
 
 VOCAB = 12
 IDS = np.array([[5, 6, 7, EOS, PAD, PAD], [EOS, PAD, PAD, PAD, PAD, PAD], [4, 4, 9, 11, 5, EOS], [8, 8, 8, 8, 8, 8]])

@@ -5,23 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latentia.data import TextSet, token_matrix
 from latentia.errors import LatentiaError
 from latentia.files import load_part, save_part
-from latentia.metrics import (
-    JudgeLM,
-    SentenceNet,
-    distinct_n,
-    evaluate_text_reconstruction,
-    evaluate_texts,
-    frechet_distance,
-    perplexity,
-    text_report,
-    token_agreement,
-    train_judge,
-    train_text_classifier,
-)
-from latentia.metrics.text_counts import words
+from latentia.language.tokenizer import token_matrix
+from latentia.metrics.distances import frechet_distance
+from latentia.modalities.text.metrics import report as text_report
+from latentia.modalities.text.metrics.classifier import train_text_classifier
+from latentia.modalities.text.metrics.counts import distinct_n, words
+from latentia.modalities.text.metrics.judge import JudgeLM, perplexity, train_judge
+from latentia.modalities.text.metrics.report import evaluate_text_reconstruction, evaluate_texts, token_agreement
+from latentia.modalities.text.metrics.sentences import SentenceNet
+from latentia.modalities.text.texts import TextSet
 
 LONGEST = 40
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from latentia.errors import LatentiaError
-from latentia.metrics import mauve_score, sentence_embeddings, sentence_net
+from latentia.modalities.text.metrics.sentences import mauve_score, sentence_embeddings, sentence_net
 
 TEXTS = ["a red fox", "the old hammer waits near the shed", "fox", "a red fox"]
 

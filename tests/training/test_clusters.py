@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import latentia
-from latentia.applications import vary
-from latentia.data import load_pictures
 from latentia.diffusion import denoise_with
 from latentia.errors import LatentiaError
+from latentia.modalities.image.applications.variation import vary
+from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.training import load_recipe, train
 from latentia.training.latent import build_denoiser, finer_labels
 

@@ -13,10 +13,11 @@ from transformers import BertModel
 from typer.testing import CliRunner
 
 import latentia
-from latentia.applications import inpaint, vary
 from latentia.cli import app
-from latentia.data import load_pictures
 from latentia.errors import LatentiaError
+from latentia.modalities.image.applications.repair import inpaint
+from latentia.modalities.image.applications.variation import vary
+from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.training import load_recipe, train
 
 SHORT = ["first_stage.training.steps=3", "training.steps=3"]

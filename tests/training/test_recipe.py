@@ -7,7 +7,7 @@ import yaml
 from latentia.denoiser import DENOISERS, PRESETS
 from latentia.diffusion import PROCESSES, SAMPLERS, SPACINGS
 from latentia.errors import LatentiaError
-from latentia.first_stage import FIRST_STAGES
+from latentia.modalities.stages import FIRST_STAGES
 from latentia.training import bundled_recipes, describe_fields, dump_recipe, load_recipe
 from latentia.training import recipe as room
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from latentia import load
-from latentia.data import load_pictures
 from latentia.errors import LatentiaError
+from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.training import Recipe, load_recipe, train
 from latentia.training.latent import build_denoiser
 

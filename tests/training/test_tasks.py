@@ -12,11 +12,13 @@ import torch
 from typer.testing import CliRunner
 
 import latentia
-from latentia.applications import enlarge, inpaint, restore
 from latentia.cli import app
-from latentia.data import load_pictures, shrink, to_float
 from latentia.denoiser import DiT, UNet
 from latentia.errors import LatentiaError
+from latentia.modalities.image.applications.repair import enlarge, inpaint, restore
+from latentia.modalities.image.degrade import shrink
+from latentia.modalities.image.pictures import to_float
+from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.training import load_recipe, train
 from latentia.training.latent import start_from
 
@@ -58,7 +60,7 @@ def test_a_task_is_an_option_of_the_command(recipe_file: Path, tiny_model: Path,
     result = CliRunner().invoke(app, options, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     model = latentia.load(out / "model")
-    assert model.task == latentia.data.RepairTask("inpaint")
+    assert model.task == latentia.modalities.image.repair_task.RepairTask("inpaint")
     torch.testing.assert_close(model.first_stage.state_dict(), latentia.load(tiny_model).first_stage.state_dict())
 
 
@@ -92,8 +94,8 @@ def test_a_trained_enlarger_reads_the_small_picture(enlarger: Path) -> None:
 
 
 def test_the_model_folder_keeps_the_task(inpainter: Path, enlarger: Path, tmp_path: Path) -> None:
-    assert latentia.load(inpainter).task == latentia.data.RepairTask("inpaint")
-    assert latentia.load(enlarger).task == latentia.data.RepairTask("super_resolution", 2)
+    assert latentia.load(inpainter).task == latentia.modalities.image.repair_task.RepairTask("inpaint")
+    assert latentia.load(enlarger).task == latentia.modalities.image.repair_task.RepairTask("super_resolution", 2)
     broken = Path(shutil.copytree(enlarger, tmp_path / "model"))
     index = json.loads((broken / "model_index.json").read_text())
     for task, words in (

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from latentia.applications import complete, interpolate
 from latentia.errors import LatentiaError, Stopped
+from latentia.modalities.text.write import complete, interpolate
 from latentia.model import load
 from latentia.training import load_recipe, train
 

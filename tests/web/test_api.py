@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 import latentia
-from latentia.data import load_pictures
+from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.web import Limits, api, build_app
 from latentia.web.jobs import Busy, Gone, Jobs, TimeUp
 

@@ -33,7 +33,8 @@ from latentia.threads import settle
 from latentia.version import __version__
 
 if TYPE_CHECKING:
-    from latentia.data import PictureSet, TextSet
+    from latentia.modalities.image.pictures import PictureSet
+    from latentia.modalities.text.texts import TextSet
     from latentia.model import LatentModel
 
 app = typer.Typer(
@@ -60,7 +61,9 @@ def data_show(
     texts: Annotated[bool, typer.Option("--texts", help="Read texts: needed for hf:NAME and folders only.")] = False,
 ) -> None:
     """Say what a data set holds: count, size, classes, fingerprint, what was skipped."""
-    from latentia.data import load_pictures, load_texts, picture_grid, save_png
+    from latentia.modalities.image.grids import picture_grid, save_png
+    from latentia.modalities.image.readers.builtin import load_pictures
+    from latentia.modalities.text.readers.corpora import load_texts
 
     chosen = one_of("--split", split, "train", "test"), one_of("--on-corrupt", on_corrupt, "refuse", "skip")
     if texts or name == "wordnet" or name.endswith((".txt", ".jsonl")):
@@ -96,7 +99,8 @@ def _show_set(held: "PictureSet | TextSet", what: str) -> None:
 @data_app.command("fetch")
 def data_fetch(name: Annotated[str, typer.Argument(help="fashion-mnist, wordnet or cifar10.")]) -> None:
     """Fetch a public data set into the cache: Fashion-MNIST and WordNet from Debian, CIFAR-10 from its home page."""
-    from latentia.data import fetch_cifar10, fetch_fashion_mnist, fetch_wordnet
+    from latentia.modalities.image.readers.fetch import fetch_cifar10, fetch_fashion_mnist
+    from latentia.modalities.text.readers.fetch import fetch_wordnet
 
     fetch = {"fashion-mnist": fetch_fashion_mnist, "wordnet": fetch_wordnet, "cifar10": fetch_cifar10}
     if name not in fetch:
@@ -114,7 +118,7 @@ def data_prepare(
     ] = None,
 ) -> None:
     """Make a set of captioned pictures: some 1,900 emoji in four styles, a tenth of them held out, style by style."""
-    from latentia.data import EMOJI_LANGUAGES, prepare_emoji
+    from latentia.modalities.image.readers.emoji import EMOJI_LANGUAGES, prepare_emoji
 
     one_of("NAME", name, "emoji")
     counts = prepare_emoji(out, size, language or EMOJI_LANGUAGES)
@@ -230,8 +234,10 @@ def sample(
     """Draw pictures or texts from a model, and say how long it took from the start of the process on."""
     import psutil
 
-    from latentia.data import GAP, PictureCodec, parse_size
     from latentia.files import write_text
+    from latentia.modalities.image.codec import PictureCodec
+    from latentia.modalities.image.pictures import parse_size
+    from latentia.modalities.text.codec import GAP
     from latentia.model import load
 
     loaded = load(model, device)
@@ -295,7 +301,7 @@ def evaluate(
     device: Device = "cpu",
 ) -> None:
     """Measure a model: reconstruction, distances, accuracy, memorisation, perplexity of texts, each with its floor."""
-    from latentia.evaluation import evaluate_model
+    from latentia.evaluation.run import evaluate_model
 
     report = evaluate_model(
         model,
@@ -351,7 +357,7 @@ def info(model: ModelOrShipped = EMOJI) -> None:
 
 
 def _what(model: "LatentModel") -> str:
-    from latentia.data import PictureCodec
+    from latentia.modalities.image.codec import PictureCodec
 
     size = model.codec.size
     return f"pictures of {size}×{size}" if isinstance(model.codec, PictureCodec) else f"texts of up to {size} tokens"
@@ -378,7 +384,7 @@ def _texts(
     between: tuple[str, str] | None,
     settings: dict[str, Any],
 ) -> list[str]:
-    from latentia.applications import complete, interpolate
+    from latentia.modalities.text.write import complete, interpolate
 
     if between is not None:
         return interpolate(model, *between, count)
@@ -404,7 +410,7 @@ def _writer(out: Path) -> Callable[["LatentModel", Any, dict[str, Any], Path], N
 
 
 def _write_grid(model: "LatentModel", labels: Any, settings: dict[str, Any], out: Path) -> None:
-    from latentia.data import picture_grid, save_png
+    from latentia.modalities.image.grids import picture_grid, save_png
 
     images = model.generate(labels, progress=True, **settings)
     save_png(picture_grid(images, scale=scale_of(model.codec.size)), out)
@@ -422,14 +428,14 @@ def _write_array(model: "LatentModel", labels: Any, settings: dict[str, Any], ou
 
 def _write_folder(model: "LatentModel", labels: Any, settings: dict[str, Any], out: Path) -> None:
     """One PNG a picture, in a folder a class: `latentia data show OUT` reads it back."""
-    from latentia.data import write_pictures
+    from latentia.modalities.image.grids import write_pictures
 
     write_pictures(model.generate(labels, progress=True, **settings), labels, model.class_names, out)
 
 
 def _write_film(model: "LatentModel", labels: Any, settings: dict[str, Any], out: Path) -> None:
     """Left to right as the sampler goes: what the model believes the clean pictures to be after each step."""
-    from latentia.data import picture_grid, save_gif
+    from latentia.modalities.image.grids import picture_grid, save_gif
 
     scale, frames = scale_of(model.codec.size), []
     settings = settings | {"batch_size": len(labels)}  # one batch, so that every frame shows all pictures

@@ -10,7 +10,7 @@ from latentia.cli.shared import Device, Guidance, Model, Root, Seed, Steps, one_
 from latentia.errors import LatentiaError
 
 if TYPE_CHECKING:
-    from latentia.data import Degradation
+    from latentia.modalities.image.degrade import Degradation
     from latentia.model import LatentModel
 
 Picture = Annotated[Path, typer.Argument(help="A picture of the model's size.")]
@@ -64,9 +64,10 @@ def inpaint(
     device: Device = "cpu",
 ) -> None:
     """Repair the masked part of a picture; the rest comes back bit for bit."""
-    from latentia.applications import inpaint as draw
-    from latentia.applications import most_typical
-    from latentia.data import cover, read_mask
+    from latentia.modalities.image.applications.repair import inpaint as draw
+    from latentia.modalities.image.applications.repair import most_typical
+    from latentia.modalities.image.degrade import cover
+    from latentia.modalities.image.readers.single import read_mask
 
     if guess is not None and class_ is not None:
         raise LatentiaError("--class and --guess exclude each other: the class is known, or it is guessed")
@@ -80,8 +81,8 @@ def inpaint(
         say(f"{mask} is white all over: the picture is drawn anew, nothing of it is kept")
     given, masks = before[None].repeat(count, 0), hidden[None].repeat(count, 0)
     if guess is not None:
-        from latentia.data import load_pictures
-        from latentia.evaluation import guess_classes
+        from latentia.modalities.image.evaluation.guess import guess_classes
+        from latentia.modalities.image.readers.builtin import load_pictures
 
         real = load_pictures(guess, "train", loaded.codec.size, "refuse", root)
         labels = guess_classes(loaded, real, before[None], hidden[None], device=device, progress=True).repeat(count)
@@ -119,17 +120,18 @@ def restore(
     """Undo a known degradation of a picture: too few pixels, blur, noise, lost colour."""
     import torch
 
-    from latentia import data
-    from latentia.applications import enlarge
-    from latentia.applications import restore as draw
-    from latentia.data import read_one, to_float, to_uint8
+    from latentia.modalities.image import degrade
+    from latentia.modalities.image.applications.repair import enlarge
+    from latentia.modalities.image.applications.repair import restore as draw
+    from latentia.modalities.image.pictures import to_float, to_uint8
+    from latentia.modalities.image.readers.single import read_one
 
     tasks: dict[str, Callable[[], Degradation]] = {
-        "super-resolution": lambda: data.shrink(factor),
-        "deblur": lambda: data.blur(data.gaussian_kernel(blur)),
-        "motion-deblur": lambda: data.blur(data.motion_kernel(length, angle)),
-        "denoise": lambda: data.keep_all,
-        "colourise": lambda: data.grey,
+        "super-resolution": lambda: degrade.shrink(factor),
+        "deblur": lambda: degrade.blur(degrade.gaussian_kernel(blur)),
+        "motion-deblur": lambda: degrade.blur(degrade.motion_kernel(length, angle)),
+        "denoise": lambda: degrade.keep_all,
+        "colourise": lambda: degrade.grey,
     }
     degradation = tasks[one_of("--task", task, *tasks)]()
     loaded, labels = _load(model, class_, count, device)
@@ -181,7 +183,7 @@ def vary(
     device: Device = "cpu",
 ) -> None:
     """Draw variations of a picture."""
-    from latentia.applications import vary as draw
+    from latentia.modalities.image.applications.variation import vary as draw
 
     loaded, before, labels = _read(model, picture, class_, count, fit, device)
     given = before[None].repeat(count, 0)
@@ -203,8 +205,9 @@ def interpolate(
     device: Device = "cpu",
 ) -> None:
     """Draw the way from one picture to another, through the model's noise."""
-    from latentia.applications import between
-    from latentia.data import picture_grid, read_one, save_gif, save_png
+    from latentia.modalities.image.applications.variation import between
+    from latentia.modalities.image.grids import picture_grid, save_gif, save_png
+    from latentia.modalities.image.readers.single import read_one
 
     if out.suffix.lower() not in (".gif", ".png"):
         raise LatentiaError(f"--out {out}: expected a name that ends in .gif or .png")
@@ -253,7 +256,7 @@ def augment(
     device: Device = "cpu",
 ) -> None:
     """Write synthetic labelled pictures for a classifier that has too few real ones."""
-    from latentia.evaluation import augment_set
+    from latentia.modalities.image.evaluation.augment import augment_set
 
     text = augment_set(
         model,
@@ -284,7 +287,7 @@ def name(
     device: Device = "cpu",
 ) -> None:
     """Tell a model of unlabelled pictures its classes, from few labelled pictures and without training it again."""
-    from latentia.evaluation import name_run
+    from latentia.modalities.image.evaluation.label import name_run
 
     typer.echo(name_run(run, data, out, root=root, even=even, seed=seed, device=device))
     typer.echo(f"wrote {out}")
@@ -294,7 +297,7 @@ def _load(model: Path, class_: str | None, count: int, device: str) -> tuple["La
     """The model, which must make pictures, and as many labels."""
     import numpy as np
 
-    from latentia.data import PictureCodec
+    from latentia.modalities.image.codec import PictureCodec
     from latentia.model import load
 
     loaded = load(model, device)
@@ -307,7 +310,7 @@ def _load(model: Path, class_: str | None, count: int, device: str) -> tuple["La
 def _read(
     model: Path, picture: Path, class_: str | None, count: int, fit: bool, device: str
 ) -> tuple["LatentModel", Any, Any]:
-    from latentia.data import read_one
+    from latentia.modalities.image.readers.single import read_one
 
     loaded, labels = _load(model, class_, count, device)
     return loaded, read_one(picture, loaded.first_stage.config["in_channels"], loaded.codec.size, fit), labels
@@ -322,7 +325,7 @@ def _sampling(steps: int | None, guidance: float | None, prompt: str | None = No
 def _write(out: Path, before: list[Any], after: Any) -> None:
     import numpy as np
 
-    from latentia.data import picture_grid, save_png, write_pictures
+    from latentia.modalities.image.grids import picture_grid, save_png, write_pictures
 
     sheet = np.stack([*before, *after])
     save_png(picture_grid(sheet, columns=min(len(sheet), 10), scale=scale_of(sheet.shape[1])), out / "sheet.png")

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latentia.conditions.prompt_encoder import CrossAttention, Prompt, PromptEncoder
 from latentia.denoiser.embeddings import (
     LabelEmbedder,
     TimestepEmbedder,
@@ -15,7 +16,6 @@ from latentia.denoiser.embeddings import (
     rotary_angles,
     rotate,
 )
-from latentia.denoiser.prompt import CrossAttention, Prompt, PromptEncoder
 from latentia.errors import LatentiaError
 
 MAX_DEPTH = 1000  # a guard against a hostile config: each block costs time and memory before any weight is read

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentia.data import PictureCodec
 from latentia.denoiser import DiffusersUNet, DiT
 from latentia.diffusion import VP
 from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, new_folder, read_json, save_part
-from latentia.first_stage import DiffusersKL, set_latent_statistics
+from latentia.latents.statistics import set_latent_statistics
+from latentia.modalities.image.codec import PictureCodec
+from latentia.modalities.image.first_stage.diffusers_kl import DiffusersKL
 from latentia.model import INDEX_NAME, LatentModel
 
 CLASSIC: dict[str, Any] = {"rope": False, "swiglu": False, "qk_norm": False, "rms_norm": False}  # Peebles & Xie 2023

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentia.data import PictureCodec
 from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, WEIGHTS_NAME, new_folder, read_json
+from latentia.modalities.image.codec import PictureCodec
 from latentia.model import PROMPT, LatentModel, load
 
 DENOISER, ENCODER, DECODER = "denoiser/model.onnx", "first_stage/encoder.onnx", "first_stage/decoder.onnx"

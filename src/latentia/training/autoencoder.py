@@ -8,21 +8,23 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from latentia.data import Examples, PictureSet, TokenSet, picture_grid, to_uint8
 from latentia.files import write_text
-from latentia.first_stage import (
-    FIRST_STAGES,
-    FirstStage,
+from latentia.items import Examples
+from latentia.latents.first_stage import FirstStage
+from latentia.latents.statistics import measure_latent_statistics
+from latentia.modalities.image.first_stage.losses import (
     PatchDiscriminator,
-    TextAutoencoder,
     adaptive_weight,
     hinge_discriminator_loss,
     hinge_generator_loss,
-    measure_latent_statistics,
     perceptual_loss,
     reconstruction_loss,
-    token_loss,
 )
+from latentia.modalities.image.grids import picture_grid
+from latentia.modalities.image.pictures import PictureSet, to_uint8
+from latentia.modalities.stages import FIRST_STAGES
+from latentia.modalities.text.autoencoder import TextAutoencoder, token_loss
+from latentia.modalities.text.codec import TokenSet
 from latentia.training.checkpoint import Checkpoint, Trainee
 from latentia.training.engine import apply_gradients, averaged, local_share, prepare
 from latentia.training.loop import run_loop

@@ -11,24 +11,23 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from latentia.data import (
-    CaptionIds,
-    Examples,
-    FramedPictures,
-    PictureCodec,
-    PictureSet,
-    PromptCodec,
-    RepairExamples,
-    Tokenizer,
-    TokenSet,
-    cluster_pictures,
-    picture_grid,
-)
+from latentia.conditions.prompt_ids import CaptionIds, PromptCodec
 from latentia.denoiser import CLASS_TABLE, DENOISERS
 from latentia.diffusion import PROCESSES, Conditions, Process, denoise_with, training_loss
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path, load_part, write_text
-from latentia.first_stage import FirstStage, FrozenEncoder, JoinedCache, LatentCache, encoder_config, encoder_folder
+from latentia.items import Examples
+from latentia.language.frozen_encoder import FrozenEncoder, encoder_config, encoder_folder
+from latentia.language.tokenizer import Tokenizer
+from latentia.latents.cache import JoinedCache, LatentCache
+from latentia.latents.first_stage import FirstStage
+from latentia.modalities.image.clusters import cluster_pictures
+from latentia.modalities.image.codec import PictureCodec
+from latentia.modalities.image.grids import picture_grid
+from latentia.modalities.image.pictures import PictureSet
+from latentia.modalities.image.readers.aspect_buckets import FramedPictures
+from latentia.modalities.image.repair_task import RepairExamples
+from latentia.modalities.text.codec import TokenSet
 from latentia.model import LatentModel, with_estimate
 from latentia.training.checkpoint import Checkpoint
 from latentia.training.engine import apply_gradients, averaged, local_share, prepare

@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from latentia.data import parse_size
 from latentia.denoiser import PRESETS
 from latentia.errors import LatentiaError
-from latentia.first_stage import encoder_config
+from latentia.language.frozen_encoder import encoder_config
+from latentia.modalities.image.pictures import parse_size
 
 RECIPE_NAME = "recipe.yaml"  # in the folder of a run
 FREE_SECTIONS = ("name", "description", "sampling", "compute")

@@ -11,33 +11,21 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from latentia.data import (
-    Examples,
-    FramedPictures,
-    PictureSet,
-    PromptCodec,
-    RepairExamples,
-    RepairTask,
-    TextCodec,
-    Tokenizer,
-    TokenSet,
-    adopt_tokenizer,
-    load_framed,
-    load_pictures,
-    load_texts,
-    train_tokenizer,
-)
+from latentia.conditions.prompt_ids import PromptCodec
 from latentia.errors import LatentiaError
 from latentia.files import load_part, module_hash, save_part, write_text
-from latentia.first_stage import (
-    FIRST_STAGES,
-    FirstStage,
-    JoinedCache,
-    LatentCache,
-    build_latent_cache,
-    encoder_folder,
-    encoder_tokenizer,
-)
+from latentia.items import Examples
+from latentia.language.frozen_encoder import encoder_folder, encoder_tokenizer
+from latentia.language.tokenizer import Tokenizer, adopt_tokenizer, train_tokenizer
+from latentia.latents.cache import JoinedCache, LatentCache, build_latent_cache
+from latentia.latents.first_stage import FirstStage
+from latentia.modalities.image.pictures import PictureSet
+from latentia.modalities.image.readers.aspect_buckets import FramedPictures, load_framed
+from latentia.modalities.image.readers.builtin import load_pictures
+from latentia.modalities.image.repair_task import RepairExamples, RepairTask
+from latentia.modalities.stages import FIRST_STAGES
+from latentia.modalities.text.codec import TextCodec, TokenSet
+from latentia.modalities.text.readers.corpora import load_texts
 from latentia.model import DTYPES, INDEX_NAME, TOKENIZER_NAME, LatentModel
 from latentia.training.autoencoder import train_picture_stage, train_text_stage
 from latentia.training.engine import build_accelerator

@@ -14,8 +14,9 @@ from fastapi import FastAPI, HTTPException, Request
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from latentia.data import PictureCodec, read_mask, read_one
 from latentia.errors import LatentiaError
+from latentia.modalities.image.codec import PictureCodec
+from latentia.modalities.image.readers.single import read_mask, read_one
 from latentia.model import LatentModel
 from latentia.version import __version__
 from latentia.web.jobs import Busy, Gone, Jobs, TimeUp

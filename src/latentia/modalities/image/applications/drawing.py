@@ -1,0 +1,68 @@
+"""What the applications on pictures share: their types, their checks, and draws some pictures at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from latentia.diffusion import Sampler
+from latentia.errors import LatentiaError
+from latentia.modalities.image.first_stage import PictureStage
+from latentia.modalities.image.pictures import PictureSet
+from latentia.model import LatentModel
+
+Pictures = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+
+def draw_by(
+    model: LatentModel,
+    labels: Labels,
+    bind: Callable[[slice], Sampler],
+    seed: int,
+    batch_size: int,
+    progress: bool,
+    sampling: dict[str, Any],
+) -> Pictures:
+    """Some pictures at a time, by the sampler that `bind` makes for these rows; `sampling` may hold `prompts` (N,)."""
+    parts, prompts = [], sampling.pop("prompts", None)
+    with tqdm(total=len(labels), desc="drawing", unit="picture", disable=not progress, dynamic_ncols=True) as bar:
+        for number, start in enumerate(range(0, len(labels), batch_size)):
+            rows = slice(start, start + batch_size)
+            own = None if prompts is None else prompts[rows]
+            parts.append(model.generate(labels[rows], prompts=own, sampler=bind(rows), seed=seed + number, **sampling))
+            bar.update(len(parts[-1]))
+    return np.concatenate(parts)
+
+
+def own_labels(model: LatentModel, real: PictureSet) -> Labels:
+    """The model's label (num_classes,) of each class of a set, found by name. Raises LatentiaError where one lacks."""
+    return np.array([model.class_index(name) for name in real.class_names], dtype=np.int64)
+
+
+def picture_stage(model: LatentModel) -> PictureStage:
+    """The first stage of a model of pictures. Raises LatentiaError where it makes texts."""
+    if not isinstance(model.first_stage, PictureStage):
+        raise LatentiaError("the model makes texts, not pictures")
+    return model.first_stage
+
+
+def check_masks(masks: NDArray[np.bool_], pictures: Pictures) -> None:
+    """Raises LatentiaError unless there is a mask, booleans (N, H, W), for each of the pictures (N, H, W, C)."""
+    if masks.dtype != np.bool_ or masks.shape != pictures.shape[:3]:
+        raise LatentiaError(f"masks are {masks.dtype} {masks.shape}, expected booleans {pictures.shape[:3]}")
+
+
+def check_pictures_for(model: LatentModel, pictures: Pictures, labels: Labels, factor: int = 1) -> PictureStage:
+    """The model's first stage. Raises LatentiaError unless the model could have drawn such pictures, one a label.
+
+    With a factor above 1 they are so many times smaller.
+    """
+    first_stage = picture_stage(model)
+    size, channels = model.codec.size // factor, first_stage.config["in_channels"]
+    wanted = (len(labels), size, size, channels)
+    if pictures.dtype != np.uint8 or pictures.shape != wanted:
+        raise LatentiaError(f"pictures are {pictures.dtype} {pictures.shape}, expected uint8 {wanted}")
+    return first_stage

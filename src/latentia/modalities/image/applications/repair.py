@@ -1,0 +1,193 @@
+"""Pictures made whole again by a model that was never trained to: inpainting and the undoing of linear degradations."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from latentia.diffusion import Sampler, posterior, repaint
+from latentia.errors import LatentiaError
+from latentia.modalities.image.applications.drawing import (
+    Labels,
+    Pictures,
+    check_masks,
+    check_pictures_for,
+    draw_by,
+    picture_stage,
+)
+from latentia.modalities.image.degrade import Degradation, hide
+from latentia.modalities.image.first_stage import PictureStage
+from latentia.modalities.image.pictures import to_float
+from latentia.model import LatentModel
+
+Method = Literal["posterior", "repaint", "trained"]
+
+NOISE_STD = 0.1  # of pixels in [-1, 1]: about what a small autoencoder fails to give back
+
+
+def inpaint(
+    model: LatentModel,
+    pictures: Pictures,
+    masks: NDArray[np.bool_],
+    labels: Labels,
+    *,
+    method: Method | None = None,
+    noise_std: float = NOISE_STD,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = False,
+    **sampling: Any,
+) -> Pictures:
+    """Draws what `masks` hide, given the rest, which comes back bit for bit.
+
+    Args:
+        pictures: uint8 (N, H, W, C). What they hold where they are masked is not read.
+        masks: booleans (N, H, W), True where the picture is to be repaired.
+        labels: int64 (N,), `len(class_names)` for no class.
+        method: "posterior" matches the visible pixels through the decoder (see `diffusion.posterior`); "repaint" puts
+            the latents of the visible part in their places (see `diffusion.repaint`), which needs no gradients;
+            "trained" is for a model whose task is to inpaint. None is "trained" for such a model, else "posterior".
+        noise_std: by how much visible pixels in [-1, 1] may miss, for "posterior".
+        sampling: arguments of `LatentModel.generate`.
+
+    Raises LatentiaError where shapes do not agree.
+    """
+    first_stage = check_pictures_for(model, pictures, labels)
+    check_masks(masks, pictures)
+    if method is None:
+        method = "posterior" if model.task is None else "trained"
+    if (method == "trained") != (model.task is not None and model.task.kind == "inpaint"):
+        raise LatentiaError(
+            "the model's task is not to inpaint: train one with task.kind=inpaint, or take another method"
+            if method == "trained"
+            else f"the model is trained for {model.task.kind if model.task else 'nothing'}, not for the method {method}"
+        )
+    unknown = torch.from_numpy(masks)[:, None].to(model.device)
+    x = hide(unknown)(to_float(pictures).to(model.device))
+
+    def by_posterior(rows: slice) -> Sampler:
+        measure = _through(first_stage, hide(unknown[rows]))
+        return partial(posterior, measure=measure, measured=x[rows], noise_std=noise_std)
+
+    def by_repaint(rows: slice) -> Sampler:
+        with torch.no_grad():
+            known = first_stage.encode(_fill(x[rows], unknown[rows]))
+        return partial(repaint, known=known, keep=~_hidden_latents(unknown[rows], known.shape[2:]))
+
+    if method == "trained":
+        drawn = _draw_trained(model, x, unknown, labels, seed, batch_size, progress, sampling)
+    else:
+        bind = {"posterior": by_posterior, "repaint": by_repaint}[method]
+        drawn = draw_by(model, labels, bind, seed, batch_size, progress, sampling)
+    return np.where(masks[..., None], drawn, pictures)
+
+
+def restore(
+    model: LatentModel,
+    measured: Tensor,
+    degradation: Degradation,
+    labels: Labels,
+    *,
+    noise_std: float = NOISE_STD,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = False,
+    **sampling: Any,
+) -> Pictures:
+    """Draws pictures uint8 (N, H, W, C) that look like `measured` once degraded, and like the model's data.
+
+    measured: floats (N, ...) as `degradation` gives them for pictures (N, C, H, W) in [-1, 1]; labels: int64 (N,).
+    noise_std: the deviation of the noise in `measured`; what the autoencoder fails to give back counts as noise, too.
+    sampling: arguments of `LatentModel.generate`. Raises LatentiaError where shapes do not agree.
+    """
+    first_stage = picture_stage(model)
+    channels, size = first_stage.config["in_channels"], model.codec.size
+    wanted = degradation(torch.zeros(1, channels, size, size)).shape[1:]
+    if measured.shape != (len(labels), *wanted):
+        raise LatentiaError(f"degraded pictures are {tuple(measured.shape)}, expected {(len(labels), *wanted)}")
+    y = measured.to(model.device)
+
+    def bind(rows: slice) -> Sampler:
+        return partial(posterior, measure=_through(first_stage, degradation), measured=y[rows], noise_std=noise_std)
+
+    return draw_by(model, labels, bind, seed, batch_size, progress, sampling)
+
+
+def enlarge(
+    model: LatentModel,
+    small: Pictures,
+    labels: Labels,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: bool = False,
+    **sampling: Any,
+) -> Pictures:
+    """Pictures `factor` times larger, uint8 (N, H, W, C), by a model whose task is super-resolution (LDM-SR, §4.4).
+
+    small: uint8 (N, H / factor, W / factor, C). Raises LatentiaError where the model has another task or size.
+    """
+    task = model.task
+    if task is None or task.kind != "super_resolution":
+        raise LatentiaError("the model's task is not super-resolution: train one with task.kind=super_resolution")
+    check_pictures_for(model, small, labels, task.factor)
+    x = task.enlarged(to_float(small).to(model.device))
+    nothing = torch.zeros(len(x), 1, *x.shape[2:], dtype=torch.bool, device=x.device)
+    return _draw_trained(model, x, nothing, labels, seed, batch_size, progress, sampling)
+
+
+def most_typical(draws: Sequence[Pictures]) -> Pictures:
+    """Of several draws, uint8 (N, H, W, C) each, for every picture the one nearest to the mean of all of them.
+
+    Where what is given leaves several ways open, this is one of the likelier ones, and no blur of them all as the mean
+    itself is. Raises LatentiaError where the draws have different shapes, or there are none.
+    """
+    if not draws or any(draw.shape != draws[0].shape for draw in draws):
+        raise LatentiaError(f"draws have the shapes {[draw.shape for draw in draws]}, expected one or more alike")
+    stack = np.stack(draws).astype(np.float32)
+    distances = np.square(stack - stack.mean(0)).sum((2, 3, 4))
+    typical: Pictures = np.stack(draws)[distances.argmin(0), np.arange(stack.shape[1])]
+    return typical
+
+
+def _draw_trained(
+    model: LatentModel,
+    x: Tensor,
+    hidden: Tensor,
+    labels: Labels,
+    seed: int,
+    batch_size: int,
+    progress: bool,
+    sampling: dict[str, Any],
+) -> Pictures:
+    """By a denoiser that is shown what is left."""
+    assert model.task is not None
+    parts = zip(torch.split(x, batch_size), torch.split(hidden, batch_size), strict=True)
+    with torch.no_grad():
+        hints = torch.cat([model.task.hints(model.first_stage.encode(part), mask) for part, mask in parts])
+    drawn: Pictures = model.generate(
+        labels, hints=hints, seed=seed, batch_size=batch_size, progress=progress, **sampling
+    )
+    return drawn
+
+
+def _through(first_stage: PictureStage, degradation: Degradation) -> Callable[[Tensor], Tensor]:
+    return lambda z: degradation(first_stage.render(z))
+
+
+def _fill(x: Tensor, unknown: Tensor) -> Tensor:
+    """Pictures whose unknown pixels, 0 now, take the mean of the known ones: the encoder must read something."""
+    known = (~unknown).sum((2, 3), keepdim=True).clamp(min=1)
+    return x + unknown * (x.sum((2, 3), keepdim=True) / known)
+
+
+def _hidden_latents(unknown: Tensor, grid: torch.Size) -> Tensor:
+    """Where latents (B, 1, h, w) tell of unknown pixels (B, 1, H, W): under them, and next to that."""
+    factor = unknown.shape[2] // grid[0]
+    under = F.max_pool2d(unknown.float(), factor)
+    return F.max_pool2d(under, 3, stride=1, padding=1) > 0

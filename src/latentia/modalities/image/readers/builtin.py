@@ -1,0 +1,116 @@
+"""`load_pictures`: one name, one set of pictures."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from latentia.errors import LatentiaError
+from latentia.items import OnCorrupt, Split, check_choices
+from latentia.modalities.image.pictures import Frame, PictureSet, resize_pictures, sides_of
+from latentia.modalities.image.readers.cifar import cifar10, read_cifar10
+from latentia.modalities.image.readers.fetch import fetch_fashion_mnist
+from latentia.modalities.image.readers.folder import read_folder
+from latentia.modalities.image.readers.hub import read_hub, read_parquet
+from latentia.modalities.image.readers.idx import fashion_mnist, find_idx, read_idx_folder
+from latentia.modalities.image.readers.shards import read_shards, shard_files
+from latentia.sources.parquet import parquet_files
+
+MAX_SIZE = 8192
+
+
+def digits(split: Split, root: Path | None = None) -> PictureSet:
+    """The handwritten digits that come with scikit-learn, uint8 (N, 8, 8, 1); every fifth of each class is for testing.
+
+    `root` is not looked at: there are no files to find.
+    """
+    from sklearn.datasets import load_digits  # here, because it is slow to import
+
+    bunch = load_digits()
+    labels = bunch.target.astype(np.int64)
+    rank = np.empty_like(labels)  # of a digit among those of its class
+    for label in range(10):
+        rank[labels == label] = np.arange(np.count_nonzero(labels == label))
+    chosen = (rank % 5 == 4) == (split == "test")
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]  # the pixels count from 0 to 16
+    source = f"The {split} split (every fifth of each class is for testing) of the digits bundled with scikit-learn."
+    return PictureSet(images[chosen], labels[chosen], tuple("0123456789"), "digits", source)
+
+
+def auto(split: Split, root: Path | None) -> PictureSet:
+    """Fashion-MNIST where it is at hand or can be fetched, else the digits, whose `source` then says why."""
+    try:
+        return fashion_mnist(split, root)
+    except LatentiaError:
+        pass
+    try:
+        fetch_fashion_mnist()
+        return fashion_mnist(split, None)
+    except LatentiaError as error:
+        fallback = digits(split)
+        return replace(fallback, source=f"{fallback.source} Fashion-MNIST cannot be had: {error}.")
+
+
+BUILT_IN: dict[str, Callable[[Split, Path | None], PictureSet]] = {
+    "fashion-mnist": fashion_mnist,
+    "digits": digits,
+    "cifar10": cifar10,
+    "auto": auto,
+}
+
+
+def load_pictures(
+    name: str | Path,
+    split: Split = "train",
+    size: int | Frame | None = None,
+    on_corrupt: OnCorrupt = "refuse",
+    root: str | Path | None = None,
+) -> PictureSet:
+    """Loads one split of a set of pictures.
+
+    name: "fashion-mnist", "digits", "cifar10", "auto" (the first where it can be had, else the second), "hf:NAME", or
+        a path: a folder of pictures, of IDX files, of parquet files or of tar shards, a parquet or tar file, or the
+        CIFAR-10 archive.
+    size: the shorter side is resized to it and the centre square cropped; a Frame takes only the pictures that belong
+        to it; None keeps the size that the pictures have.
+    on_corrupt: "refuse" raises where a picture cannot be decoded, "skip" leaves it out and lists it in `skipped`.
+    root: where the files of a built-in set lie, or the folder that a relative path starts from.
+
+    Raises LatentiaError where the name is unknown, an argument is wrong, or the files are missing or broken, NoneFits
+    where no picture belongs to the frame.
+    """
+    check_choices(split, on_corrupt)
+    if size is not None and not 1 <= min(sides_of(size)) <= max(sides_of(size)) <= MAX_SIZE:
+        raise LatentiaError(f"size is {size}, expected 1 to {MAX_SIZE} pixels")
+    pictures = _read(name, split, size, on_corrupt, None if root is None else Path(root).expanduser())
+    if not isinstance(size, Frame):
+        pictures.check_square()
+    return pictures
+
+
+def _read(
+    name: str | Path, split: Split, size: int | Frame | None, on_corrupt: OnCorrupt, base: Path | None
+) -> PictureSet:
+    if name in BUILT_IN:
+        return _resized(BUILT_IN[str(name)](split, base), size)
+    if str(name).startswith("hf:"):
+        return read_hub(str(name).removeprefix("hf:"), split, size, on_corrupt)
+    path = Path(base or "", Path(name).expanduser())
+    if not path.exists():
+        raise LatentiaError(f"{name!s} is neither a path that exists nor one of {', '.join(BUILT_IN)}, hf:NAME")
+    if path.is_file() and path.name.endswith((".tar.gz", ".tgz")):
+        return _resized(read_cifar10(path, split), size)
+    if shard_files(path):
+        return read_shards(path, split, size, on_corrupt)
+    if path.is_file() and path.suffix != ".parquet":
+        raise LatentiaError(f"{path} is neither a folder, a parquet file, a tar shard nor the CIFAR-10 archive")
+    if path.is_dir() and (find_idx(path, "train") or find_idx(path, "test")):
+        return _resized(read_idx_folder(path, split, path.resolve().name), size)
+    if parquet_files(path):
+        return read_parquet(path, split, size, on_corrupt)
+    return read_folder(path, split, size, on_corrupt)
+
+
+def _resized(pictures: PictureSet, size: int | Frame | None) -> PictureSet:
+    return replace(pictures, images=resize_pictures(pictures.images, size))

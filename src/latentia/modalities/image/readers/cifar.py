@@ -1,0 +1,161 @@
+"""CIFAR-10 (Krizhevsky 2009, "Learning multiple layers of features from tiny images"), read in its archive."""
+
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentia.errors import LatentiaError
+from latentia.files import cache_dir
+from latentia.items import Split
+from latentia.modalities.image.pictures import PictureSet
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_FILE = "cifar-10-python.tar.gz"
+CIFAR10_MD5 = "c58f30108f718f92721af3d95e74349a"
+BATCHES: dict[Split, tuple[str, ...]] = {
+    "train": tuple(f"data_batch_{i}" for i in range(1, 6)),
+    "test": ("test_batch",),
+}
+MAX_BATCH_BYTES = 64 * 2**20  # the official batches hold 31 MB each
+MAX_MEMBERS = 100  # the official archive has 9
+PICTURE_BYTES = 3 * 32 * 32
+
+
+class _Array:
+    """Stands in for `numpy.ndarray` while unpickling: keeps what the pickle says and runs nothing of numpy."""
+
+    state: tuple[Any, ...] = ()
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = tuple(state)
+
+
+class _DType:
+    """Stands in for `numpy.dtype`."""
+
+    def __init__(self, code: Any = None, *_: Any) -> None:
+        self.code = code
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """Stands in for `_codecs.encode`, by which Python 3 writes bytes into old pickles, always as Latin-1."""
+    return str(text).encode("latin1")
+
+
+# All that the official batches name, with inert things in place of the real ones.
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _DType,
+    ("_codecs", "encode"): _encode,
+}
+
+
+class _BatchUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise LatentiaError(f"it asks for {module}.{name}, which no CIFAR-10 batch needs")
+        return ALLOWED[module, name]
+
+
+def read_cifar10(path: Path, split: Split = "train", checksum: str | None = CIFAR10_MD5) -> PictureSet:
+    """Reads one split of `cifar-10-python.tar.gz` without unpacking it to disk.
+
+    The archive's MD5 is compared with `checksum`, None to accept any. Batches are pickles; the unpickler that reads
+    them builds only lists, dictionaries, bytes and inert stand-ins.
+    Raises LatentiaError where the archive is missing, altered, truncated, or holds anything else.
+    """
+    try:
+        if checksum is not None:
+            check_md5(path, checksum)
+        batches = {name: _read_batch(data, f"{path}:{name}") for name, data in _members(path, BATCHES[split])}
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise LatentiaError(f"{path} cannot be read as a CIFAR-10 archive: {error}") from None
+    missing = [name for name in BATCHES[split] if name not in batches]
+    if missing:
+        raise LatentiaError(f"{path} lacks {', '.join(missing)}")
+    ordered = [batches[name] for name in BATCHES[split]]
+    images = np.concatenate([images for images, _ in ordered])
+    labels = np.concatenate([labels for _, labels in ordered])
+    source = f"The {split} split of CIFAR-10, read from {path}."
+    return PictureSet(images, labels, CIFAR10_CLASSES, "cifar10", source)
+
+
+def check_md5(path: Path, expected: str) -> None:
+    """Raises LatentiaError where the file's MD5 is another."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+    if found != expected:
+        raise LatentiaError(
+            f"{path} has MD5 {found}, expected {expected}: it is damaged or another file; fetch it again"
+        )
+
+
+def _members(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(path, "r:gz") as archive:
+        for i, member in enumerate(archive):
+            if i >= MAX_MEMBERS or member.size > MAX_BATCH_BYTES:
+                raise LatentiaError(f"{path} holds too many or too large members to be CIFAR-10 ({member.name})")
+            name = PurePosixPath(member.name).name
+            file = archive.extractfile(member) if member.isreg() and name in names else None
+            if file is not None:
+                yield name, file.read()
+
+
+def _read_batch(data: bytes, where: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """One batch → uint8 (n, 32, 32, 3) and int64 (n,)."""
+    try:
+        batch = _BatchUnpickler(io.BytesIO(data), encoding="bytes").load()
+    except Exception as error:  # a hostile pickle can make the unpickler raise almost anything
+        raise LatentiaError(f"{where} is not a CIFAR-10 batch: {error}") from None
+    fields = batch if isinstance(batch, dict) else {}
+    array, labels = fields.get(b"data", fields.get("data")), fields.get(b"labels", fields.get("labels"))
+    state = array.state if isinstance(array, _Array) else ()
+    if len(state) != 5 or not isinstance(state[4], bytes) or not isinstance(labels, list):
+        raise LatentiaError(f"{where} is not a CIFAR-10 batch: it lacks pictures or labels")
+    _, shape, dtype, fortran_order, pixels = state
+    code = dtype.code if isinstance(dtype, _DType) else None
+    if code not in ("u1", b"u1") or fortran_order or shape != (len(labels), PICTURE_BYTES):
+        raise LatentiaError(f"{where} holds {code} {shape} for {len(labels)} labels, expected u1 (n, {PICTURE_BYTES})")
+    if len(pixels) != len(labels) * PICTURE_BYTES or not all(
+        type(label) is int and 0 <= label < 10 for label in labels
+    ):
+        raise LatentiaError(f"{where} is truncated, or has labels outside 0…9")
+    images = np.frombuffer(pixels, np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), np.array(labels, np.int64)
+
+
+def cifar10(split: Split, root: Path | None) -> PictureSet:
+    """CIFAR-10 from the archive in `root`, else in `$LATENTIA_DATA` or the cache.
+
+    Raises LatentiaError that lists the places searched where none has it.
+    """
+    given = root or os.environ.get("LATENTIA_DATA")
+    base = Path(given).expanduser() if given else None
+    places = [base, base / CIFAR10_FILE, base / "cifar10" / CIFAR10_FILE] if base else []
+    if root is None:
+        places.append(cache_dir() / "cifar10" / CIFAR10_FILE)
+    for place in places:
+        if place.is_file():
+            return read_cifar10(place, split)
+    searched = ", ".join(map(str, places))
+    raise LatentiaError(
+        f"CIFAR-10 was not found in {searched}; fetch it with `latentia data fetch cifar10`, "
+        f"or pass root=... with {CIFAR10_FILE}"
+    )

@@ -1,0 +1,219 @@
+"""Emoji as captioned pictures: some 1,900 of them, each drawn by several artists, with names in several languages."""
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, features
+from tqdm import tqdm
+
+from latentia.errors import LatentiaError
+from latentia.files import new_folder, write_text
+from latentia.modalities.image.readers.fetch import EMOJI_FILES, NOTO_FONT, fetch_emoji
+
+LICENSES = {
+    "noto": "Noto Color Emoji by Google, SIL Open Font License 1.1",
+    "openmoji": "OpenMoji, CC BY-SA 4.0",
+    "twemoji": "Twemoji by Twitter and contributors, CC BY 4.0",
+    "fluent": "Fluent Emoji by Microsoft, MIT",
+}
+EMOJI_LANGUAGES = ("en", "de", "es", "fr", "zh")
+FONT_SIZE = 109  # pixels: the only one that the bitmap font has
+SHARPER = 4  # drawings are rendered larger, then averaged
+HELD_OUT = 0.1  # share of the pairs of emoji and style
+KINDS = 3  # captions of an emoji that join a keyword to the last word of its name
+MAX_MEMBER = 2**24  # bytes of a file in an archive
+
+Draw = Callable[[int], Image.Image]
+
+
+class Emoji(NamedTuple):
+    """One emoji: its code points ("1F408-200D-2B1B"), the characters, and by language its name and keywords."""
+
+    code: str
+    text: str
+    names: dict[str, tuple[str, tuple[str, ...]]]
+
+
+def prepare_emoji(
+    out: Path, size: int = 64, languages: Sequence[str] = EMOJI_LANGUAGES, cache: Path | None = None
+) -> dict[str, int]:
+    """Draws all emoji into `out/train` and `out/test`, PNGs of `size` pixels on white with a `metadata.jsonl` each.
+
+    A line of that holds file_name, text (one caption a line: the names by language, with and without the style), emoji
+    and style. The test split holds a tenth of the pairs (emoji, style), drawn by hash, at most one of an emoji that has
+    two styles or more: each emoji and each style is seen in training, but not these together.
+    Returns how many pictures each style has. What has been drawn before is replaced when the new set is whole.
+
+    Raises LatentiaError where the packages cannot be fetched, a language is unknown, or a renderer is missing.
+    """
+    if out.exists() and not (out / "LICENSES.txt").is_file():
+        raise LatentiaError(f"{out} exists and holds something else than emoji; choose another folder")
+    if not 8 <= size <= 1024:
+        raise LatentiaError(f"size is {size}, expected 8 to 1024 pixels")
+    if not languages:
+        raise LatentiaError("languages is empty, expected one or more of en, de, zh …")
+    folder = fetch_emoji(cache)
+    emoji = read_names(folder / EMOJI_FILES["names"], languages)
+    styles = {
+        "noto": noto_drawings(folder / NOTO_FONT),
+        "openmoji": archive_drawings(folder / EMOJI_FILES["openmoji"], "package/color/svg/", openmoji_names),
+        "twemoji": archive_drawings(folder / EMOJI_FILES["twemoji"], "package/", twemoji_names),
+        "fluent": archive_drawings(folder / EMOJI_FILES["fluent"], "package/icons/modern/", fluent_names),
+    }
+    rows: dict[str, list[str]] = {"train": [], "test": []}
+    counts = dict.fromkeys(styles, 0)
+    with new_folder(out, replace=True) as temporary:
+        for one in tqdm(emoji, desc="drawing emoji", unit="emoji", disable=None):
+            drawings = {style: draw for style, find in styles.items() if (draw := find(one)) is not None}
+            hidden = held_out_style(one.code, sorted(drawings))
+            for style, draw in drawings.items():
+                split = "test" if style == hidden else "train"
+                name = f"{style}/{one.code}.png"
+                path = temporary / split / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draw(size).save(path)
+                row = {"file_name": name, "text": "\n".join(captions(one, style)), "emoji": one.text, "style": style}
+                rows[split].append(json.dumps(row, ensure_ascii=False))
+                counts[style] += 1
+        for split, lines in rows.items():
+            write_text(temporary / split / "metadata.jsonl", "".join(f"{line}\n" for line in lines))
+        write_text(temporary / "LICENSES.txt", "".join(f"{style}: {text}\n" for style, text in LICENSES.items()))
+    return counts
+
+
+def captions(emoji: Emoji, style: str) -> list[str]:
+    """What to call it: in each language the name with its style, both with the keywords where there are any, and the
+    name alone, for people do not name styles. In English also as one asks for a thing: "a red heart", "a sad cat"."""
+    lines = []
+    for language, (name, keywords) in emoji.names.items():
+        lines.append(f"{name}, {style} style")
+        others = [word for word in keywords if word != name]
+        if others:
+            lines.append(f"{name}, {', '.join(others[:6])}, {style} style")
+        lines.append(name)
+        if language == "en" and ":" not in name:  # not "flag: Chad"
+            lines += [with_article(name), f"{with_article(name)}, {style} style"]
+            *_, noun = name.split()
+            kinds = [word for word in others if word not in name and " " not in word]
+            lines += [with_article(f"{kind} {noun}") for kind in kinds[:KINDS]]
+    return list(dict.fromkeys(lines))
+
+
+def with_article(words: str) -> str:
+    """ "an owl"; by the first letter, which is right but for a few words such as "hour"."""
+    return f"{'an' if words[0] in 'aeiouAEIOU' else 'a'} {words}"
+
+
+def held_out_style(code: str, styles: Sequence[str]) -> str | None:
+    """The style in which this emoji is held out, or None; of n ≥ 2 styles one is with a chance of n tenths."""
+    if len(styles) < 2:
+        return None
+    digest = hashlib.sha256(code.encode()).digest()
+    chance = int.from_bytes(digest[:4], "big") / 2**32
+    return styles[digest[4] % len(styles)] if chance < HELD_OUT * len(styles) else None
+
+
+def read_names(archive: Path, languages: Sequence[str]) -> list[Emoji]:
+    """The emoji of the package emojibase-data, without skin tones and parts, in the order of the first language."""
+    tables = {}
+    with tarfile.open(archive) as file:
+        for language in languages:
+            member = f"package/{language}/data.json"
+            try:
+                data = _member(file, file.getmember(member))
+            except KeyError:
+                raise LatentiaError(f"{archive.name} has no names in {language!r}, expected one such as en") from None
+            tables[language] = {row["hexcode"]: row for row in json.loads(data) if row.get("group", 2) != 2}
+    first = tables[languages[0]]
+    return [
+        Emoji(code, row["emoji"], {language: _name(table[code]) for language, table in tables.items() if code in table})
+        for code, row in first.items()
+    ]
+
+
+def _name(row: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    return str(row["label"]), tuple(map(str, row.get("tags", ())))
+
+
+def noto_drawings(path: Path) -> Callable[[Emoji], Draw | None]:
+    """The drawings of a colour bitmap font. Raises LatentiaError where Pillow cannot join characters (raqm)."""
+    if not features.check("raqm"):
+        raise LatentiaError("Pillow lacks raqm, which joins the characters of an emoji: pip install -U pillow")
+    font = ImageFont.truetype(str(path), FONT_SIZE)
+    one_width = font.getbbox("😀")[2]
+
+    def find(emoji: Emoji) -> Draw | None:
+        box = font.getbbox(emoji.text)
+        if box[2] > one_width or box[2] <= 0:  # characters that the font cannot join stand side by side
+            return None
+
+        def draw(size: int) -> Image.Image:
+            side = max(int(box[2]), int(box[3]))
+            picture = Image.new("RGB", (side, side), "white")
+            place = ((side - int(box[2])) // 2 - int(box[0]), (side - int(box[3])) // 2 - int(box[1]))
+            ImageDraw.Draw(picture).text(place, emoji.text, font=font, embedded_color=True)
+            return picture.resize((size, size), Image.Resampling.LANCZOS)
+
+        blank = np.asarray(draw(8)).min() == 255
+        return None if blank else draw
+
+    return find
+
+
+def archive_drawings(
+    archive: Path, folder: str, names: Callable[[Emoji], Iterator[str]]
+) -> Callable[[Emoji], Draw | None]:
+    """The SVG drawings in an npm package, of which `names` lists what one may be called. They are read at once."""
+    try:
+        from resvg_py import svg_to_bytes
+    except ImportError:
+        raise LatentiaError("drawing emoji needs resvg: pip install 'latentia[emoji]'") from None
+    with tarfile.open(archive) as file:
+        members = [m for m in file if m.isfile() and m.name.startswith(folder) and m.name.endswith(".svg")]
+        drawings = {member.name.removeprefix(folder)[:-4]: _member(file, member).decode() for member in members}
+
+    def find(emoji: Emoji) -> Draw | None:
+        svg = next((drawings[name] for name in names(emoji) if name in drawings), None)
+        if svg is None:
+            return None
+
+        def draw(size: int) -> Image.Image:
+            data = svg_to_bytes(svg_string=svg, width=SHARPER * size, height=SHARPER * size, background="white")
+            with Image.open(io.BytesIO(bytes(data)), formats=("PNG",)) as picture:
+                return picture.convert("RGB").resize((size, size), Image.Resampling.BOX)
+
+        return draw
+
+    return find
+
+
+def openmoji_names(emoji: Emoji) -> Iterator[str]:
+    yield from (emoji.code, emoji.code.replace("-FE0F", ""), f"{emoji.code}-FE0F")
+
+
+def twemoji_names(emoji: Emoji) -> Iterator[str]:
+    code = "-".join(part.lstrip("0") for part in emoji.code.lower().split("-"))
+    yield from (code, code.replace("-fe0f", ""), f"{code}-fe0f")
+
+
+def fluent_names(emoji: Emoji) -> Iterator[str]:
+    name = unicodedata.normalize("NFKD", emoji.names["en"][0]) if "en" in emoji.names else ""
+    plain = "".join(letter for letter in name if not unicodedata.combining(letter)).lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"[’'“”.!()]", "", plain)).strip("-")
+    yield from (slug, f"{slug}-default", slug.removeprefix("flag-"))
+
+
+def _member(file: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """The bytes of a file in an archive. Raises LatentiaError where it is no file, or too large."""
+    stream = file.extractfile(member) if member.isfile() and member.size <= MAX_MEMBER else None
+    if stream is None:
+        raise LatentiaError(f"{member.name} is no file of at most {MAX_MEMBER} bytes")
+    return stream.read()

@@ -1,0 +1,128 @@
+"""Hugging Face data sets and parquet files, read with the library `datasets` (the extra `hub`)."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentia.errors import LatentiaError
+from latentia.items import OnCorrupt, Split
+from latentia.modalities.image.pictures import Frame, PictureSet
+from latentia.modalities.image.readers.captions import CAPTION_FIELDS, caption_of
+from latentia.modalities.image.readers.image_cache import Source, record_file, store_key, stored_pictures
+from latentia.sources.folders import held_out
+from latentia.sources.parquet import label_column, load_parquet, load_parts, parquet_files, split_parts
+
+
+def read_hub(name: str, split: Split, size: int | Frame | None, on_corrupt: OnCorrupt) -> PictureSet:
+    """Reads the data set `name` of the Hugging Face hub, downloading it where it is not cached.
+
+    Raises LatentiaError where it cannot be loaded or has no column of pictures.
+    """
+    return _read(load_parts(name), name, f"hf:{name}", None, split, size, on_corrupt)
+
+
+def read_parquet(path: Path, split: Split, size: int | Frame | None, on_corrupt: OnCorrupt) -> PictureSet:
+    """Reads a parquet file, or a folder of them (in it or in its `data/`) whose names may start with the split's name.
+
+    Raises LatentiaError where they cannot be read or have no column of pictures.
+    """
+    identity = "\n".join(record_file(str(file.resolve()), file.stat()) for file in parquet_files(path))
+    return _read(load_parquet(path), path.stem, str(path), identity, split, size, on_corrupt)
+
+
+def _read(
+    parts: Any,
+    name: str,
+    origin: str,
+    identity: str | None,
+    split: Split,
+    size: int | Frame | None,
+    on_corrupt: OnCorrupt,
+) -> PictureSet:
+    train, test_name = split_parts(parts)
+    rows = parts[test_name] if split == "test" and test_name else train
+    indices = np.arange(len(rows))
+    if test_name is None:
+        indices = indices[[held_out(str(i)) == (split == "test") for i in indices]]
+    if len(indices) == 0:
+        raise LatentiaError(f"the {split} split of {origin} holds no pictures")
+    column = _picture_column(rows.features, origin)
+    pictures = _undecoded(rows, column)
+
+    def source(i: int) -> Source:
+        value = pictures[int(indices[i])][column]
+        data = value["bytes"] if isinstance(value, dict) else value
+        if data is not None:
+            return BytesIO(data)
+        if identity is None and value is not None:  # the hub's library names files that it downloaded itself
+            return Path(value["path"])
+        raise ValueError("the row holds no picture")
+
+    key = store_key([identity or rows._fingerprint, split, column, str(test_name)], size)
+    names = [f"{origin} row {i}" for i in indices]
+    stored = stored_pictures(key, names, source, size, on_corrupt, origin)
+    labels, classes = _labels(rows, train, origin)
+    kept = None if labels is None else labels[indices[stored.kept]]
+    captions = _captions(rows, indices[stored.kept], origin)
+    rule = "one in ten rows held out by the hash of its number" if test_name is None else "as the data set has it"
+    text = f"The {split} split of {origin}, {rule}."
+    return PictureSet(stored.images, kept, classes, name, text, stored.skipped, captions)
+
+
+def _undecoded(rows: Any, column: str) -> Any:
+    """Rows with the picture column alone, as bytes: decoding is left to our own reader and its limits."""
+    import datasets
+
+    only = rows.select_columns([column])
+    return only.cast_column(column, datasets.Image(decode=False)) if _is_image(rows.features[column]) else only
+
+
+def _is_image(feature: Any) -> bool:
+    return type(feature).__name__ == "Image"
+
+
+def _picture_column(features: Any, origin: str) -> str:
+    """The first column of pictures, else of bytes (bare, or in a struct as Hugging Face writes them)."""
+    bare = [
+        column for column, feature in features.items() if getattr(feature, "dtype", None) in ("binary", "large_binary")
+    ]
+    structs = [column for column, feature in features.items() if isinstance(feature, dict) and "bytes" in feature]
+    images = [column for column, feature in features.items() if _is_image(feature)]
+    columns: list[str] = [*images, *structs, *bare]
+    if not columns:
+        raise LatentiaError(f"{origin} has no column of pictures; its columns are {', '.join(features)}")
+    return columns[0]
+
+
+def _labels(rows: Any, train: Any, origin: str) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+    """Labels of all rows and the class names, which both splits take from the training rows."""
+    column, names = label_column(train.features)
+    if column is None:
+        return None, ()
+    try:
+        values = rows[column][:]
+        if names is not None:
+            return np.asarray(values, np.int64), names
+        numbers = {value: number for number, value in enumerate(sorted(set(train[column][:])))}
+        return np.array([numbers[value] for value in values], np.int64), tuple(map(str, numbers))
+    except TypeError:  # None, or lists
+        raise LatentiaError(f"{origin} has rows without exactly one class in its column {column}") from None
+    except KeyError as error:
+        raise LatentiaError(f"{origin} has a row of class {error}, which no training row has") from None
+
+
+def _captions(rows: Any, indices: NDArray[np.int64], origin: str) -> tuple[str, ...] | None:
+    """The captions of some rows, of the first column of strings, or of lists of them, that is called like one."""
+    named = [
+        name
+        for name in CAPTION_FIELDS
+        if (name in rows.features and getattr(rows.features[name], "dtype", "") in ("string", "large_string", "list"))
+        or type(rows.features.get(name)).__name__ in ("List", "Sequence", "LargeList")
+    ]
+    if not named:
+        return None
+    values = rows[named[0]][:]
+    return tuple(caption_of(values[i], f"{origin} row {i}") for i in indices.tolist())

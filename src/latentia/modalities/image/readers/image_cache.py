@@ -1,0 +1,231 @@
+"""Decodes many pictures once into a memory-mapped array in the cache: big sets need no RAM, second starts no time."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from latentia.errors import LatentiaError
+from latentia.files import atomic_path, cache_dir, read_json, write_json
+from latentia.items import OnCorrupt
+from latentia.modalities.image.pictures import Frame, NoneFits, fit_picture
+
+# Formats that Pillow decodes itself; EPS, which starts Ghostscript, is not among them.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+LAYOUT = "1"  # changes when the same files would decode to other pixels
+DECODED_AT_ONCE = 64  # pictures waiting in RAM
+NAMED = 5  # corrupt files that an error names; it counts the rest
+
+Source = Path | BytesIO
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What was decoded.
+
+    images: uint8 (K, H, W, C); kept: int64 (K,), their places among the sources; skipped: "name: reason" of the others.
+    """
+
+    images: NDArray[np.uint8]
+    kept: NDArray[np.int64]
+    skipped: tuple[str, ...]
+
+
+def store_key(parts: Iterable[str], size: int | Frame | None) -> str:
+    """Names the cache entry of pictures that `parts` identify, decoded at `size`."""
+    digest = hashlib.sha256(f"{LAYOUT} {size}".encode())
+    for part in parts:
+        digest.update(b"\0" + os.fsencode(part))
+    return digest.hexdigest()[:32]
+
+
+def stored_pictures(
+    key: str,
+    names: Sequence[str],
+    source: Callable[[int], Source],
+    size: int | Frame | None,
+    on_corrupt: OnCorrupt,
+    origin: str,
+) -> Stored:
+    """The pictures `source(i)`, called `names[i]`, decoded into `cache_dir()/pictures/KEY.npy` or found there.
+
+    All become grey where every one is grey, else RGB; EXIF orientation is applied and alpha laid on white.
+    size: side of the square that each is fitted to, or the frame, which only those enter that belong there; None keeps
+        the size, which must then be the same for all.
+    Raises NoneFits where no picture belongs to the frame, and LatentiaError where sizes differ, where all are corrupt,
+    or where some are and `on_corrupt` is "refuse".
+    """
+    path = cache_dir() / "pictures" / f"{key}.npy"
+    found = _load(path, len(names))
+    if found is None:
+        try:
+            _decode(path, names, source, size, on_corrupt, origin)
+        except OSError as error:  # not from reading, which names each file
+            raise LatentiaError(f"{path} cannot be written: {error}; set LATENTIA_CACHE to another folder") from None
+        found = _load(path, len(names))
+    if found is None:
+        raise LatentiaError(f"{path} cannot be read back after it was written; does another process remove it?")
+    images, reasons, elsewhere = found
+    skipped = tuple(f"{names[i]}: {reason}" for i, reason in reasons.items())
+    if skipped and on_corrupt == "refuse":
+        raise _refusal(skipped, len(names), origin)
+    kept = np.array([i for i in range(len(names)) if i not in reasons and i not in elsewhere], np.int64)
+    return Stored(images, kept, skipped)
+
+
+def _load(path: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str], set[int]] | None:
+    """The memory map, the reasons for what it lacks, and what belongs to other frames; None where the entry is missing
+    or damaged."""
+    try:
+        record = read_json(path.with_suffix(".json"))
+        reasons = {int(i): str(reason) for i, reason in record["skipped"].items()}
+        elsewhere = set(map(int, record.get("elsewhere", ())))
+        images: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, LatentiaError):
+        return None
+    whole = images.dtype == np.uint8 and images.ndim == 4 and len(images) + len(reasons) + len(elsewhere) == count
+    return (images, reasons, elsewhere) if whole else None
+
+
+def _decode(
+    path: Path,
+    names: Sequence[str],
+    source: Callable[[int], Source],
+    size: int | Frame | None,
+    on_corrupt: OnCorrupt,
+    origin: str,
+) -> None:
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")  # Pillow's remarks name no file
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        looks = dict(_each(pool, lambda i: _look(source(i)), range(len(names)), f"{origin}: looking"))
+        reasons = {i: look for i, look in looks.items() if isinstance(look, str)}
+        found = {i: look for i, look in looks.items() if not isinstance(look, str)}
+        mode = "L" if all(look.grey for look in found.values()) else "RGB"
+        readable = [
+            i for i, look in found.items() if not isinstance(size, Frame) or size.takes(look.height, look.width)
+        ]
+        elsewhere = sorted(found.keys() - set(readable))
+        pictures = _each(pool, lambda i: read_picture(source(i), mode, size), readable, f"{origin}: decoding")
+        with atomic_path(path) as temporary:
+            with temporary.open("wb") as file:
+                reasons |= _write(file, pictures, names, origin)
+                if reasons and (on_corrupt == "refuse" or len(reasons) == len(names)):
+                    raise _refusal([f"{names[i]}: {reasons[i]}" for i in sorted(reasons)], len(names), origin)
+                if len(reasons) + len(elsewhere) == len(names):
+                    raise NoneFits(f"no picture of {origin} belongs to {size}")
+            record = {"skipped": {str(i): reasons[i] for i in sorted(reasons)}, "elsewhere": elsewhere}
+            write_json(path.with_suffix(".json"), record)
+
+
+def _write(
+    file: BinaryIO, pictures: Iterable[tuple[int, NDArray[np.uint8] | str]], names: Sequence[str], origin: str
+) -> dict[int, str]:
+    """Writes a .npy file of what could be decoded, and returns the reasons for the rest."""
+    reasons: dict[int, str] = {}
+    written: list[int] = []
+    shape: tuple[int, ...] = ()
+    for i, picture in pictures:
+        if isinstance(picture, str):
+            reasons[i] = picture
+            continue
+        if not written:
+            shape = picture.shape
+            _write_header(file, (len(names), *shape))
+        if picture.shape != shape:
+            sizes = " and ".join(f"{names[j]} {w}×{h}" for j, (h, w, _) in ((written[0], shape), (i, picture.shape)))
+            raise LatentiaError(f"{origin} holds different sizes ({sizes}); pass size=... to fit all to one")
+        file.write(picture.tobytes())  # not through a memory map, where a full disk would kill the process
+        written.append(i)
+    if written:
+        file.seek(0)
+        _write_header(file, (len(written), *shape))
+    return reasons
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    # numpy pads the header so that its length does not depend on the first axis: it can be written again.
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def _refusal(skipped: Sequence[str], count: int, origin: str) -> LatentiaError:
+    more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
+    advice = "repair them" if len(skipped) == count else "remove them, or pass on_corrupt='skip'"
+    listed = "; ".join(skipped[:NAMED])
+    return LatentiaError(f"{len(skipped)} of {count} pictures of {origin} cannot be read ({listed}{more}); {advice}")
+
+
+def _each(
+    pool: ThreadPoolExecutor, function: Callable[[int], Value], indices: Sequence[int], label: str
+) -> Iterator[tuple[int, Value | str]]:
+    """`function` of each index, in order; a string instead of the value says why it failed."""
+
+    def attempt(i: int) -> Value | str:
+        try:
+            return function(i)
+        except Exception as error:  # decoders raise almost anything on hostile bytes
+            return reason_of(error)
+
+    waiting = iter(indices)
+    with tqdm(total=len(indices), desc=label, unit="picture", disable=None) as bar:
+        while some := list(islice(waiting, DECODED_AT_ONCE)):  # map() alone would decode all before the first is taken
+            yield from zip(some, pool.map(attempt, some), strict=True)
+            bar.update(len(some))
+
+
+def reason_of(error: Exception) -> str:
+    """Why a picture could not be decoded, in a few words."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"not a picture in a known format ({', '.join(FORMATS)})"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"a decompression bomb, or more than {Image.MAX_IMAGE_PIXELS} pixels"
+    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+
+
+class _Look(NamedTuple):
+    grey: bool
+    height: int
+    width: int
+
+
+def _look(source: Source) -> _Look:
+    """What the head of a file says of the upright picture."""
+    with Image.open(source, formats=FORMATS) as picture:
+        grey = picture.mode in ("1", "L", "LA", "La") or picture.mode.startswith("I")
+        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by a quarter, or mirrored at a diagonal
+        return _Look(grey, *(picture.size if turned else picture.size[::-1]))
+
+
+def read_picture(source: Source, mode: str, size: int | Frame | None) -> NDArray[np.uint8]:
+    """Decodes one picture to uint8 (H, W, C), upright, on white, in `mode` "L" or "RGB". Raises what Pillow raises."""
+    with Image.open(source, formats=FORMATS) as opened:
+        picture = ImageOps.exif_transpose(opened)
+        if picture.mode == "F":
+            raise ValueError("floating-point pictures have no fixed range; save it with 8 bits per channel")
+        if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow's own conversion would clip
+            picture = Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
+        if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        picture = picture.convert(mode)
+        if size is not None:
+            picture = fit_picture(picture, size)
+        return np.asarray(picture).reshape(picture.height, picture.width, -1)
+
+
+def record_file(path: str, status: os.stat_result) -> str:
+    """Identifies a file's content without reading it."""
+    return json.dumps([path, status.st_size, status.st_mtime_ns])

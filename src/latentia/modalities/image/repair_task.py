@@ -1,0 +1,152 @@
+"""Pictures beside what is left of them: what a denoiser learns from that shall repair pictures."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from latentia.errors import LatentiaError
+from latentia.modalities.image.degrade import hide, shrink
+from latentia.modalities.image.pictures import PictureSet
+
+MASKS = 1024  # different ones, of which each picture meets a few
+VARIANTS = 8  # masks a picture: each is encoded once
+
+
+@dataclass(frozen=True)
+class RepairTask:
+    """A degradation that a denoiser is trained to undo, given what is left (Rombach et al. 2022, §4.4 and §4.5).
+
+    "inpaint": pictures with a part hidden, and where it is; "super_resolution": `factor` times fewer pixels a side.
+    Raises LatentiaError for another kind or a factor below 2.
+    """
+
+    kind: Literal["inpaint", "super_resolution"]
+    factor: int = 4
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("inpaint", "super_resolution"):
+            raise LatentiaError(f"task {self.kind!r} is unknown, expected inpaint or super_resolution")
+        if isinstance(self.factor, bool) or not isinstance(self.factor, int) or self.factor < 2:
+            raise LatentiaError(f"factor is {self.factor!r}, expected an integer of 2 or more")
+
+    @property
+    def variants(self) -> int:
+        """How many degraded versions of a picture training sees."""
+        return VARIANTS if self.kind == "inpaint" else 1
+
+    def hint_channels(self, latent_channels: int) -> int:
+        """Channels beside the noisy latent: the degraded picture's latent, and for inpainting the hidden share."""
+        return latent_channels + (self.kind == "inpaint")
+
+    def degraded(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """What is left of pictures (B, C, S, S), at their size; `hidden` (B, 1, S, S) booleans count for inpainting."""
+        if self.kind == "inpaint":
+            return hide(hidden)(x)
+        return self.enlarged(shrink(self.factor)(x))
+
+    def enlarged(self, small: Tensor) -> Tensor:
+        """Pictures `factor` times larger, each pixel a square."""
+        return F.interpolate(small, scale_factor=self.factor, mode="nearest")
+
+    def hints(self, latents: Tensor, hidden: Tensor) -> Tensor:
+        """Latents (B, C, h, w) of degraded pictures, and the hidden share of each cell → (B, hint_channels, h, w)."""
+        if self.kind != "inpaint":
+            return latents
+        height, width = latents.shape[2:]
+        return torch.cat([latents, F.adaptive_avg_pool2d(hidden.float(), (height, width))], 1)
+
+
+def draw_masks(size: int, count: int = MASKS, seed: int = 0) -> NDArray[np.bool_]:
+    """Masks (count, size, size), True where hidden: a third each are rectangles, half planes and scattered blocks.
+
+    They hide between a tenth and nine tenths.
+    """
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:size, :size] / max(size - 1, 1) - 0.5
+    masks = np.empty((count, size, size), bool)
+    for i, share in enumerate(generator.uniform(0.1, 0.9, count)):
+        if i % 3 == 0:
+            height = generator.uniform(share, 1.0)
+            low, high = (round(size * side) for side in (height, share / height))
+            top, left = (int(generator.integers(0, size - min(side, size) + 1)) for side in (low, high))
+            masks[i] = False
+            masks[i, top : top + low, left : left + high] = True
+            continue
+        if i % 3 == 1:
+            angle = generator.choice([0, 0.5, 1, 1.5, generator.uniform(0, 2)]) * np.pi  # mostly along an edge
+            field = np.cos(angle) * columns + np.sin(angle) * rows
+        else:
+            side = int(generator.integers(1, max(2, size // 4) + 1))
+            coarse = generator.random((-(-size // side), -(-size // side)))
+            field = coarse.repeat(side, 0).repeat(side, 1)[:size, :size]
+        masks[i] = field <= np.quantile(field, share)
+    return masks
+
+
+class RepairExamples:
+    """A `PictureSet` whose variants from 1 on are what a task leaves of its pictures: `Examples` for the cache."""
+
+    def __init__(self, pictures: PictureSet, task: RepairTask) -> None:
+        self.pictures, self.task = pictures, task
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def name(self) -> str:
+        return self.pictures.name
+
+    @property
+    def source(self) -> str:
+        return self.pictures.source
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        return self.pictures.skipped
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        return self.pictures.labels
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.pictures.class_names
+
+    @property
+    def captions(self) -> tuple[str, ...] | None:
+        return self.pictures.captions
+
+    @property
+    def num_classes(self) -> int:
+        return self.pictures.num_classes
+
+    @property
+    def size(self) -> int:
+        return self.pictures.size
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the pictures and the task."""
+        return f"{self.pictures.fingerprint}-{self.task.kind}-{self.task.factor}"
+
+    @cached_property
+    def masks(self) -> Tensor:
+        """(MASKS, 1, S, S) booleans; see `hidden`."""
+        return torch.from_numpy(draw_masks(self.size))[:, None]
+
+    def hidden(self, rows: Tensor, variant: Tensor | int) -> Tensor:
+        """The masks (B, 1, S, S) of some rows (B,): always the same for a row and a variant."""
+        return self.masks[(rows * VARIANTS + variant) * 7919 % MASKS]  # a prime, so that neighbours differ
+
+    def tensor(self, rows: NDArray[Any] | slice, variant: int = 0) -> Tensor:
+        """The pictures at `rows` as float32 (B, C, S, S) in [-1, 1], or what the task leaves of them."""
+        x = self.pictures.tensor(rows)
+        if not variant:
+            return x
+        return self.task.degraded(x, self.hidden(torch.from_numpy(np.arange(len(self))[rows]), variant))

@@ -1,0 +1,296 @@
+"""The judge: an independent language model whose perplexity says how likely a text is.
+
+It predicts texts token by token and shares nothing with a latent diffusion model but the tokenizer, so it also serves
+as the autoregressive baseline: `generate` draws texts from it.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from latentia.errors import LatentiaError
+from latentia.files import WEIGHTS_NAME, cache_dir, load_part, save_part
+from latentia.language.tokenizer import Tokenizer, token_matrix
+from latentia.modalities.text.texts import TextSet
+from latentia.training.order import SortedOrder
+
+PAD, BOS, EOS, MASK = Tokenizer.pad_id, Tokenizer.bos_id, Tokenizer.eos_id, Tokenizer.mask_id
+
+STEPS, BATCH_SIZE = 2000, 64
+LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP = 1e-3, 0.1, (0.9, 0.95), 1.0
+WARMUP = 0.1  # of all steps
+AT_ONCE = 256  # rows of a pass without gradients
+SHRINK_BELOW = 0.75  # share of unfinished rows at which `generate` drops the finished ones from its batch
+
+Ids = NDArray[np.integer[Any]] | Tensor  # (N, T): each row is tokens, then eos, then padding
+
+
+class Block(nn.Module):
+    """Causal attention and a feed-forward layer, each on normalised input and added to it (Radford et al. 2019)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, memory: Tensor | None = None, place: int = 0) -> Tensor:
+        """x is (B, T, width); with a memory (2, B, heads, places, width / heads) it is the one token at `place`."""
+        q, k, v = self.qkv(self.attention_norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if memory is not None:
+            memory[0, :, :, place : place + 1], memory[1, :, :, place : place + 1] = k, v
+            k, v = memory[:, :, :, : place + 1]
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=memory is None)  # the newest token may see all others
+        x = x + self.out(y.transpose(1, 2).flatten(2))
+        out: Tensor = x + self.mlp(self.mlp_norm(x))
+        return out
+
+
+class JudgeLM(nn.Module):
+    """A decoder-only transformer with learned positions; its output layer is the embedding (Press & Wolf 2017).
+
+    Reads rows of at most `max_tokens` ids, eos counted, below `vocab_size`. Raises LatentiaError for sizes that do not
+    fit each other.
+    """
+
+    def __init__(self, vocab_size: int, width: int = 256, depth: int = 4, heads: int = 4, max_tokens: int = 64) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "vocab_size": vocab_size,
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "max_tokens": max_tokens,
+        }
+        if min(width, depth, heads, max_tokens) < 1 or width % heads or vocab_size <= max(PAD, BOS, EOS, MASK):
+            raise LatentiaError(f"these sizes make no judge (width must divide by heads): {self.config}")
+        self.embed = nn.Embedding(vocab_size, width)
+        self.position = nn.Parameter(torch.zeros(max_tokens, width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:  # GPT-2: what is added to the residual stream shrinks with its 2 · depth summands
+                added = name.endswith(("out.weight", "mlp.2.weight"))
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * depth) if added else 0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs int64 (B, T), bos first → logits (B, T, vocab_size) of the token that follows each."""
+        return self.logits(self.hidden(inputs))
+
+    def hidden(self, inputs: Tensor, memory: list[Tensor] | None = None, place: int = 0) -> Tensor:
+        """Last activations (B, T, width); with a memory, of the one token (B, 1) at `place`, which is then kept too."""
+        x = self.embed(inputs) + self.position[place : place + inputs.shape[1]]
+        for i, block in enumerate(self.blocks):
+            x = block(x, None if memory is None else memory[i], place)
+        out: Tensor = self.norm(x)
+        return out
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.embed.weight)
+
+    def losses(self, ids: Tensor) -> Tensor:
+        """-log p of each token and eos, row after row and without padding: float (M,) for checked int64 ids (B, T)."""
+        inputs = torch.cat([torch.full_like(ids[:, :1], BOS), ids[:, :-1]], dim=1)
+        scored = ids != PAD
+        return F.cross_entropy(self.logits(self.hidden(inputs)[scored]), ids[scored], reduction="none")
+
+    def log_likelihood(self, ids: Ids) -> Tensor:
+        """log p (N,) of each row: the sum over its tokens and eos, given bos. See `perplexity` for what it raises."""
+        rows, lengths = check_ids("ids to judge", ids, self.config["vocab_size"], self.config["max_tokens"])
+        rows = rows[:, : int(lengths.max())].to(self.embed.weight.device)
+        losses = self.losses(rows)
+        return losses.new_zeros(len(rows)).index_add(0, (rows != PAD).nonzero()[:, 0], -losses)
+
+
+def check_ids(name: str, ids: Ids, vocab_size: int, max_tokens: int | None = None) -> tuple[Tensor, Tensor]:
+    """The ids as int64 (N, T) and the number of tokens and eos (N,) of each row.
+
+    Raises LatentiaError unless each row is tokens, then eos or nothing, then only padding, neither empty nor longer
+    than `max_tokens`, and all ids are below `vocab_size`.
+    """
+    rows = torch.as_tensor(ids)
+    if rows.ndim != 2 or 0 in rows.shape or rows.is_floating_point():
+        raise LatentiaError(f"{name}: expected integers (N, T), got {rows.dtype} of shape {tuple(rows.shape)}")
+    rows = rows.long()
+    if int(rows.min()) < 0 or int(rows.max()) >= vocab_size:
+        raise LatentiaError(
+            f"{name}: ids run from {int(rows.min())} to {int(rows.max())}, the judge knows 0 to {vocab_size - 1}: use "
+            "the tokenizer that it was trained with"
+        )
+    eos = rows == EOS
+    inside = (eos | (rows == PAD)).cumsum(1) == eos.long()  # nothing has ended before this place
+    broken = ((rows != PAD) & ~inside).any(1) | ~inside.any(1)
+    if bool(broken.any()):
+        first = int(broken.long().argmax())
+        raise LatentiaError(f"{name}: row {first} is not tokens, then eos, then padding")
+    lengths = inside.sum(1)
+    if max_tokens is not None and int(lengths.max()) > max_tokens:
+        raise LatentiaError(f"{name}: a row has {int(lengths.max())} tokens, the judge reads at most {max_tokens}")
+    return rows, lengths
+
+
+def train_judge(
+    ids: Ids,
+    vocab_size: int,
+    *,
+    steps: int = STEPS,
+    batch_size: int = BATCH_SIZE,
+    learning_rate: float = LEARNING_RATE,
+    width: int = 256,
+    depth: int = 4,
+    heads: int = 4,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+) -> JudgeLM:
+    """Trains a judge by AdamW under one learning-rate cycle (Smith & Topin 2019) and returns it in eval mode.
+
+    `ids` is integer (N, T): tokens, eos, padding, as `token_matrix` makes them; the judge reads up to T tokens. A batch
+    holds rows of similar length and is cut to its longest; each token weighs the same, whatever the batch it is in.
+    The same arguments give the same weights on one machine; no global random state is read or changed.
+    Raises LatentiaError for rows that are not of that form, sizes that do not fit, or steps or batch_size below 1.
+    """
+    if min(steps, batch_size) < 1:
+        raise LatentiaError(f"a judge needs steps and batch_size of at least 1, got {steps} and {batch_size}")
+    rows, lengths = check_ids("ids to train a judge on", ids, vocab_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        judge = JudgeLM(vocab_size, width, depth, heads, max_tokens=rows.shape[1])
+    judge.to(device).train()
+    optimizer = torch.optim.AdamW(
+        judge.parameters(), lr=learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps, pct_start=WARMUP, cycle_momentum=False
+    )
+    order = SortedOrder(lengths, batch_size, seed)
+    expected = batch_size * float(lengths.float().mean())  # tokens of a batch
+    bar = tqdm(range(steps), desc="judge", unit="step", disable=not progress, dynamic_ncols=True)
+    for step in bar:
+        index = order.batch(step)
+        losses = judge.losses(rows[index, : int(lengths[index].max())].to(device))
+        loss = losses.sum() / expected
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(judge.parameters(), CLIP)
+        optimizer.step()
+        schedule.step()
+        if progress and step % 20 == 0:  # reading a loss makes a GPU wait
+            bar.set_postfix(loss=f"{float(losses.detach().mean()):.3f}", refresh=False)
+    return judge.eval()
+
+
+def trained_judge(
+    train: TextSet,
+    tokenizer: Tokenizer,
+    *,
+    max_tokens: int = 64,
+    steps: int = STEPS,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+    cache: Path | None = None,
+) -> JudgeLM:
+    """`train_judge` on a set of texts, kept in `cache` (default: `cache_dir()/judges`) for these texts and settings.
+
+    Texts of more than `max_tokens` tokens are left out. A kept judge that is damaged or incomplete is trained anew.
+    Raises LatentiaError where no text is short enough.
+    """
+    recipe = [train.fingerprint, tokenizer.fingerprint, max_tokens, steps, batch_size, seed]
+    recipe += [LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP, WARMUP]
+    key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
+    folder = (cache_dir() / "judges" if cache is None else cache) / key
+    if (folder / WEIGHTS_NAME).is_file():
+        try:
+            return load_part(folder, {JudgeLM.__name__: JudgeLM}).to(device).eval()
+        except LatentiaError:
+            pass  # it is only a cache: what cannot be read is made again
+    ids = token_matrix(tokenizer, train.texts, max_tokens, on_long="skip").ids
+    judge = train_judge(
+        ids, tokenizer.vocab_size, steps=steps, batch_size=batch_size, seed=seed, device=device, progress=progress
+    )
+    save_part(folder, judge, judge.config)
+    return judge
+
+
+@torch.inference_mode()
+def perplexity(judge: JudgeLM, ids: Ids) -> float:
+    """exp of the mean -log p of a token, over all rows: eos counts, padding does not, bos is given and not scored.
+
+    `ids` is integer (N, T). Only perplexities under one judge and one tokenizer can be compared. Raises LatentiaError
+    where a row is not tokens, eos, padding, is empty or too long, or an id is out of range.
+    """
+    rows, lengths = check_ids("ids to judge", ids, judge.config["vocab_size"], judge.config["max_tokens"])
+    judge.eval()
+    total = 0.0
+    for index in torch.split(lengths.argsort(stable=True), AT_ONCE):
+        batch = rows[index, : int(lengths[index].max())].to(judge.embed.weight.device)
+        total += float(judge.losses(batch).double().sum())
+    return math.exp(total / int(lengths.sum()))
+
+
+@torch.inference_mode()
+def generate(
+    judge: JudgeLM,
+    count: int,
+    max_tokens: int | None = None,
+    temperature: float = 1.0,
+    *,
+    generator: torch.Generator,
+) -> NDArray[np.int32]:
+    """Draws `count` rows of ids, int32 (count, max_tokens): tokens, then eos, then padding.
+
+    Each token is drawn from softmax(logits / temperature) over all ids but pad, bos and mask. A row that has not ended
+    by itself has no eos. `max_tokens` None means as many as the judge reads. The keys and values of earlier tokens are
+    kept, so a token costs one pass over itself alone. Raises LatentiaError for count < 1, temperature ≤ 0 or max_tokens
+    out of range.
+    """
+    longest = judge.config["max_tokens"]
+    max_tokens = longest if max_tokens is None else max_tokens
+    if count < 1 or not 1 <= max_tokens <= longest or not temperature > 0:
+        raise LatentiaError(
+            f"cannot draw {count} texts of at most {max_tokens} tokens at temperature {temperature}: this judge needs "
+            f"count ≥ 1, 1 ≤ max_tokens ≤ {longest} and temperature > 0"
+        )
+    judge.eval()
+    sizes = [min(AT_ONCE, count - start) for start in range(0, count, AT_ONCE)]
+    rows = [_draw(judge, size, max_tokens, temperature, generator) for size in sizes]
+    array: NDArray[np.int32] = torch.cat(rows).int().cpu().numpy()
+    return array
+
+
+def _draw(judge: JudgeLM, count: int, max_tokens: int, temperature: float, generator: torch.Generator) -> Tensor:
+    device, width, heads = judge.embed.weight.device, judge.config["width"], judge.config["heads"]
+    ids = torch.full((count, max_tokens), PAD, device=device)
+    memory = [torch.empty(2, count, heads, max_tokens, width // heads, device=device) for _ in judge.blocks]
+    going = torch.arange(count, device=device)  # the rows that are in the batch
+    token = torch.full((count, 1), BOS, device=device)
+    for place in range(max_tokens):
+        logits = judge.logits(judge.hidden(token, memory, place)[:, 0]).double() / temperature
+        logits[:, [PAD, BOS, MASK]] = -math.inf
+        chance = logits.softmax(1).cumsum(1)
+        # One number for every row, ended or not: what a row becomes does not depend on when others are dropped.
+        uniform = torch.rand(count, 1, dtype=torch.float64, generator=generator, device=generator.device)
+        level = uniform.to(device)[going] * chance[:, -1:]
+        token = torch.searchsorted(chance, level, right=True).clamp_(max=logits.shape[1] - 1)
+        ended = (ids[going] == EOS).any(1)
+        ids[going, place] = torch.where(ended, PAD, token[:, 0])
+        ended |= token[:, 0] == EOS
+        if bool(ended.all()):
+            break
+        if float((~ended).double().mean()) < SHRINK_BELOW:
+            going, token, memory = going[~ended], token[~ended], [part[:, ~ended] for part in memory]
+    return ids

@@ -1,0 +1,169 @@
+"""Every figure of a set of generated texts, each beside the value that held-out real texts reach."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentia.errors import LatentiaError
+from latentia.files import module_hash
+from latentia.language.tokenizer import Tokenizer, token_matrix
+from latentia.metrics.checks import check_features, check_labels
+from latentia.metrics.distances import frechet_distance
+from latentia.metrics.report import Figure, Report, draw
+from latentia.modalities.text.metrics.classifier import TextClassifier, class_accuracy
+from latentia.modalities.text.metrics.counts import SELF_BLEU_REFERENCES, bleu, distinct_n, self_bleu, text_memorisation
+from latentia.modalities.text.metrics.judge import PAD, JudgeLM, perplexity
+from latentia.modalities.text.metrics.sentences import SMALLEST_MAUVE_SET, SentenceNet, mauve_score, sentence_net
+from latentia.modalities.text.texts import TextSet
+
+LARGEST_NGRAM = 4
+EMBEDDED = 5000  # texts a side whose embeddings are compared: a CPU takes minutes for more
+
+
+@dataclass(frozen=True)
+class TokenAgreement:
+    """Shares in [0, 1]: of tokens and eos that are the same at the same place, and of texts that agree in all."""
+
+    tokens: float
+    texts: float
+
+
+def evaluate_texts(
+    generated: TextSet,
+    train: TextSet,
+    test: TextSet,
+    *,
+    judge: JudgeLM,
+    tokenizer: Tokenizer,
+    classifier: TextClassifier | None = None,
+    embed: bool | SentenceNet = False,
+    seed: int = 0,
+) -> Report:
+    """Measures generated texts, and as many held-out real texts likewise.
+
+    n = min(len(generated), len(test)) texts are drawn from both with `seed`, so that each figure and its reference are
+    biased alike. Perplexity is the judge's (a text is cut where it is longer than the judge reads); distinct-n,
+    self-BLEU, 4-grams and whole texts in training are counted. Repetitive texts have a lower perplexity than real ones
+    and random words a higher distinct-n, so most figures are best near their reference.
+
+    classifier: adds the share of texts that it sees the asked class in; `generated` and `test` then need labels, and
+        the classes should be asked for as often as `test` has them, because some are harder to see than others.
+    embed: True compares sentence embeddings of all-MiniLM-L6-v2 (extra `text`), a `SentenceNet` its own: generated
+        texts to test texts, beside training texts to test texts, at one number of texts, at most 5000.
+
+    Raises LatentiaError where classes differ, labels are missing, or a set is too small.
+    """
+    generator = np.random.default_rng(seed)
+    n = min(len(generated), len(test))
+    if n < 2:
+        raise LatentiaError(f"{generated.name} and {test.name} need at least 2 texts each, got {n}")
+    made, unseen = draw(generated, n, generator), draw(test, n, generator)
+    figures = [_perplexity_figure(judge, tokenizer, made, unseen)]
+    for order in range(1, LARGEST_NGRAM + 1):
+        value, reference = (distinct_n(part.texts, order) for part in (made, unseen))
+        figures.append(Figure(f"distinct-{order}", value, reference, "near reference", n))
+    value, reference = (self_bleu(part.texts, generator=generator) for part in (made, unseen))
+    compared = min(n, SELF_BLEU_REFERENCES + 1)
+    figures.append(Figure("self-BLEU-4", value, reference, "near reference", compared))
+    copied, floor = (text_memorisation(part.texts, train.texts) for part in (made, unseen))
+    figures.append(Figure("4-grams in training", copied.ngrams, floor.ngrams, "near reference", n))
+    figures.append(Figure("whole texts in training", copied.texts, floor.texts, "near reference", n))
+    notes = [f"judge: JudgeLM {judge.config['width']} wide, {judge.config['depth']} deep, weights {module_hash(judge)}"]
+    if classifier is not None:
+        figure = _class_figure(classifier, made, unseen)
+        figures.append(figure)
+        notes.append(f"classifier: {classifier.name} (accuracy {figure.reference:.1%} on test)")
+    network = sentence_net() if embed is True else embed or None
+    if network is not None:
+        figures += _sentence_figures(network, made, train, unseen, generator, seed)
+    return Report(
+        title=f"{generated.name} against {train.name}",
+        reference="the same figure for as many held-out real texts (embeddings: for training texts, against held-out)",
+        feature_net="none" if network is None else network.name,
+        feature_net_accuracy=None,
+        figures=tuple(figures),
+        notes=tuple(notes),
+    )
+
+
+def evaluate_text_reconstruction(
+    texts: TextSet, reconstructed_ids: NDArray[np.integer], ids: NDArray[np.integer], *, tokenizer: Tokenizer
+) -> Report:
+    """Token accuracy, exact matches and BLEU of reconstructed texts.
+
+    `ids` is integer (N, T), the texts in their order as tokens, eos, padding; `reconstructed_ids` is what came back for
+    each place. Places of padding are not counted. The reference is the ids themselves: of texts that were cut to T
+    tokens their BLEU is below 100. Raises LatentiaError where the shapes differ.
+    """
+    same = token_agreement(reconstructed_ids, ids)
+    if len(ids) != len(texts):
+        raise LatentiaError(f"{texts.name} holds {len(texts)} texts, but there are ids of {len(ids)}")
+    scores = [bleu(tokenizer.decode(rows.tolist()), texts.texts) for rows in (reconstructed_ids, ids)]
+    n = len(texts)
+    return Report(
+        title=f"reconstructions of {texts.name}",
+        reference="the tokens themselves",
+        feature_net="none",
+        feature_net_accuracy=None,
+        figures=(
+            Figure("token accuracy", same.tokens, 1.0, "higher", n),
+            Figure("exact matches", same.texts, 1.0, "higher", n),
+            Figure("BLEU", scores[0], scores[1], "higher", n),
+        ),
+    )
+
+
+def token_agreement(reconstructed_ids: NDArray[np.integer], ids: NDArray[np.integer]) -> TokenAgreement:
+    """How often reconstructed ids agree with the ids (N, T), over tokens and eos; what stands after eos is ignored.
+
+    Raises LatentiaError where the shapes differ or there is no token.
+    """
+    counted = ids != PAD
+    if ids.ndim != 2 or reconstructed_ids.shape != ids.shape or not counted.any():
+        raise LatentiaError(f"ids {ids.shape} and reconstructed ids {reconstructed_ids.shape} do not belong together")
+    same = reconstructed_ids == ids
+    return TokenAgreement(float(same[counted].mean()), float((same | ~counted).all(axis=1).mean()))
+
+
+def _perplexity_figure(judge: JudgeLM, tokenizer: Tokenizer, made: TextSet, unseen: TextSet) -> Figure:
+    longest = judge.config["max_tokens"]
+    value, reference = (
+        perplexity(judge, token_matrix(tokenizer, part.texts, longest, on_long="truncate").ids)
+        for part in (made, unseen)
+    )
+    return Figure("perplexity under the judge", value, reference, "near reference", len(made))
+
+
+def _class_figure(classifier: TextClassifier, made: TextSet, unseen: TextSet) -> Figure:
+    shares = []
+    for part in (made, unseen):
+        if part.class_names != classifier.class_names:
+            raise LatentiaError(f"{part.name} does not have the classes that {classifier.name} names")
+        labels = check_labels(part.name, part.labels, len(part), part.num_classes)
+        shares.append(class_accuracy(classifier, part.texts, labels))
+    return Figure("class accuracy", shares[0], shares[1], "higher", len(made))
+
+
+def _sentence_figures(
+    network: SentenceNet,
+    made: TextSet,
+    train: TextSet,
+    unseen: TextSet,
+    generator: np.random.Generator,
+    seed: int,
+) -> list[Figure]:
+    n = min(len(made), len(train), EMBEDDED)
+    if n < SMALLEST_MAUVE_SET:
+        raise LatentiaError(f"embeddings are compared over at least {SMALLEST_MAUVE_SET} texts of each set, got {n}")
+    fake, seen, real = (_embed(network, draw(part, n, generator)) for part in (made, train, unseen))
+    distance, floor = (frechet_distance(real, other) for other in (fake, seen))
+    score, ceiling = (mauve_score(real, other, seed) for other in (fake, seen))
+    return [
+        Figure(f"Fréchet distance, {network.name}", distance, floor, "lower", n),
+        Figure(f"MAUVE, {network.name}", score, ceiling, "higher", n),
+    ]
+
+
+def _embed(network: SentenceNet, texts: TextSet) -> NDArray[np.float64]:
+    return check_features(f"{network.name} of {texts.name}", network.extract(texts.texts))

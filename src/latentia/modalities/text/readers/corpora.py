@@ -1,0 +1,118 @@
+"""`load_texts`: one name, one set of texts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from latentia.errors import LatentiaError
+from latentia.items import OnCorrupt, Split, check_choices
+from latentia.modalities.text.readers.collect import Corpus, collect
+from latentia.modalities.text.readers.wordnet import LEXICOGRAPHER_FILES, find_wordnet, read_wordnet
+from latentia.modalities.text.texts import TextSet
+from latentia.sources.folders import TEST_NAMES, class_names, list_files, split_folders
+from latentia.sources.lines import Row, make_row, read_document, read_json_lines, read_lines
+from latentia.sources.parquet import label_column, load_parquet, load_parts, parquet_files, split_parts
+
+READERS = {".txt": read_lines, ".jsonl": read_json_lines}
+SUFFIXES = (".txt",)  # of documents
+
+
+def load_texts(
+    name: str | Path, split: Split = "train", on_corrupt: OnCorrupt = "refuse", root: str | Path | None = None
+) -> TextSet:
+    """Loads one split of a set of texts, without the white space around them; empty ones are left out.
+
+    name: "wordnet" (glosses, by lexicographer file), "hf:NAME" (the column "text", or the only one of strings), or a
+        path: .txt (one text a line), .jsonl ("text" and, where there are classes, "label"), .parquet or a folder of
+        them, a folder that holds train.txt or train.jsonl and perhaps test.txt or test.jsonl, or a folder of .txt
+        documents, which are cut at sentences; the first folder below it, if any, names the class.
+    split: where the data have no test split of their own, every twentieth text is held out by the hash of the text,
+        and repeated texts count once: no text is in both splits, and adding texts moves none.
+    on_corrupt: "refuse" raises where a text is not UTF-8, is longer than MAX_TEXT_BYTES, holds control characters
+        other than tabs and line breaks, lacks the label that others have, or where a row cannot be parsed;
+        "skip" leaves these out and lists them in `skipped`.
+    root: where WordNet's files lie, or the folder that a relative path starts from.
+
+    Raises LatentiaError where the name is unknown, an argument is wrong, or the files are missing, empty or broken.
+    """
+    check_choices(split, on_corrupt)
+    base = None if root is None else Path(root).expanduser()
+    if name == "wordnet":
+        folder = find_wordnet(base)
+        corpus = Corpus(
+            "wordnet", f"the glosses of WordNet in {folder}", read_wordnet(folder), classes=LEXICOGRAPHER_FILES
+        )
+    elif str(name).startswith("hf:"):
+        hub_name = str(name).removeprefix("hf:")
+        corpus = _rows_of_parts(load_parts(hub_name), hub_name, str(name))
+    else:
+        corpus = _open(Path(base or "", Path(name).expanduser()))
+    return collect(corpus, split, on_corrupt)
+
+
+def _open(path: Path) -> Corpus:
+    if path.is_file() and path.suffix in READERS:
+        return Corpus(path.stem, str(path), READERS[path.suffix](path))
+    if path.is_file() and path.suffix != ".parquet":
+        raise LatentiaError(f"{path} is no file of texts; expected one of {', '.join(READERS)}, .parquet, or a folder")
+    if not path.exists():
+        raise LatentiaError(f"{path} is neither a path that exists nor one of wordnet, hf:NAME")
+    train, test = (_part_file(path, names) for names in (("train",), TEST_NAMES))
+    if train:
+        rows = READERS[test.suffix](test) if test else None
+        return Corpus(path.resolve().name, str(path), READERS[train.suffix](train), rows)
+    if test:
+        raise LatentiaError(f"{path} holds {test.name}, but neither train.txt nor train.jsonl")
+    if parquet_files(path):
+        return _rows_of_parts(load_parquet(path), path.stem, str(path))
+    return _documents(path.resolve())
+
+
+def _part_file(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """The file of one split in a folder of splits, None where it has none."""
+    files = [folder / f"{name}{suffix}" for name in names for suffix in READERS]
+    files = [file for file in files if file.is_file()]
+    if len(files) > 1:
+        raise LatentiaError(f"{folder} holds both {files[0].name} and {files[1].name}; leave one")
+    return files[0] if files else None
+
+
+def _documents(path: Path) -> Corpus:
+    train, test = split_folders(path, SUFFIXES)
+    bases = [base for base in (train, test) if base]
+    files = {base: list_files(base, path, SUFFIXES) for base in bases}
+
+    def rows(base: Path) -> Iterator[Row]:
+        names = list(files[base][0])
+        classes = class_names(names, base)
+        for name in names:
+            yield from read_document(base / name, name.split("/")[0] if classes else None)
+
+    ignored = tuple(reason for base in bases for reason in files[base][1])
+    return Corpus(path.name, str(path), rows(train), rows(test) if test else None, ignored=ignored)
+
+
+def _rows_of_parts(parts: Any, name: str, origin: str) -> Corpus:
+    """The rows of a Hugging Face data set."""
+    train, test_name = split_parts(parts)
+    column, names = label_column(train.features)
+    kinds = {other: str(getattr(feature, "dtype", "")) for other, feature in train.features.items()}
+    if names is None and column is not None and not kinds[column].startswith(("int", "uint", "string", "large_string")):
+        column = None  # scores are no classes
+    strings = [other for other, kind in kinds.items() if kind in ("string", "large_string") and other != column]
+    if "text" not in strings and len(strings) != 1:
+        raise LatentiaError(f"{origin} has no column text and not one column of strings, but {', '.join(kinds)}")
+    text = "text" if "text" in strings else strings[0]
+
+    def rows(part: Any, part_name: str) -> Iterator[Row]:
+        missing = [wanted for wanted in (text, column) if wanted is not None and wanted not in part.features]
+        if missing:
+            raise LatentiaError(f"{origin} {part_name} lacks the column {missing[0]}, which the training rows have")
+        labels = part[column][:] if column is not None else [None] * len(part)
+        for i, (value, label) in enumerate(zip(part[text][:], labels, strict=True)):
+            if names is not None and label is not None:
+                label = names[label] if 0 <= label < len(names) else None  # the hub writes -1 for none
+            yield make_row(f"{origin} {part_name} row {i}", value, label)
+
+    test = None if test_name is None else rows(parts[test_name], test_name)
+    return Corpus(name, origin, rows(train, "train"), test, names)

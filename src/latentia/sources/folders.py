@@ -1,0 +1,73 @@
+"""Files of a folder: splits, class folders, links."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from latentia.errors import LatentiaError
+
+TEST_NAMES = ("test", "val", "valid", "validation")
+
+
+HELD_OUT_ONE_IN = 10
+
+
+def split_folders(path: Path, suffixes: tuple[str, ...]) -> tuple[Path, Path | None]:
+    """Where the files for training lie, and those for testing where they lie apart."""
+    try:
+        entries = [entry for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
+    except OSError as error:
+        raise LatentiaError(f"{path} cannot be read: {error}") from None
+    folders = {entry.name for entry in entries if not entry.name.startswith(".")}
+    test = next((path / name for name in TEST_NAMES if name in folders), None)
+    if "train" not in folders:
+        return path, None
+    if test is None and any(list_files(path / name, path, suffixes)[0] for name in folders - {"train"}):
+        return path, None  # files beside it make "train" a class, as in COCO
+    return path / "train", test
+
+
+def list_files(base: Path, root: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, os.stat_result], list[str]]:
+    """The files below `base` with these suffixes by relative path, sorted; "path: reason" for each link not followed.
+
+    Links to files are followed inside `root` alone, links to folders nowhere.
+    """
+    files: dict[str, os.stat_result] = {}
+    ignored: list[str] = []
+
+    def fail(error: OSError) -> None:
+        raise LatentiaError(f"{error.filename} cannot be read: {error.strerror}")
+
+    for folder, folders, names in os.walk(base, onerror=fail):
+        below = os.path.relpath(folder, base).replace(os.sep, "/")
+        prefix = "" if below == "." else f"{below}/"
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]  # os.walk does not enter them
+        ignored += [f"{prefix}{name}: a link to a folder is not followed" for name in links]
+        for name in names:
+            if name.startswith(".") or not name.lower().endswith(suffixes):
+                continue
+            full, relative = os.path.join(folder, name), prefix + name
+            if os.path.islink(full) and not Path(full).resolve().is_relative_to(root):
+                ignored.append(f"{relative}: a link that leads out of the folder is not followed")
+            elif not os.path.isfile(full):
+                ignored.append(f"{relative}: not a file")
+            else:
+                files[relative] = os.stat(full)
+    return dict(sorted(files.items())), sorted(ignored)
+
+
+def class_names(names: list[str], base: Path) -> tuple[str, ...]:
+    """The sorted first folders of relative paths, () where none has one; LatentiaError where only some have one."""
+    loose = [name for name in names if "/" not in name]
+    if loose and len(loose) < len(names):
+        raise LatentiaError(
+            f"{base} holds files both in class folders and beside them ({loose[0]}); move these into a class"
+        )
+    return tuple(sorted({name.split("/")[0] for name in names if "/" in name}))
+
+
+def held_out(identity: str) -> bool:
+    """Whether a picture belongs to the test split of a set that has none: a tenth, by hash of what identifies it."""
+    digest = hashlib.sha256(os.fsencode(identity)).digest()
+    return int.from_bytes(digest[:8], "big") % HELD_OUT_ONE_IN == 0
