@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentia.denoiser import DiT, count_parameters
+from latentia.conditions import Label
+from latentia.denoiser import Denoiser, DiT, count_parameters
 
 CHANNELS, SIDE, PATCH, CLASSES = 4, 32, 2, 1000
 TOKENS = (SIDE // PATCH) ** 2
@@ -61,7 +62,7 @@ class Ours(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
-        return self.network(x, time, label)
+        return self.network(x, time, label=label)
 
 
 class Theirs(nn.Module):
@@ -77,10 +78,11 @@ class Theirs(nn.Module):
 
 def build_ours(size: Size, classic: bool) -> nn.Module:
     form = dict.fromkeys(("rope", "swiglu", "qk_norm", "rms_norm"), False) if classic else {}
-    return DiT(
-        in_channels=CHANNELS, grid=(SIDE, SIDE), patch=PATCH, num_classes=CLASSES,
+    core = DiT(
+        in_channels=CHANNELS, grid=(SIDE, SIDE), patch=PATCH, shared_modulation=False,
         width=size.width, depth=size.depth, heads=size.heads, **form,
     )  # fmt: skip
+    return Denoiser(core, {"label": Label(core.signal_width, [str(number) for number in range(CLASSES)])})
 
 
 def build_theirs(size: Size) -> nn.Module:

@@ -9,7 +9,8 @@ import torch
 
 import latentia
 from latentia import LatentiaError
-from latentia.denoiser import DiT
+from latentia.conditions import Label
+from latentia.denoiser import Denoiser, DiT
 from latentia.diffusion import SAMPLERS
 
 
@@ -52,8 +53,8 @@ def test_pictures_of_other_sizes(tiny_model: Path) -> None:
     assert wide.shape == (2, 8, 16, 1)
     assert wide.std() > 1
     np.testing.assert_array_equal(model.generate([1, 2], size=(8, 8)), model.generate([1, 2]))
-    model.denoiser = DiT(in_channels=2, grid=model.latent_shape[1:], width=16, depth=1, heads=2, rope=False)
-    model.class_names = ()
+    core = DiT(in_channels=2, grid=model.latent_shape[1:], width=16, depth=1, heads=2, rope=False)
+    model.denoiser = Denoiser(core, {"label": Label(16)})
     with pytest.raises(LatentiaError, match="bound to"):
         model.generate(1, size=(8, 16))
 
@@ -90,7 +91,7 @@ def test_latents_of_the_training_set_have_mean_0_and_std_1(tiny_model: Path) -> 
     [
         ({"labels": [11]}, "expected 0 to 10"),
         ({"labels": [-1]}, "expected 0 to 10"),
-        ({"labels": []}, "one or more"),
+        ({"labels": []}, "positive count"),
         ({"labels": [0], "sampler": "magic"}, "expected one of ddpm"),
         ({"labels": [0], "spacing": "magic"}, "expected one of"),
         ({"labels": [0], "steps": 0}, "steps"),
@@ -116,7 +117,7 @@ def test_a_missing_part_is_named(copy: Path) -> None:
         ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, "expected a LatentModel"),
         ("model_index.json", {"image_size": "big"}, "garbles"),
         ("model_index.json", {"image_size": 9}, "multiple"),
-        ("model_index.json", {"class_names": ["one"]}, "classes"),
+        ("model_index.json", {"class_names": ["one"]}, "label"),
         ("process/config.json", {"_class_name": "Brownian"}, "process"),
         ("process/config.json", {"shift": -1}, "shift"),
         ("denoiser/config.json", {"depth": 10**9}, "denoiser"),

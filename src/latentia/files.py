@@ -128,20 +128,32 @@ def load_part(folder: Path, classes: Mapping[str, Callable[..., Part]]) -> Part:
     name = config.pop("_class_name", None)
     if not isinstance(name, str) or name not in classes:
         raise LatentiaError(f"{folder / CONFIG_NAME} names class {name!r}, expected one of {', '.join(classes)}")
-    state = read_tensors(folder / WEIGHTS_NAME)
-    try:
-        with torch.device("meta"), _WithoutDraws():  # nothing is allocated for a config that the weights do not fit
-            part = classes[name](**config)
-    except (LatentiaError, TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise LatentiaError(f"{folder / CONFIG_NAME} does not describe a {name}: {error}") from None
+    return build_part(folder, lambda: classes[name](**config), read_tensors(folder / WEIGHTS_NAME))
+
+
+def build_part(folder: Path, make: Callable[[], Part], state: Mapping[str, Tensor]) -> Part:
+    """The part that `make` builds, with these weights of `folder` in float32; errors are those of `load_part`."""
+    part = without_weights(folder, make)  # nothing is allocated for a config that the weights do not fit
     try:
         part.load_state_dict(
             {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, assign=True
         )
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise LatentiaError(f"{folder / WEIGHTS_NAME} does not fit {name}: {first}") from None
+        raise LatentiaError(f"{folder / WEIGHTS_NAME} does not fit {type(part).__name__}: {first}") from None
     return part
+
+
+def without_weights(folder: Path, make: Callable[[], Part]) -> Part:
+    """The part that `make` builds from a config in `folder`, on the meta device.
+
+    Raises LatentiaError where the config does not describe one.
+    """
+    try:
+        with torch.device("meta"), _WithoutDraws():
+            return make()
+    except (LatentiaError, TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+        raise LatentiaError(f"{folder / CONFIG_NAME} does not describe a part of a model: {error}") from None
 
 
 class _WithoutDraws(TorchFunctionMode):
@@ -157,8 +169,13 @@ class _WithoutDraws(TorchFunctionMode):
 
 def module_hash(module: nn.Module) -> str:
     """A 16-hex-digit hash of a module's class, names, shapes and weights."""
-    digest = hashlib.sha256(type(module).__name__.encode())
-    for name, tensor in sorted(module.state_dict().items()):
+    return state_hash(type(module).__name__, module.state_dict())
+
+
+def state_hash(kind: str, state: Mapping[str, Tensor]) -> str:
+    """The same of a class name and a state dict."""
+    digest = hashlib.sha256(kind.encode())
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -1,7 +1,10 @@
-"""Labels and class names of a set of items, whatever the items are."""
+"""A set of training items with labels and class names, whatever the items are."""
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -11,8 +14,6 @@ from torch import Tensor
 from latentia.errors import LatentiaError
 
 Split = Literal["train", "test"]
-
-
 OnCorrupt = Literal["refuse", "skip"]
 
 
@@ -68,38 +69,148 @@ def class_order(name: str) -> tuple[bool, int, str]:
     return not number, int(name) if number else 0, name
 
 
-class Examples(Protocol):
-    """Examples that a first stage can encode: a `PictureSet`, a `TokenSet`, or what is made of them."""
+View = Callable[[NDArray[np.int64]], Tensor]
+"""Row numbers (B,) → these items as the first stage takes them, (B, ...)."""
+
+
+class Codec(Protocol):
+    """Between the items that people see and the tensors of a first stage; saved with a model.
+
+    size: of an item, as `FirstStage.latent_shape` takes it. settings: the names of the sampling settings that its
+    decoder takes, such as "temperature". exports: the foreign formats that suit its models, of "onnx" and "diffusers":
+    the first needs a first stage that encodes and decodes by plain functions of float tensors, the second pictures.
+    config: plain JSON values from which the modality makes the codec again.
+    """
 
     @property
-    def name(self) -> str: ...
+    def size(self) -> Any: ...
     @property
-    def source(self) -> str:
-        """One sentence that says where the examples came from."""
+    def settings(self) -> frozenset[str]: ...
+    @property
+    def exports(self) -> frozenset[str]: ...
+    @property
+    def config(self) -> dict[str, Any]: ...
 
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """What was left out, and why."""
+    def describe(self) -> str:
+        """What the items are, in words, such as "pictures of 28×28"."""
 
-    @property
-    def labels(self) -> NDArray[np.int64] | None:
-        """(N,) in [0, num_classes), or None where there are no classes."""
+    def to_tensor(self, items: Any, gaps: bool = False) -> Tensor:
+        """Items (B of them) → (B, ...); `gaps` reads what stands for a gap as one.
 
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-    @property
-    def num_classes(self) -> int: ...
-    @property
-    def fingerprint(self) -> str:
-        """16 hex digits that change with what is held."""
-
-    @property
-    def size(self) -> int:
-        """The side of a picture in pixels, or the most tokens that a text has."""
-
-    def __len__(self) -> int: ...
-    def tensor(self, rows: NDArray[Any] | slice, variant: int = 0) -> Tensor:
-        """The examples at `rows` as the first stage takes them.
-
-        Variant 0 is the example itself, variant 1 a picture's mirror image or a text with a gap.
+        Raises LatentiaError where an item does not fit, or for gaps in a modality that has none.
         """
+
+    def to_items(self, x: Tensor) -> Any:
+        """(B, ...) → items; the inverse of `to_tensor`."""
+
+    def join(self, parts: Sequence[Any]) -> Any:
+        """Batches of items, one behind the other."""
+
+    def drawn_size(self, size: Any) -> Any:
+        """The size of items to draw where a person asks for one. Raises LatentiaError where none other goes."""
+
+    def decode_options(
+        self, options: Mapping[str, Any], rows: slice, values: Mapping[str, Tensor], settings: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Arguments of the first stage's `decode` beside the latents of these rows, from what is asked for."""
+
+    def save_files(self, folder: Path) -> None:
+        """Writes what is no JSON, such as a tokenizer, into a model folder."""
+
+
+class Task(Protocol):
+    """A repair that a denoiser is trained for: what is left of an item, in `variants` versions."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Plain JSON values, "kind" among them."""
+
+    @property
+    def variants(self) -> int: ...
+    def channels(self, latent_channels: int) -> int:
+        """How many channels `remains` has."""
+
+    def remains(self, latents: Tensor, rows: Tensor, variant: Tensor) -> Tensor:
+        """Latents (B, C, *grid) of what is left, for rows (B,) and variants (B,) → (B, channels, *grid)."""
+
+
+@dataclass(frozen=True, eq=False)
+class ItemSet:
+    """Training items of any modality: what caches, conditions and the training loop know of a data set.
+
+    name, source: of the set; `source` is one sentence that says where the items came from.
+    description: what the set holds in words, such as "60000 pictures of 28×28".
+    size: of an item, as `FirstStage.latent_shape` takes it.
+    codec: between the items and their tensors.
+    fingerprint: hex digits that change with what is held.
+    views: the forms in which an item is encoded, such as "plain", "mirror", "gap" or "masked:3".
+    targets: the views that a denoiser learns to draw; the others are for conditions.
+    arguments: what a first stage for these items takes, such as {"in_channels": 3}.
+    labels: (N,) in [0, len(class_names)), or None without classes.
+    captions: of each item, one a line, or None.
+    values: further values (N, ...) of each item by name, for conditions.
+    task: the repair that the items are prepared for, or None.
+    parts: sets of other sizes that this one joins, one after the other; () where all items have one size.
+    """
+
+    name: str
+    source: str
+    description: str
+    count: int
+    size: Any
+    fingerprint: str
+    codec: Codec
+    views: Mapping[str, View]
+    targets: tuple[str, ...] = ("plain",)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    labels: NDArray[np.int64] | None = None
+    class_names: tuple[str, ...] = ()
+    captions: tuple[str, ...] | None = None
+    values: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+    task: Task | None = None
+    parts: tuple["ItemSet", ...] = ()
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels, self.class_names, self.count, self.name)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def tensor(self, rows: NDArray[Any] | slice, view: str = "plain") -> Tensor:
+        """The items at `rows` in one of their views. Raises LatentiaError for a view that there is not."""
+        if view not in self.views:
+            raise LatentiaError(f"{self.name} has no view {view!r}, only {', '.join(self.views)}")
+        return self.views[view](np.arange(self.count)[rows])
+
+
+def joined(parts: Sequence[ItemSet], size: Any) -> ItemSet:
+    """Sets of items of different sizes, with the same classes, as one; `size` stands for all where only one will do."""
+    first = parts[0]
+    labels = [part.labels for part in parts if part.labels is not None]
+    captions = tuple(caption for part in parts for caption in part.captions or ())
+    prints = hashlib.sha256(" ".join(part.fingerprint for part in parts).encode())
+
+    def of_part(view: str) -> View:
+        return lambda rows: _tensor_of_part(parts, rows, view)
+
+    return replace(
+        first,
+        description=", ".join(part.description for part in parts),
+        count=sum(map(len, parts)),
+        size=size,
+        fingerprint=prints.hexdigest()[:16],
+        views={view: of_part(view) for view in first.views},
+        labels=np.concatenate(labels) if labels else None,
+        captions=captions or None,
+        parts=tuple(parts),
+    )
+
+
+def _tensor_of_part(parts: Sequence[ItemSet], rows: NDArray[np.int64], view: str) -> Tensor:
+    start = 0
+    for part in parts:
+        if start <= rows.min() and rows.max() < start + len(part):
+            return part.tensor(rows - start, view)
+        start += len(part)
+    raise LatentiaError(f"{parts[0].name}: items of different sizes do not make one tensor")

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from latentia.conditions import Label
+from latentia.denoiser import Denoiser
 from latentia.errors import LatentiaError
 from latentia.modalities.image.applications.augment import Verdict, balancing_counts, name_clusters, synthesise
 from latentia.modalities.image.evaluation.augment import picture_judge
@@ -22,18 +24,18 @@ def test_balancing_fills_up_to_the_largest_class() -> None:
 
 def test_named_clusters_are_drawn_as_before_and_need_no_training(model: LatentModel) -> None:
     torch.manual_seed(0)
-    denoiser = type(model.denoiser)(**{**model.denoiser.config, "num_classes": 3})
+    denoiser = Denoiser(model.denoiser.core, {"label": Label(16, (), [[0.0, 0.0, 1.0]])})
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    clustered = replace(model, denoiser=denoiser.eval(), class_names=(), clusters=np.array([[0.0, 0.0, 1.0]]))
+    clustered = replace(model, denoiser=denoiser.eval())
     votes = np.array([[0.9, 0.0], [0.0, 0.2], [0.0, 0.6], [0.1, 0.0]])
     named = name_clusters(clustered, ["sock", "glove"], np.array([2, 0, 1, 2]), votes)
-    np.testing.assert_allclose(named.clusters, [[0.0, 0.0, 1.0], [0.25, 0.75, 0.0]])
+    np.testing.assert_allclose(named.condition("label").clusters, [[0.0, 0.0, 1.0], [0.25, 0.75, 0.0]])
     as_before = clustered.generate(4, seed=3, steps=2, guidance_scale=2.0)
     np.testing.assert_array_equal(named.generate([0] * 4, seed=3, steps=2, guidance_scale=2.0), as_before)
     assert (named.generate([1] * 4, seed=3, steps=2, guidance_scale=2.0) != as_before).any()
     assert named.class_index("glove") == 1
-    assert clustered.denoiser.num_classes == 3  # what was given is left as it was
+    assert clustered.condition("label").null_label == 3  # what was given is left as it was
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,8 @@ def test_named_clusters_are_drawn_as_before_and_need_no_training(model: LatentMo
 def test_only_votes_name_clusters(
     model: LatentModel, clusters: list[int], votes: list[list[float]], words: str
 ) -> None:
-    clustered = replace(model, class_names=(), clusters=np.ones((1, 3)) / 3)
+    label = Label(16, (), [[1 / 3, 1 / 3, 1 / 3]])
+    clustered = replace(model, denoiser=Denoiser(model.denoiser.core, {"label": label}))
     arguments = np.array(clusters, np.int64), np.array(votes, np.float64)
     with pytest.raises(LatentiaError, match=words):
         name_clusters(clustered, ["sock", "glove"], *arguments)

@@ -104,16 +104,14 @@ def test_a_run_is_told_its_classes(
     text = name_run(run, str(tmp_path / "few"), tmp_path / "named", even=True)
     before, named = latentia.load(run / "model"), latentia.load(tmp_path / "named")
     assert named.class_names == few.class_names
-    assert before.clusters is not None
-    assert named.clusters is not None
-    assert named.clusters.shape == (10, 20)
+    assert named.condition("label").clusters.shape == (10, 20)
     assert named.training == before.training
     names = sorted(path.name for path in (unlabelled / "train").iterdir())
     assert names == [f"{i:06d}.png" for i in range(len(digits) - 300)]  # clusters are numbered in the order of `rest`
     rest = digits.subset(slice(300, None))
     votes = label_by_votes([classifier], few, replace(rest, labels=None, class_names=()), even=True).sure
     expected = name_clusters(before, few.class_names, np.load(run / "denoiser" / "clusters.npy"), votes)
-    np.testing.assert_allclose(named.clusters, expected.clusters)
+    np.testing.assert_allclose(named.condition("label").clusters, expected.condition("label").clusters)
     assert " pictures speak for a class: 0 " in text
     with pytest.raises(LatentiaError, match="named exists"):
         name_run(run, str(tmp_path / "few"), tmp_path / "named")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from latentia.applications.variation import between, invert_items, vary
 from latentia.errors import LatentiaError
 from latentia.modalities.image.applications.repair import inpaint, most_typical, restore
-from latentia.modalities.image.applications.variation import between, invert_pictures, vary
 from latentia.modalities.image.degrade import Degradation, blur, gaussian_kernel, keep_all, shrink
 from latentia.modalities.image.pictures import to_float
 from latentia.modalities.image.readers.builtin import load_pictures
@@ -99,7 +99,7 @@ def test_variations_leave_the_picture_as_strength_grows(
 
 def test_inverted_noise_is_normal_and_leads_back(model: LatentModel, digits: tuple[np.ndarray, np.ndarray]) -> None:
     images, labels = digits
-    noise = invert_pictures(model, images, labels, steps=40)
+    noise = invert_items(model, images, labels, steps=40)
     assert float(noise.std()) == pytest.approx(1, abs=0.25)
     again = model.generate(
         labels, latents=noise, sampler="heun", steps=40, spacing="uniform", guidance_scale=1.0
@@ -114,10 +114,10 @@ def test_the_way_between_two_pictures_has_them_at_its_ends(
     images, _ = digits
     way = between(model, images[0], images[1], 10, 5, steps=40)
     back = model.decode(model.encode(images[:2])).astype(float)
-    assert way.pictures.shape == (5, 8, 8, 1)
-    assert way.round_trip_error < 8
+    assert way.items.shape == (5, 8, 8, 1)
+    assert np.sqrt(np.square(way.ends.astype(float) - way.expected).mean()) < 8
     for end, wanted in ((0, 0), (-1, 1)):
-        distance = np.square(way.pictures - back[wanted]).mean((1, 2, 3))
+        distance = np.square(way.items - back[wanted]).mean((1, 2, 3))
         assert distance.argmin() == end % 5
 
 
@@ -146,6 +146,8 @@ def test_what_does_not_fit_is_refused(model: LatentModel, digits: tuple[np.ndarr
         (lambda: inpaint(model, images, lower_half(), labels[:3]), "pictures are"),
         (lambda: restore(model, torch.zeros(COUNT, 1, 3, 3), shrink(2), labels), "degraded pictures"),
         (lambda: vary(model, images, labels, 0.0), "strength"),
+        (lambda: vary(model, images, labels[:3], 0.5), "do not fit 3 labels"),
+        (lambda: vary(model, images[:, :4], labels, 0.5), "do not fit"),
         (lambda: vary(model, images, labels, 0.5, sampler="none"), "unknown sampler"),
         (lambda: between(model, images[0], images[1], 0, 1), "2 ends"),
         (lambda: model.generate(labels, latents=torch.zeros(3)), "latents have shape"),

@@ -8,7 +8,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from latentia.denoiser import DiT
+from latentia.conditions import Label
+from latentia.denoiser import Denoiser, DiT
 from latentia.training.checkpoint import Checkpoint, Trainee
 from latentia.training.ema import EMA
 from latentia.training.optimizer import build_optimizers
@@ -16,9 +17,10 @@ from latentia.training.optimizer import build_optimizers
 
 def trainee(shard: bool) -> Trainee:
     torch.manual_seed(0)
-    module: nn.Module = DiT(in_channels=2, grid=(4, 4), width=16, depth=2, heads=2, num_classes=3)
+    core = DiT(in_channels=2, grid=(4, 4), width=16, depth=2, heads=2)
+    module: nn.Module = Denoiser(core, {"label": Label(16, "abc")})
     if shard:
-        for block in module.blocks:  # type: ignore[union-attr]
+        for block in core.blocks:
             fully_shard(block)
         fully_shard(module)
     optimizers = build_optimizers(module, kind="adamw", learning_rate=0.01, weight_decay=0.0)
@@ -29,7 +31,7 @@ def train(subject: Trainee, steps: range) -> None:
     for step in steps:
         generator = torch.Generator().manual_seed(step)
         x = torch.randn(4, 2, 4, 4, generator=generator)
-        out = subject.module(x, torch.full((4,), 500.0), torch.tensor([0, 1, 2, 3]))
+        out = subject.module(x, torch.full((4,), 500.0), label=torch.tensor([0, 1, 2, 3]))
         (out - 1).square().mean().backward()
         for optimizer in subject.optimizers:
             optimizer.step()

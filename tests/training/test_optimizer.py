@@ -4,7 +4,8 @@ import pytest
 from torch import nn
 from torch.optim import AdamW
 
-from latentia.denoiser import DiT
+from latentia.conditions import Label
+from latentia.denoiser import Denoiser, DiT
 from latentia.training.muon import Muon
 from latentia.training.optimizer import build_optimizers, set_learning_rate, warmup_cosine
 
@@ -23,7 +24,8 @@ def test_without_warmup_it_starts_at_the_peak() -> None:
 
 
 def test_muon_takes_the_matrices_of_the_blocks_only() -> None:
-    model = DiT(in_channels=2, grid=(4, 4), width=32, depth=2, heads=2, num_classes=3)
+    core = DiT(in_channels=2, grid=(4, 4), width=32, depth=2, heads=2)
+    model = Denoiser(core, {"label": Label(32, "abc")})
     adamw, muon = build_optimizers(model, kind="muon", learning_rate=1e-3, weight_decay=0.0)
     assert isinstance(adamw, AdamW)
     assert isinstance(muon, Muon)
@@ -31,7 +33,7 @@ def test_muon_takes_the_matrices_of_the_blocks_only() -> None:
     chosen = {names[id(parameter)] for group in muon.param_groups for parameter in group["params"]}
     others = {names[id(parameter)] for group in adamw.param_groups for parameter in group["params"]}
     assert chosen
-    assert all(name.startswith("blocks.") and name.endswith("weight") for name in chosen)
+    assert all(name.startswith("core.blocks.") and name.endswith("weight") for name in chosen)
     assert chosen | others == set(names.values())
     assert not chosen & others
 

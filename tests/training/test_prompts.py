@@ -13,10 +13,10 @@ from transformers import BertModel
 from typer.testing import CliRunner
 
 import latentia
+from latentia.applications.variation import vary
 from latentia.cli import app
 from latentia.errors import LatentiaError
 from latentia.modalities.image.applications.repair import inpaint
-from latentia.modalities.image.applications.variation import vary
 from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.training import load_recipe, train
 
@@ -78,8 +78,8 @@ def rename_data(model: Path, name: str) -> None:
 
 def test_a_run_learns_a_vocabulary_of_its_captions(recipe: Path) -> None:
     model = latentia.load(train(load_recipe(str(recipe), SHORT), recipe.parent / "out"))
-    assert model.prompts is not None
-    assert set(model.prompts.to_ids(["a red square"]).ids[0].tolist()) > {0}
+    codec = model.condition("prompt").codec
+    assert set(codec.to_ids(["a red square"]).ids[0].tolist()) > {0}
     assert model.generate(2, prompts=["red", "blue"]).shape == (2, 8, 8, 3)
 
 
@@ -102,7 +102,7 @@ def test_a_frozen_encoder_reads_the_words(recipe: Path, bert: Path, tmp_path: Pa
     folder = train(load_recipe(str(recipe), settings), tmp_path / "out")
     shutil.rmtree(tmp_path / "bert")
     model = latentia.load(folder)
-    kept = model.denoiser.prompt_encoder.frozen.encoder.state_dict()
+    kept = model.condition("prompt").encoder.frozen.encoder.state_dict()
     given = BertModel.from_pretrained(bert).state_dict()
     assert all(torch.equal(value, given[name]) for name, value in kept.items())
     for parameter in model.denoiser.parameters():  # few steps leave the network near zero
@@ -120,9 +120,7 @@ def test_a_model_to_start_from_keeps_its_words(recipe: Path, model_folder: Path,
     more = [f"data.name={tmp_path / 'data'}", f"init={model_folder}", "training.steps=1", "training.learning_rate=1e-9"]
     model = latentia.load(train(load_recipe(str(recipe), more), tmp_path / "out"))
     before = latentia.load(model_folder)
-    assert model.prompts is not None
-    assert before.prompts is not None
-    ids = [codec.to_ids(["a red square"]).ids for codec in (model.prompts, before.prompts)]
+    ids = [each.condition("prompt").codec.to_ids(["a red square"]).ids for each in (model, before)]
     assert torch.equal(*ids)
     red = redness(model.generate(2, prompts=["a red square", "a blue square"], seed=1))
     assert red[0] > 60
@@ -233,7 +231,7 @@ def test_evaluation_looks_for_the_captioned_picture(
         ({"prompts": ["red"]}, "1 prompts for 2"),
         ({"prompts": "red"}, "3 prompts for 2"),
         ({"prompts": ["red " * 20] * 2}, "at most 15"),
-        ({"lengths": [1, 2]}, "are for texts"),
+        ({"lengths": [1, 2]}, "takes no lengths"),
     ],
 )
 def test_bad_wishes_are_refused(model_folder: Path, arguments: dict, message: str) -> None:
@@ -242,7 +240,7 @@ def test_bad_wishes_are_refused(model_folder: Path, arguments: dict, message: st
 
 
 def test_models_without_words_say_so(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(LatentiaError, match="reads no prompts"):
+    with pytest.raises(LatentiaError, match="takes no prompts"):
         latentia.load(tiny_model).generate(1, prompts=["red"])
 
 
@@ -264,8 +262,6 @@ def load_pictures_folder(recipe: Path) -> Path:
 
 def test_a_folder_that_lost_its_tokenizer_is_refused(model_folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(model_folder, tmp_path / "model"))
-    index = json.loads((copy / "model_index.json").read_text())
-    del index["prompt_tokens"]
-    (copy / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(LatentiaError, match="tokenizer do not fit"):
+    (copy / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(LatentiaError, match=r"tokenizer\.json does not exist"):
         latentia.load(copy)

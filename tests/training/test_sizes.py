@@ -11,9 +11,10 @@ from PIL import Image
 
 from latentia import load
 from latentia.errors import LatentiaError
+from latentia.modalities.image.items import picture_items
 from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.training import Recipe, load_recipe, train
-from latentia.training.latent import build_denoiser
+from latentia.training.denoiser import denoiser_of
 
 SIZES = ("data.size=8", "data.more_sizes=[16x8,8x16]", "first_stage.latent_channels=3")
 LONGER = [
@@ -72,7 +73,7 @@ def test_wide_pictures_are_learned_whole(
 def test_a_unet_has_as_many_axes_as_the_latents(tiny_recipe: Path) -> None:
     recipe = load_recipe(str(tiny_recipe), ["denoiser={kind: UNet, width: 8, blocks: 1}"])
     for grid in ((8,), (4, 4)):
-        network = build_denoiser(recipe, (2, *grid), load_pictures("digits"), None)
+        network = denoiser_of(recipe, (2, *grid), picture_items(load_pictures("digits")), tiny_recipe.parent)
         assert network(torch.randn(3, 2, *grid), torch.rand(3)).shape == (3, 2, *grid)
 
 

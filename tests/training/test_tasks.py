@@ -13,14 +13,20 @@ from typer.testing import CliRunner
 
 import latentia
 from latentia.cli import app
-from latentia.denoiser import DiT, UNet
+from latentia.conditions import Label, Repair
+from latentia.denoiser import Denoiser
+from latentia.denoiser.denoiser import build_denoiser
+from latentia.diffusion import Denoising
 from latentia.errors import LatentiaError
+from latentia.files import save_part
+from latentia.modalities.image.applications.drawing import repair_task
 from latentia.modalities.image.applications.repair import enlarge, inpaint, restore
 from latentia.modalities.image.degrade import shrink
 from latentia.modalities.image.pictures import to_float
 from latentia.modalities.image.readers.builtin import load_pictures
+from latentia.modalities.image.repair_task import RepairTask
 from latentia.training import load_recipe, train
-from latentia.training.latent import start_from
+from latentia.training.denoiser import start_from
 
 SHORT = ["training.steps=2"]
 LONG = ["training.steps=200", "training.learning_rate=0.01", "training.log_every=50", "training.preview_every=200"]
@@ -60,7 +66,7 @@ def test_a_task_is_an_option_of_the_command(recipe_file: Path, tiny_model: Path,
     result = CliRunner().invoke(app, options, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     model = latentia.load(out / "model")
-    assert model.task == latentia.modalities.image.repair_task.RepairTask("inpaint")
+    assert repair_task(model) == RepairTask("inpaint")
     torch.testing.assert_close(model.first_stage.state_dict(), latentia.load(tiny_model).first_stage.state_dict())
 
 
@@ -94,23 +100,19 @@ def test_a_trained_enlarger_reads_the_small_picture(enlarger: Path) -> None:
 
 
 def test_the_model_folder_keeps_the_task(inpainter: Path, enlarger: Path, tmp_path: Path) -> None:
-    assert latentia.load(inpainter).task == latentia.modalities.image.repair_task.RepairTask("inpaint")
-    assert latentia.load(enlarger).task == latentia.modalities.image.repair_task.RepairTask("super_resolution", 2)
+    assert repair_task(latentia.load(inpainter)) == RepairTask("inpaint")
+    assert repair_task(latentia.load(enlarger)) == RepairTask("super_resolution", 2)
     broken = Path(shutil.copytree(enlarger, tmp_path / "model"))
     index = json.loads((broken / "model_index.json").read_text())
     for task, words in (
-        ({"kind": "inpaint"}, "hints"),
+        ({"kind": "inpaint"}, "channels"),
         ({"kind": "x"}, "unknown"),
-        ({}, "model_index"),
+        ({}, "garbles"),
         (3, "garbles"),
     ):
         (broken / "model_index.json").write_text(json.dumps(index | {"task": task}))
         with pytest.raises(LatentiaError, match=words):
             latentia.load(broken)
-    del index["task"]
-    (broken / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(LatentiaError, match="hints"):
-        latentia.load(broken)
 
 
 def test_a_model_does_what_it_is_for_and_nothing_else(inpainter: Path, enlarger: Path, tiny_model: Path) -> None:
@@ -118,41 +120,48 @@ def test_a_model_does_what_it_is_for_and_nothing_else(inpainter: Path, enlarger:
     trained, larger, plain = (latentia.load(path) for path in (inpainter, enlarger, tiny_model))
     small = images[:, ::2, ::2]
     for call, words in (
-        (lambda: trained.generate(labels), "needs what it shall repair"),
-        (lambda: plain.generate(labels, hints=torch.zeros(2, 2, 4, 4)), "takes no hints"),
+        (lambda: trained.generate(labels), "needs what it repairs"),
+        (lambda: plain.generate(labels, remains=torch.zeros(2, 2, 4, 4)), "takes no remains"),
         (lambda: inpaint(trained, images, masks, labels, method="repaint"), "not for the method repaint"),
         (lambda: inpaint(larger, images, masks, labels), "not to inpaint"),
         (lambda: inpaint(plain, images, masks, labels, method="trained"), "not to inpaint"),
         (lambda: enlarge(trained, small, labels), "not super-resolution"),
         (lambda: enlarge(larger, images, labels), "expected uint8"),
-        (lambda: restore(larger, to_float(small), shrink(2), labels), "needs what it shall repair"),
+        (lambda: restore(larger, to_float(small), shrink(2), labels), "needs what it repairs"),
     ):
         with pytest.raises(LatentiaError, match=words):
             call()
 
 
-def test_weights_go_on_from_another_model_whatever_the_hints() -> None:
+def test_weights_go_on_from_another_model_whatever_is_beside_the_latent(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"in_channels": 2, "width": 16, "heads": 2, "num_classes": 3}
-    builders = (lambda **more: DiT(grid=(4, 4), depth=1, **sizes | more), lambda **more: UNet(blocks=1, **sizes | more))
+
+    def build(kind: str, classes: int = 3, channels: int = 0, **more: Any) -> Denoiser:
+        sizes = {"in_channels": 2, "grid": (4, 4), "width": 16, "heads": 2} | more
+        sizes |= {"depth": 1} if kind == "DiT" else {"blocks": 1}
+        width = sizes["width"] * (1 if kind == "DiT" else 4)
+        parts: dict[str, Any] = {"label": Label(width, [str(i) for i in range(classes)])}
+        if channels:
+            parts["repair"] = Repair(width, channels, {"kind": "inpaint"})
+        return build_denoiser(kind, sizes, parts, Denoising())
+
     x, time = torch.randn(3, 2, 4, 4), torch.rand(3) * 1000
-    for build in builders:
-        source = build()
+    for kind in ("DiT", "UNet"):
+        source = build(kind)
         for parameter in source.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("latentia.training.latent.load_part", lambda folder, classes, source=source: source)
-            wider = build(hint_channels=3)
-            start_from(wider, Path("x"))
-            wanted = source(x, time, torch.tensor([0, 1, 3]))
-            hints = torch.randn(3, 3, 4, 4)
-            torch.testing.assert_close(wider(x, time, torch.tensor([0, 1, 3]), hints), wanted)
-            others = build(num_classes=7)
-            start_from(others, Path("x"))
-            torch.testing.assert_close(others(x, time), source(x, time))
-            for wrong in ({"width": 32}, {"in_channels": 3}):
-                with pytest.raises(LatentiaError, match="does not fit"):
-                    start_from(build(**wrong), Path("x"))
+        save_part(tmp_path / kind, source, source.config)
+        wider = build(kind, channels=3)
+        start_from(wider, tmp_path / kind)
+        wanted = source(x, time, label=torch.tensor([0, 1, 3]))
+        remains = torch.randn(3, 3, 4, 4)
+        torch.testing.assert_close(wider(x, time, label=torch.tensor([0, 1, 3]), remains=remains), wanted)
+        others = build(kind, classes=7)
+        start_from(others, tmp_path / kind)
+        torch.testing.assert_close(others(x, time), source(x, time))
+        for wrong in ({"width": 32}, {"in_channels": 3}):
+            with pytest.raises(LatentiaError, match="does not fit"):
+                start_from(build(kind, **wrong), tmp_path / kind)
 
 
 def test_recipes_that_make_no_sense_are_refused(recipe_file: Path, tiny_model: Path, tmp_path: Path) -> None:

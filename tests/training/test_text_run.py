@@ -165,7 +165,7 @@ def test_bad_wishes_are_refused(run: Path, call, message: str) -> None:
 def test_pictures_models_write_no_texts(tiny_run: Path) -> None:
     with pytest.raises(LatentiaError, match="makes pictures"):
         complete(load(tiny_run / "model"), "a ___", 1)
-    with pytest.raises(LatentiaError, match="for texts"):
+    with pytest.raises(LatentiaError, match="takes no lengths"):
         load(tiny_run / "model").generate([0], lengths=[3])
 
 

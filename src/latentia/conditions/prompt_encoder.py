@@ -1,23 +1,15 @@
-"""What tells a denoiser a prompt in words: a small transformer over its tokens, and attention to what that says."""
+"""A small transformer that reads the tokens of prompts, trained with the denoiser."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latentia.conditions.base import Tokens
 from latentia.errors import LatentiaError
 from latentia.language.frozen_encoder import FrozenEncoder
 
 PAD = 0  # the id that fills short prompts, as the tokenizer has it
-
-
-class Prompt(NamedTuple):
-    """vectors (B, L, width) of the tokens, which of them are `shown` (B, L), booleans, and their mean (B, width)."""
-
-    vectors: Tensor
-    shown: Tensor
-    mean: Tensor
 
 
 class PromptEncoder(nn.Module):
@@ -51,8 +43,8 @@ class PromptEncoder(nn.Module):
             nn.init.normal_(self.embed.weight, std=0.02)
         nn.init.normal_(self.positions, std=0.02)
 
-    def forward(self, ids: Tensor, emphasis: Tensor | None = None) -> Prompt:
-        """ids (B, L ≤ max_tokens) int64, pad at the end, none empty; `emphasis` (B, L) scales each token's vector.
+    def forward(self, ids: Tensor, emphasis: Tensor | None = None) -> Tokens:
+        """ids (B, L ≤ max_tokens) int64, pad at the end, none empty; `emphasis` (B, L or more) scales the tokens' vectors.
 
         Raises LatentiaError where shape, type or, on the CPU, an id does not fit.
         """
@@ -72,26 +64,5 @@ class PromptEncoder(nn.Module):
             h = layer(h, src_key_padding_mask=~shown)
         h = self.norm(h)
         if emphasis is not None:
-            h = h * emphasis[..., None].to(h.dtype)
-        weight = shown.to(h.dtype)[..., None]
-        return Prompt(h, shown, (h * weight).sum(1) / weight.sum(1))
-
-
-class CrossAttention(nn.Module):
-    """Attention of a grid's cells to a prompt's tokens, zero at first (LDM, §3.3; PixArt-α, Chen et al. 2023, §2.3)."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, prompt: Prompt) -> Tensor:
-        """x (B, cells, width) → what is to be added to it."""
-        q = self.query(self.norm(x)).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        k, v = self.key_value(prompt.vectors).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=prompt.shown[:, None, None])
-        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
-        return out
+            h = h * emphasis[:, : ids.shape[1], None].to(h.dtype)
+        return Tokens(h, shown)

@@ -1,21 +1,15 @@
-"""Networks that see a noisy latent, a timestep and a class: network(x, time, label) → (B, C_out, *grid)."""
+"""Networks that see a noisy latent, a time and conditions: network(x, time, **values) → (B, C_out, *grid)."""
 
 from typing import Any
 
 from torch import nn
 
+from latentia.denoiser.denoiser import CORES, Denoiser, load_denoiser
 from latentia.denoiser.diffusers_unet import DiffusersUNet
 from latentia.denoiser.dit import DiT
-from latentia.denoiser.embeddings import CLASS_TABLE
 from latentia.denoiser.unet import UNet
 
-__all__ = ["CLASS_TABLE", "DENOISERS", "PRESETS", "DiT", "DiffusersUNet", "UNet", "count_parameters"]
-
-DENOISERS: dict[str, type[DiT] | type[UNet] | type[DiffusersUNet]] = {
-    "DiT": DiT,
-    "UNet": UNet,
-    "DiffusersUNet": DiffusersUNet,
-}
+__all__ = ["CORES", "PRESETS", "Denoiser", "DiT", "DiffusersUNet", "UNet", "count_parameters", "load_denoiser"]
 
 # Sizes only: what depends on the data (channels, grid, patch, classes) is for the caller to add.
 PRESETS: dict[str, dict[str, Any]] = {

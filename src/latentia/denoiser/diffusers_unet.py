@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from latentia.denoiser.embeddings import join_hints
+from latentia.conditions.base import NOTHING, Signals
+from latentia.denoiser.embeddings import join_grid
 from latentia.denoiser.unet import MAX_BLOCKS
 from latentia.errors import LatentiaError
 
@@ -13,19 +14,23 @@ MAX_WIDTH = 8192
 
 
 class DiffusersUNet(nn.Module):
-    """`diffusers.UNet2DModel`, conditioned on timestep and, where it has embeddings of classes, on class.
+    """`diffusers.UNet2DModel`; a signal's vector takes the place of its own embedding of classes.
 
-    `unet` is its config. It has no class that says nothing, so guidance needs a network of another kind. Raises
-    LatentiaError where the library is missing or the config is none of such a model.
+    `unet` is its config. Raises LatentiaError where the library is missing, the config is none of such a model, or
+    conditions need more than a vector.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, unet: Mapping[str, Any]) -> None:
+    def __init__(
+        self, *, in_channels: int, unet: Mapping[str, Any], concat_channels: int = 0, tokens: bool = False
+    ) -> None:
         super().__init__()
         try:
             from diffusers import UNet2DModel
         except ImportError as error:
             raise LatentiaError(f"this denoiser needs diffusers ({error}): pip install 'latentia[diffusers]'") from None
-        sizes = {name: value for name, value in unet.items() if not name.startswith("_")}
+        if concat_channels or tokens:
+            raise LatentiaError("a UNet of diffusers takes no prompts and nothing beside the latent")
+        sizes = {name: value for name, value in unet.items() if not name.startswith("_") and name != "num_class_embeds"}
         widths, blocks = sizes.get("block_out_channels", ()), sizes.get("layers_per_block", 2)
         if (
             not isinstance(widths, list | tuple)
@@ -34,27 +39,25 @@ class DiffusersUNet(nn.Module):
             or not 0 < len(widths) * blocks <= MAX_BLOCKS
         ):
             raise LatentiaError(f"a UNet of the widths {widths!r:.80} with {blocks!r:.20} blocks each is no such model")
-        self.config: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "unet": sizes}
-        self.in_channels, self.num_classes = in_channels, num_classes
-        sizes |= {"in_channels": in_channels, "num_class_embeds": num_classes or None}
+        self.config: dict[str, Any] = {"in_channels": in_channels, "unet": sizes}
+        self.in_channels, self.signal_width = in_channels, 4 * widths[0]
+        sizes = sizes | {"in_channels": in_channels, "class_embed_type": "identity"}
         try:
             self.unet: Any = UNet2DModel(**sizes)  # type: ignore[no-untyped-call]
         except (TypeError, ValueError, AttributeError) as error:
             raise LatentiaError(f"diffusers makes no UNet2DModel of this config: {str(error)[:200]}") from None
 
-    def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None, hints: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), time (B,) in about 0..1000, label (B,) in 0..num_classes − 1 → (B, C_out, H, W).
+    def forward(self, x: Tensor, time: Tensor, signals: Signals = NOTHING) -> Tensor:
+        """x (B, C, H, W), time (B,) in about 0..1000, what conditions say → (B, C_out, H, W).
 
-        Without classes any label is as good as None. Raises LatentiaError for a shape that does not fit, for hints,
-        and for the label `num_classes`, which stands for no class.
+        Raises LatentiaError for a shape that does not fit.
         """
         if x.dim() != 4 or x.shape[1] != self.in_channels or time.shape != x.shape[:1]:
             raise LatentiaError(
                 f"latents have shape {tuple(x.shape)} and times {tuple(time.shape)}, expected {self.in_channels} "
                 "channels over 2 grid axes and a time for each latent"
             )
-        x = join_hints(x, hints, 0)
-        if self.num_classes and (label is None or int(label.max()) >= self.num_classes):
-            raise LatentiaError("this denoiser draws by class only: name one, and take a guidance_scale of 1")
-        out: Tensor = self.unet(x.to(self.unet.dtype), time, label if self.num_classes else None).sample
+        x = join_grid(x, signals.grid, 0)
+        vector = x.new_zeros(len(x), self.signal_width) if signals.vector is None else signals.vector
+        out: Tensor = self.unet(x.to(self.unet.dtype), time, vector).sample
         return out.to(x.dtype)

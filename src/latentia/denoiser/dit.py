@@ -1,17 +1,18 @@
 """Transformer over an N-D grid: DiT (Peebles & Xie 2023) with the changes of LightningDiT (Yao et al. 2025)."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from latentia.conditions.prompt_encoder import CrossAttention, Prompt, PromptEncoder
+from latentia.conditions.base import NOTHING, Signals, Tokens
+from latentia.config import checked, config, plain
 from latentia.denoiser.embeddings import (
-    LabelEmbedder,
     TimestepEmbedder,
-    join_hints,
+    join_grid,
     position_sinusoids,
     rotary_angles,
     rotate,
@@ -95,40 +96,51 @@ class Offset(nn.Module):
         return x + self.offset
 
 
+class CrossAttention(nn.Module):
+    """Attention of cells to the tokens of a condition, zero at first (LDM, §3.3; PixArt-α, Chen et al. 2023, §2.3)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, tokens: Tokens) -> Tensor:
+        """x (B, cells, width) → what is to be added to it."""
+        q = self.query(self.norm(x)).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        k, v = self.key_value(tokens.vectors).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=tokens.mask[:, None, None])
+        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
+        return out
+
+
 class Block(nn.Module):
     """Attention and feed-forward, each modulated before and gated after by the condition (adaLN-Zero).
 
-    With prompts, attention to their tokens stands between them (PixArt-α, Chen et al. 2023, fig. 4).
+    With `tokens`, attention to the tokens of a condition is between them (PixArt-α, Chen et al. 2023, fig. 4).
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        hidden: int,
-        swiglu: bool,
-        qk_norm: bool,
-        rms_norm: bool,
-        shared_modulation: bool,
-        prompts: bool,
-    ) -> None:
+    def __init__(self, sizes: "DiTConfig", tokens: bool) -> None:
         super().__init__()
-        self.modulation = Offset(6 * width) if shared_modulation else nn.Linear(width, 6 * width)
-        self.attention_norm = make_norm(width, rms_norm)
-        self.attention = Attention(width, heads, qk_norm)
-        self.cross = CrossAttention(width, heads) if prompts else None
-        self.mlp_norm = make_norm(width, rms_norm)
+        width, hidden = sizes.width, int(sizes.width * sizes.mlp_ratio)
+        self.modulation = Offset(6 * width) if sizes.shared_modulation else nn.Linear(width, 6 * width)
+        self.attention_norm = make_norm(width, sizes.rms_norm)
+        self.attention = Attention(width, sizes.heads, sizes.qk_norm)
+        self.cross = CrossAttention(width, sizes.heads) if tokens else None
+        self.mlp_norm = make_norm(width, sizes.rms_norm)
         self.mlp = (
             SwiGLU(width, hidden)
-            if swiglu
+            if sizes.swiglu
             else nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
         )
 
-    def forward(self, x: Tensor, condition: Tensor, rotation: Rotation | None, prompt: Prompt | None) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor, rotation: Rotation | None, tokens: Tokens | None) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)
         x = torch.addcmul(x, gate1[:, None], self.attention(modulate(self.attention_norm(x), shift1, scale1), rotation))
-        if self.cross is not None and prompt is not None:
-            x = x + self.cross(x, prompt)
+        if self.cross is not None and tokens is not None:
+            x = x + self.cross(x, tokens)
         return torch.addcmul(x, gate2[:, None], self.mlp(modulate(self.mlp_norm(x), shift2, scale2)))
 
 
@@ -138,156 +150,122 @@ def make_norm(width: int, rms_norm: bool) -> nn.Module:
     return kind(width, eps=1e-6, elementwise_affine=False)
 
 
-class DiT(nn.Module):
-    """A transformer over the patches of a latent, conditioned on timestep and class by adaLN-Zero.
+@config
+class DiTConfig:
+    """The sizes of a `DiT`."""
 
-    `grid` is the latent's size, e.g. (7, 7) for a picture or (64,) for a text, and `patch` the edge of a patch. With
-    `rope`, `swiglu`, `qk_norm` and `rms_norm` all False this is the model of Peebles & Xie 2023, §3.2, to the weight.
-    `rope` adds axial rotary positions to the fixed absolute ones, `swiglu` gates the feed-forward, `qk_norm` normalises
-    queries and keys, `rms_norm` drops the mean from the norms (Yao et al. 2025). `shared_modulation` gives all
-    blocks one modulation network plus an offset each (adaLN-single, Chen et al. 2023, §2.3): a third fewer parameters.
-    `hint_channels` more channels enter beside the latent (LDM's concatenation, Rombach et al. 2022, §3.3), such as an
-    earlier estimate or the latent of a context; `lengths` adds a second label, the length of what is to be made.
-    `prompt_vocab` ids in `prompt_tokens` places add a prompt, read by a transformer of `prompt_depth` layers, after
-    the frozen `prompt_encoder` where there is one: each block attends to its tokens, and their mean joins timestep and
-    class.
+    patch: Annotated[int, Field(ge=1, description="side of a token in latent cells")] = 1
+    width: Annotated[int, Field(ge=1, description="channels of a token")] = 192
+    depth: Annotated[int, Field(ge=1, le=MAX_DEPTH, description="blocks")] = 8
+    heads: Annotated[int, Field(ge=1, description="attention heads")] = 3
+    mlp_ratio: Annotated[float, Field(gt=0, description="hidden width of the MLP over the token's")] = 4.0
+    rope: Annotated[bool, Field(description="rotary position embedding; false: fixed sin-cos")] = True
+    swiglu: Annotated[bool, Field(description="SwiGLU instead of GELU")] = True
+    qk_norm: Annotated[bool, Field(description="normalise queries and keys")] = True
+    rms_norm: Annotated[bool, Field(description="RMSNorm instead of LayerNorm")] = True
+    shared_modulation: Annotated[
+        bool, Field(description="one modulation for all blocks (PixArt-α); false: adaLN-Zero in each block")
+    ] = True
+    rope_base: Annotated[float, Field(gt=0, description="base of the rotary frequencies")] = 100.0
+
+    @property
+    def signal_width(self) -> int:
+        """Channels of a signal's vector and tokens."""
+        return self.width
+
+
+class DiT(nn.Module):
+    """A transformer over the patches of a latent, conditioned on the time and on `Signals` by adaLN-Zero.
+
+    `grid` is the latent's size, e.g. (7, 7) for a picture or (64,) for a text. `sizes` are the fields of `DiTConfig`.
+    With `rope`, `swiglu`, `qk_norm` and `rms_norm` all False this is the model of Peebles & Xie 2023, §3.2, to the
+    weight. `rope` adds axial rotary positions to the fixed absolute ones, `swiglu` gates the feed-forward, `qk_norm`
+    normalises queries and keys, `rms_norm` drops the mean from the norms (Yao et al. 2025). `shared_modulation` gives
+    all blocks one modulation network plus an offset each (adaLN-single, Chen et al. 2023, §2.3): a third fewer
+    parameters. `concat_channels` more channels enter beside the latent (LDM's concatenation, Rombach et al. 2022,
+    §3.3); with `tokens` each block attends to a signal's tokens (PixArt-α, Chen et al. 2023, fig. 4).
     The output is exactly zero at initialisation. Raises LatentiaError for sizes that do not fit each other.
     """
+
+    Config = DiTConfig
 
     def __init__(
         self,
         *,
         in_channels: int,
         grid: tuple[int, ...],
-        patch: int = 1,
-        width: int = 384,
-        depth: int = 12,
-        heads: int = 6,
-        num_classes: int = 0,
-        mlp_ratio: float = 4.0,
-        rope: bool = True,
-        swiglu: bool = True,
-        qk_norm: bool = True,
-        rms_norm: bool = True,
-        shared_modulation: bool = False,
-        rope_base: float = 100.0,
+        concat_channels: int = 0,
+        tokens: bool = False,
         out_channels: int | None = None,
-        hint_channels: int = 0,
-        lengths: int = 0,
-        prompt_vocab: int = 0,
-        prompt_tokens: int = 32,
-        prompt_depth: int = 2,
-        prompt_encoder: dict[str, Any] | None = None,
+        **sizes: Any,
     ) -> None:
         super().__init__()
-        grid = tuple(grid)
-        if hint_channels < 0:
-            raise LatentiaError(f"hint_channels is {hint_channels}, expected 0 (no hints) or more")
-        check_sizes(in_channels, out_channels, grid, patch, width, depth, heads, mlp_ratio)
+        given, grid = checked(DiTConfig, sizes, "a DiT"), tuple(grid)
+        check_sizes(in_channels, out_channels, concat_channels, grid, given)
         self.config: dict[str, Any] = {
             "in_channels": in_channels,
             "grid": list(grid),
-            "patch": patch,
-            "width": width,
-            "depth": depth,
-            "heads": heads,
-            "num_classes": num_classes,
-            "mlp_ratio": mlp_ratio,
-            "rope": rope,
-            "swiglu": swiglu,
-            "qk_norm": qk_norm,
-            "rms_norm": rms_norm,
-            "shared_modulation": shared_modulation,
-            "rope_base": rope_base,
+            "concat_channels": concat_channels,
+            "tokens": tokens,
             "out_channels": out_channels,
-            "hint_channels": hint_channels,
-            "lengths": lengths,
-            "prompt_vocab": prompt_vocab,
-            "prompt_tokens": prompt_tokens,
-            "prompt_depth": prompt_depth,
-            "prompt_encoder": prompt_encoder,
+            **plain(given),
         }
-        self.in_channels, self.num_classes, self.patch, self.width = in_channels, num_classes, patch, width
-        self.hint_channels, self.lengths = hint_channels, lengths
-        self.grid = tuple(n // patch for n in grid)  # in patches
-        self.head_dim, self.rope, self.rope_base = width // heads, rope, rope_base
-        hidden, volume = int(width * mlp_ratio), patch ** len(grid)
+        self.in_channels, self.concat_channels, self.signal_width = in_channels, concat_channels, given.signal_width
+        self.patch, self.width, self.grid = (
+            given.patch,
+            given.width,
+            tuple(n // given.patch for n in grid),
+        )  # in patches
+        self.head_dim, self.rope, self.rope_base = given.width // given.heads, given.rope, given.rope_base
+        width, volume = given.width, given.patch ** len(grid)
 
-        self.patch_embed = nn.Linear((in_channels + hint_channels) * volume, width)
+        self.patch_embed = nn.Linear((in_channels + concat_channels) * volume, width)
         self.time_embed = TimestepEmbedder(width)
-        self.label_embed = LabelEmbedder(num_classes, width)
-        self.length_embed = LabelEmbedder(lengths, width) if lengths else None
-        self.prompt_encoder = (
-            PromptEncoder(prompt_vocab, prompt_tokens, width, prompt_depth, heads, prompt_encoder)
-            if prompt_vocab
-            else None
-        )
-        self.prompt_mean = nn.Linear(width, width) if prompt_vocab else None
-        self.modulation = nn.Linear(width, 6 * width) if shared_modulation else nn.Identity()
-        self.blocks = nn.ModuleList(
-            Block(width, heads, hidden, swiglu, qk_norm, rms_norm, shared_modulation, prompt_vocab > 0)
-            for _ in range(depth)
-        )
+        self.modulation = nn.Linear(width, 6 * width) if given.shared_modulation else nn.Identity()
+        self.blocks = nn.ModuleList(Block(given, tokens) for _ in range(given.depth))
         self.final_modulation = nn.Linear(width, 2 * width)
-        self.final_norm = make_norm(width, rms_norm)
+        self.final_norm = make_norm(width, given.rms_norm)
         self.final = nn.Linear(width, volume * (out_channels or in_channels))
         self.initialise()
 
     def initialise(self) -> None:
         """Xavier everywhere, then zeros where adaLN-Zero asks: every block starts as the identity, the output as 0."""
         embedders = {*self.time_embed.modules()}
-        if self.prompt_encoder is not None:
-            embedders |= {*self.prompt_encoder.modules()}
         linears = {name: module for name, module in self.named_modules() if isinstance(module, nn.Linear)}
         for name, linear in linears.items():
             if linear not in embedders:
-                zero = "modulation" in name or name.endswith("cross.out") or name in ("final", "prompt_mean")
+                zero = "modulation" in name or name.endswith("cross.out") or name == "final"
                 (nn.init.zeros_ if zero else nn.init.xavier_uniform_)(linear.weight)
                 nn.init.zeros_(linear.bias)
 
-    def forward(
-        self,
-        x: Tensor,
-        time: Tensor,
-        label: Tensor | None = None,
-        hints: Tensor | None = None,
-        length: Tensor | None = None,
-        prompt: Tensor | None = None,
-        emphasis: Tensor | None = None,
-    ) -> Tensor:
-        """x (B, C, *grid), time (B,) in about 0..1000, label (B,) in 0..num_classes or None → (B, C_out, *grid).
+    def forward(self, x: Tensor, time: Tensor, signals: Signals = NOTHING) -> Tensor:
+        """x (B, C, *grid), time (B,) in about 0..1000, what conditions say → (B, C_out, *grid).
 
-        `hints` are (B, hint_channels, *grid), `length` (B,) is in 0..lengths; None is zeros, and the null length.
-        `prompt` (B, L) are token ids and `emphasis` (B, L) factors of them; None attends to nothing.
         Computes in the weights' dtype (or autocast's) and answers in x's. With `rope` the grid may differ from the
-        constructor's. Raises LatentiaError for a shape that does not fit and for a label out of range.
+        constructor's. Raises LatentiaError for a shape that does not fit.
         """
         self.check_input(x, time)
-        dtype = self.patch_embed.weight.dtype
-        x = join_hints(x, hints, self.hint_channels)
         grid = tuple(n // self.patch for n in x.shape[2:])
+        inputs = join_grid(x, signals.grid, self.concat_channels).to(self.patch_embed.weight.dtype)
         position = position_sinusoids(grid, self.width, self.grid, x.device)
-        tokens = self.patch_embed(patchify(x.to(dtype), self.patch)) + position.to(dtype)
+        h = self.patch_embed(patchify(inputs, self.patch)) + position.to(inputs.dtype)  # (B, cells, width)
 
-        embedding = self.time_embed(time) + self.label_embed(label, x.shape[0])
-        if self.length_embed is not None:
-            embedding = embedding + self.length_embed(length, x.shape[0])
-        read: Prompt | None = None
-        if self.prompt_encoder is not None and self.prompt_mean is not None and prompt is not None:
-            read = self.prompt_encoder(prompt, emphasis)
-            embedding = embedding + self.prompt_mean(read.mean)
+        embedding = self.time_embed(time) if signals.vector is None else self.time_embed(time) + signals.vector
         condition = F.silu(embedding)
-        block_condition = self.modulation(condition)
-        rotation: Rotation | None = None
-        if self.rope:
-            angle = rotary_angles(grid, self.head_dim, self.rope_base, x.device)
-            rotation = angle.cos(), angle.sin()
+        block_condition, rotation = self.modulation(condition), self.rotation(grid, x.device)
         for block in self.blocks:
-            tokens = block(tokens, block_condition, rotation, read)
+            h = block(h, block_condition, rotation, signals.tokens)
 
         shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
-        tokens = self.final(modulate(self.final_norm(tokens), shift, scale))
-        return unpatchify(tokens, grid, self.patch).to(x.dtype)
+        h = self.final(modulate(self.final_norm(h), shift, scale))
+        return unpatchify(h, grid, self.patch).to(x.dtype)
+
+    def rotation(self, grid: tuple[int, ...], device: torch.device) -> Rotation | None:
+        """Cosine and sine of the rotary angles, for a grid in patches."""
+        if not self.rope:
+            return None
+        angle = rotary_angles(grid, self.head_dim, self.rope_base, device)
+        return angle.cos(), angle.sin()
 
     def check_input(self, x: Tensor, time: Tensor) -> None:
         axes = len(self.grid)
@@ -305,24 +283,15 @@ class DiT(nn.Module):
 
 
 def check_sizes(
-    in_channels: int,
-    out_channels: int | None,
-    grid: tuple[int, ...],
-    patch: int,
-    width: int,
-    depth: int,
-    heads: int,
-    mlp_ratio: float,
+    in_channels: int, out_channels: int | None, concat_channels: int, grid: tuple[int, ...], given: DiTConfig
 ) -> None:
-    axes = len(grid)
-    if not axes or min(in_channels, out_channels or 1, patch, width, depth, heads, *grid) < 1:
-        raise LatentiaError("in_channels, out_channels, grid, patch, width, depth and heads of a DiT must be positive")
-    if depth > MAX_DEPTH:
-        raise LatentiaError(f"depth is {depth}, expected at most {MAX_DEPTH} blocks")
-    if width * mlp_ratio < 1:
-        raise LatentiaError(f"mlp_ratio {mlp_ratio} leaves no hidden layer")
-    if any(n % patch for n in grid):
-        raise LatentiaError(f"a grid of {grid} does not divide into patches of {patch}")
+    axes, width, heads = len(grid), given.width, given.heads
+    if not axes or min(in_channels, out_channels or 1, *grid) < 1 or concat_channels < 0:
+        raise LatentiaError("in_channels, out_channels and grid of a DiT must be positive, concat_channels 0 or more")
+    if width * given.mlp_ratio < 1:
+        raise LatentiaError(f"mlp_ratio {given.mlp_ratio} leaves no hidden layer")
+    if any(n % given.patch for n in grid):
+        raise LatentiaError(f"a grid of {grid} does not divide into patches of {given.patch}")
     step = math.lcm(2 * axes, 2 * heads)  # sine and cosine of every axis; heads of even width, to be turned in pairs
     if width % step or width // heads < 2 * axes:
         raise LatentiaError(

@@ -1,4 +1,4 @@
-"""What tells a denoiser when (timestep), which (class) and where (position). All angles are computed in float32."""
+"""Embeddings of timestep and position. All angles are computed in float32."""
 
 import math
 
@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from latentia.errors import LatentiaError
 
-CLASS_TABLE = "label_embed.table.weight"  # in the state dict of our denoisers: a row a class, then "no class"
 TIME_FEATURES = 256  # Fourier features of a timestep, as in DiT
 
 
@@ -37,38 +36,6 @@ class TimestepEmbedder(nn.Module):
     def forward(self, time: Tensor) -> Tensor:
         features = timestep_sinusoids(time).to(self.hidden.weight.dtype)
         out: Tensor = self.out(nn.functional.silu(self.hidden(features)))
-        return out
-
-
-class LabelEmbedder(nn.Module):
-    """A learned vector per class and one more, at index `num_classes`, for "no class" (Ho & Salimans 2022, §3.2)."""
-
-    def __init__(self, num_classes: int, width: int) -> None:
-        super().__init__()
-        if num_classes < 0:
-            raise LatentiaError(f"num_classes is {num_classes}, expected 0 (no classes) or more")
-        self.num_classes = num_classes
-        self.table = nn.Embedding(num_classes + 1, width)
-        nn.init.normal_(self.table.weight, std=0.02)
-
-    def forward(self, label: Tensor | None, batch: int) -> Tensor:
-        """label (batch,) integers in 0..num_classes, or None for the null class everywhere → (batch, width).
-
-        Raises LatentiaError where the shape or type is wrong or, for labels on the CPU, a label is out of range (on a
-        GPU that check would wait for the device; there the kernel's own assertion speaks).
-        """
-        if label is None:
-            return self.table.weight[-1].expand(batch, -1)
-        if label.shape != (batch,) or label.is_floating_point() or label.dtype == torch.bool:
-            raise LatentiaError(f"labels are {label.dtype} {tuple(label.shape)}, expected integers of shape ({batch},)")
-        if label.device.type == "cpu" and batch and not torch.compiler.is_compiling():
-            low, high = (int(bound) for bound in label.aminmax())
-            if low < 0 or high > self.num_classes:
-                raise LatentiaError(
-                    f"labels run from {low} to {high}, expected 0..{self.num_classes - 1}, "
-                    f"or {self.num_classes} for no class"
-                )
-        out: Tensor = self.table(label)
         return out
 
 
@@ -115,14 +82,14 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.cat(turned, dim=-1)
 
 
-def join_hints(x: Tensor, hints: Tensor | None, hint_channels: int) -> Tensor:
-    """x (B, C, *grid) with hints (B, hint_channels, *grid) behind, zeros for None (Rombach et al. 2022, §3.3).
+def join_grid(x: Tensor, grid: Tensor | None, channels: int) -> Tensor:
+    """x (B, C, *grid) with a signal's grid (B, channels, *grid) behind, zeros for None (Rombach et al. 2022, §3.3).
 
-    Raises LatentiaError where the hints have another shape.
+    Raises LatentiaError where the signal has another shape.
     """
-    wanted = (x.shape[0], hint_channels, *x.shape[2:])
-    if hints is not None and hints.shape != wanted:
-        raise LatentiaError(f"hints have shape {tuple(hints.shape)}, expected {wanted}")
-    if not hint_channels:
+    wanted = (x.shape[0], channels, *x.shape[2:])
+    if grid is not None and grid.shape != wanted:
+        raise LatentiaError(f"the conditions' grid has shape {tuple(grid.shape)}, expected {wanted}")
+    if not channels:
         return x
-    return torch.cat([x, x.new_zeros(wanted) if hints is None else hints.to(x.dtype)], dim=1)
+    return torch.cat([x, x.new_zeros(wanted) if grid is None else grid.to(x.dtype)], dim=1)

@@ -1,12 +1,15 @@
 """U-Net over a 1-D or 2-D grid: residual blocks of Dhariwal & Nichol 2021 (ADM), resampling of DDPM."""
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from latentia.denoiser.embeddings import LabelEmbedder, TimestepEmbedder, join_hints
+from latentia.conditions.base import NOTHING, Signals
+from latentia.config import checked, config, plain
+from latentia.denoiser.embeddings import TimestepEmbedder, join_grid
 from latentia.errors import LatentiaError
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
@@ -88,95 +91,109 @@ class Stage(nn.Module):
         return out
 
 
+@config
+class UNetConfig:
+    """The sizes of a `UNet`."""
+
+    width: Annotated[int, Field(ge=1, description="channels of the first level")] = 64
+    multipliers: Annotated[
+        tuple[int, ...], Field(min_length=1, description="width by level, in multiples; each level halves the grid")
+    ] = (1, 2)
+    blocks: Annotated[int, Field(ge=1, description="residual blocks a level")] = 2
+    attention_levels: Annotated[tuple[int, ...], Field(description="levels with self-attention")] = (1,)
+    heads: Annotated[int, Field(ge=1, description="attention heads")] = 4
+    dropout: Annotated[float, Field(ge=0, lt=1, description="dropout in the residual blocks")] = 0.0
+
+    @property
+    def signal_width(self) -> int:
+        """Channels of a signal's vector."""
+        return 4 * self.width
+
+
 class UNet(nn.Module):
-    """Residual blocks at falling, then rising resolution, joined by skips; conditioned on timestep and class.
+    """Residual blocks at falling, then rising resolution, joined by skips; conditioned on the time and on `Signals`.
 
     Level i has width · multipliers[i] channels, `blocks` residual blocks on the way down (one more on the way up) and
     attention if i is in `attention_levels`; the middle always has attention. Each level halves the grid, odd sizes
-    rounded up: 7 → 4 → 7. `dims` is 1 or 2. `hint_channels` more channels enter beside the latent (LDM's
-    concatenation, Rombach et al. 2022, §3.3), such as the latent of a masked picture. The output is exactly zero at
-    initialisation. Raises LatentiaError for sizes that do not fit each other.
+    rounded up: 7 → 4 → 7. The latent's `grid` has 1 or 2 axes, and any size goes. `concat_channels` more channels enter
+    beside the latent (LDM's concatenation, Rombach et al. 2022, §3.3). `sizes` are the fields of `UNetConfig`. The
+    output is exactly zero at initialisation. Raises LatentiaError for sizes that do not fit, and for `tokens`.
     """
+
+    Config = UNetConfig
 
     def __init__(
         self,
         *,
         in_channels: int,
-        width: int = 64,
-        multipliers: tuple[int, ...] = (1, 2),
-        blocks: int = 2,
-        attention_levels: tuple[int, ...] = (1,),
-        num_classes: int = 0,
-        heads: int = 4,
-        dropout: float = 0.0,
+        grid: tuple[int, ...] = (8, 8),
+        concat_channels: int = 0,
+        tokens: bool = False,
         out_channels: int | None = None,
-        dims: int = 2,
-        hint_channels: int = 0,
+        **sizes: Any,
     ) -> None:
         super().__init__()
-        multipliers, attention_levels = tuple(multipliers), tuple(attention_levels)
+        given, dims = checked(UNetConfig, sizes, "a UNet"), len(grid)
+        check_sizes(in_channels, out_channels, concat_channels, dims, given)
+        if tokens:
+            raise LatentiaError("prompts need a DiT as denoiser, not a UNet: set denoiser.kind=DiT")
         self.config: dict[str, Any] = {
             "in_channels": in_channels,
-            "width": width,
-            "multipliers": list(multipliers),
-            "blocks": blocks,
-            "attention_levels": list(attention_levels),
-            "num_classes": num_classes,
-            "heads": heads,
-            "dropout": dropout,
+            "grid": list(grid),
+            "concat_channels": concat_channels,
+            "tokens": tokens,
             "out_channels": out_channels,
-            "dims": dims,
-            "hint_channels": hint_channels,
+            **plain(given),
         }
-        if hint_channels < 0:
-            raise LatentiaError(f"hint_channels is {hint_channels}, expected 0 (no hints) or more")
-        check_sizes(in_channels, out_channels, width, multipliers, blocks, attention_levels, heads, dropout, dims)
-        self.in_channels, self.num_classes, self.dims = in_channels, num_classes, dims
-        self.hint_channels = hint_channels
-        widths = [width * multiplier for multiplier in multipliers]
-        condition = 4 * width
+        self.in_channels, self.concat_channels, self.signal_width = in_channels, concat_channels, given.signal_width
+        self.dims, self.stem = dims, make_conv(dims, in_channels + concat_channels, given.width)
+        self.time_embed = TimestepEmbedder(given.signal_width)
+        channels = self.build_levels(given)
+        self.final_norm = make_norm(channels)
+        self.final = zero(make_conv(dims, channels, out_channels or in_channels))
+
+    def build_levels(self, given: UNetConfig) -> int:
+        """Makes the way down, the middle and the way up; returns the channels at its end."""
+        dims, width, levels = self.dims, given.width, given.attention_levels
 
         def make_stage(channels: int, out: int, attention: bool) -> Stage:
-            return Stage(dims, channels, out, condition, dropout, heads if attention else None)
+            return Stage(dims, channels, out, given.signal_width, given.dropout, given.heads if attention else None)
 
-        self.time_embed = TimestepEmbedder(condition)
-        self.label_embed = LabelEmbedder(num_classes, condition)
-        self.stem = make_conv(dims, in_channels + hint_channels, width)
+        widths = [width * multiplier for multiplier in given.multipliers]
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()  # between levels i and i + 1
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
-
         channels, skips = width, [width]
         for level, out in enumerate(widths):
             if level:
                 self.downs.append(make_conv(dims, channels, channels, stride=2))
                 skips.append(channels)
             stages = nn.ModuleList()
-            for _ in range(blocks):
-                stages.append(make_stage(channels, out, level in attention_levels))
+            for _ in range(given.blocks):
+                stages.append(make_stage(channels, out, level in levels))
                 channels = out
                 skips.append(channels)
             self.encoder.append(stages)
         self.middle = nn.ModuleList([make_stage(channels, channels, True), make_stage(channels, channels, False)])
         for level, out in reversed(list(enumerate(widths))):
             stages = nn.ModuleList()
-            for _ in range(blocks + 1):
-                stages.append(make_stage(channels + skips.pop(), out, level in attention_levels))
+            for _ in range(given.blocks + 1):
+                stages.append(make_stage(channels + skips.pop(), out, level in levels))
                 channels = out
             self.decoder.append(stages)
             if level:
                 self.ups.append(make_conv(dims, channels, channels))
-        self.final_norm = make_norm(channels)
-        self.final = zero(make_conv(dims, channels, out_channels or in_channels))
+        return channels
 
-    def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None, hints: Tensor | None = None) -> Tensor:
-        """x (B, C, *grid), time (B,) in about 0..1000, label (B,) in 0..num_classes or None → (B, C_out, *grid).
+    def forward(self, x: Tensor, time: Tensor, signals: Signals = NOTHING) -> Tensor:
+        """x (B, C, *grid), time (B,) in about 0..1000, what conditions say → (B, C_out, *grid).
 
-        `hints` are (B, hint_channels, *grid), None is zeros. Computes in the weights' dtype (or autocast's) and answers
-        in x's; any grid size goes. Raises LatentiaError for a shape that does not fit and for a label out of range.
+        Computes in the weights' dtype (or autocast's) and answers in x's. Raises LatentiaError for a shape that does
+        not fit.
         """
         self.check_input(x, time)
-        x = join_hints(x, hints, self.hint_channels)
-        condition = F.silu(self.time_embed(time) + self.label_embed(label, x.shape[0]))
+        embedding = self.time_embed(time) if signals.vector is None else self.time_embed(time) + signals.vector
+        condition, dtype = F.silu(embedding), x.dtype
+        x = join_grid(x, signals.grid, self.concat_channels)
 
         # Convolutions hand the layout of their input on; channels last is a fifth faster on a CPU.
         layout = torch.channels_last if self.dims == 2 else torch.contiguous_format
@@ -197,7 +214,7 @@ class UNet(nn.Module):
             for stage in stages:  # type: ignore[attr-defined]
                 h = stage(torch.cat([h, skips.pop()], dim=1), condition)
         out: Tensor = self.final(F.silu(self.final_norm(h)))
-        return out.to(x.dtype)
+        return out.to(dtype)
 
     def check_input(self, x: Tensor, time: Tensor) -> None:
         if x.dim() != 2 + self.dims or x.shape[1] != self.in_channels:
@@ -208,31 +225,20 @@ class UNet(nn.Module):
             raise LatentiaError(f"times have shape {tuple(time.shape)}, expected ({x.shape[0]},)")
 
 
-def check_sizes(
-    in_channels: int,
-    out_channels: int | None,
-    width: int,
-    multipliers: tuple[int, ...],
-    blocks: int,
-    attention_levels: tuple[int, ...],
-    heads: int,
-    dropout: float,
-    dims: int,
-) -> None:
+def check_sizes(in_channels: int, out_channels: int | None, concat_channels: int, dims: int, given: UNetConfig) -> None:
+    multipliers, levels = given.multipliers, given.attention_levels
     if dims not in CONVOLUTIONS:
         raise LatentiaError(f"a UNet has 1 or 2 grid axes, not {dims}: take a DiT")
-    if not multipliers or min(in_channels, out_channels or 1, width, blocks, heads, *multipliers) < 1:
+    if min(in_channels, out_channels or 1, *multipliers) < 1 or concat_channels < 0:
         raise LatentiaError(
-            "in_channels, out_channels, width, multipliers, blocks and heads of a UNet must be positive"
+            "in_channels, out_channels and multipliers of a UNet must be positive, concat_channels 0 or more"
         )
-    if blocks * len(multipliers) > MAX_BLOCKS:
-        raise LatentiaError(f"{blocks} blocks on {len(multipliers)} levels are more than {MAX_BLOCKS} in all")
-    if not 0 <= dropout < 1:
-        raise LatentiaError(f"dropout is {dropout}, expected a share from 0 to below 1")
-    if any(level not in range(len(multipliers)) for level in attention_levels):
-        raise LatentiaError(f"attention_levels {attention_levels} must lie in 0..{len(multipliers) - 1}")
-    for level in {*attention_levels, len(multipliers) - 1}:
-        if width * multipliers[level] % heads:
+    if given.blocks * len(multipliers) > MAX_BLOCKS:
+        raise LatentiaError(f"{given.blocks} blocks on {len(multipliers)} levels are more than {MAX_BLOCKS} in all")
+    if any(level not in range(len(multipliers)) for level in levels):
+        raise LatentiaError(f"attention_levels {levels} must lie in 0..{len(multipliers) - 1}")
+    for level in {*levels, len(multipliers) - 1}:
+        if given.width * multipliers[level] % given.heads:
             raise LatentiaError(
-                f"{width * multipliers[level]} channels at level {level} do not split into {heads} heads"
+                f"{given.width * multipliers[level]} channels at level {level} do not split into {given.heads} heads"
             )

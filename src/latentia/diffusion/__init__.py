@@ -6,11 +6,11 @@ from latentia.diffusion.denoise import (
     eps_from_denoised,
     initial_noise,
     score,
-    self_conditioned,
     training_loss,
 )
 from latentia.diffusion.editing import invert, posterior, repaint, sdedit, slerp
-from latentia.diffusion.guidance import ConditionalDenoise, Conditions, batched_guidance, classifier_free_guidance
+from latentia.diffusion.guidance import ConditionalDenoise, Guidance, Values, classifier_free, guide
+from latentia.diffusion.objectives import Denoising, Objective, SelfConditioned, objectives
 from latentia.diffusion.processes import EDM, PROCESSES, RectifiedFlow, process_config, process_from_config
 from latentia.diffusion.protocol import Process, expand
 from latentia.diffusion.samplers import (
@@ -35,13 +35,16 @@ __all__ = [
     "SPACINGS",
     "VP",
     "ConditionalDenoise",
-    "Conditions",
     "Denoise",
+    "Denoising",
+    "Guidance",
+    "Objective",
+    "SelfConditioned",
+    "Values",
     "Process",
     "RectifiedFlow",
     "Sampler",
-    "batched_guidance",
-    "classifier_free_guidance",
+    "classifier_free",
     "cut_times",
     "ddim",
     "ddpm",
@@ -50,6 +53,8 @@ __all__ = [
     "eps_from_denoised",
     "euler",
     "expand",
+    "guide",
+    "objectives",
     "heun",
     "initial_noise",
     "invert",
@@ -60,7 +65,6 @@ __all__ = [
     "repaint",
     "score",
     "sdedit",
-    "self_conditioned",
     "slerp",
     "trailing",
     "training_loss",

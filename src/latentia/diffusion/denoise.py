@@ -15,7 +15,7 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 def denoise_with(network: Callable[..., Tensor], process: Process) -> Callable[..., Tensor]:
     """`denoise(z_t, t, **conditions)` → E[z | z_t] from `network(x, time, **conditions)`.
 
-    With no condition the result is a `Denoise`; with one it is what `batched_guidance` takes. `time` is (B,), float32
+    With no condition the result is a `Denoise`; with one it is what `classifier_free` takes. `time` is (B,), float32
     or the latents' dtype where that is wider. The network is called once.
     """
 
@@ -25,21 +25,6 @@ def denoise_with(network: Callable[..., Tensor], process: Process) -> Callable[.
         return process.denoised(output.to(z_t.dtype), z_t, t)
 
     return denoise
-
-
-def self_conditioned(denoise: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Denoise:
-    """A `Denoise` that tells each call of `denoise(z_t, t, estimate)` what the last one answered, zeros at first.
-
-    Chen et al. 2023 ("Analog bits"), §3.2. It remembers: make a new one for each batch of samples.
-    """
-    estimate: Tensor | None = None
-
-    def remembering(z_t: Tensor, t: Tensor) -> Tensor:
-        nonlocal estimate
-        estimate = denoise(z_t, t, torch.zeros_like(z_t) if estimate is None else estimate)
-        return estimate
-
-    return remembering
 
 
 def training_loss(

@@ -5,11 +5,13 @@ Every process is a frozen dataclass whose constructor arguments are plain JSON v
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
+from latentia.config import STRICT, checked
 from latentia.diffusion.protocol import expand, require_number
 from latentia.diffusion.vp import VP
 from latentia.errors import LatentiaError
@@ -24,9 +26,11 @@ class RectifiedFlow:
     shift holds for the spacings too. The network gets 1000 t. Raises LatentiaError for numbers out of range.
     """
 
-    logit_mean: float = 0.0
-    logit_std: float | None = 1.0
-    shift: float = 1.0
+    logit_mean: Annotated[float, Field(description="mean of the logit-normal training times")] = 0.0
+    logit_std: Annotated[float | None, Field(description="their standard deviation; null: uniform times")] = 1.0
+    shift: Annotated[float, Field(description="resolution shift: above 1 spends more on noise")] = 1.0
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     def __post_init__(self) -> None:
         require_number("RectifiedFlow logit_mean", self.logit_mean)
@@ -98,11 +102,13 @@ class EDM:
     Equal steps of the clock are equal steps of σ^(1/7) (eq. 5). Raises LatentiaError for numbers out of range.
     """
 
-    sigma_data: float = 1.0
-    p_mean: float = -0.4
-    p_std: float = 1.2
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
+    sigma_data: Annotated[float, Field(description="standard deviation of the latents")] = 1.0
+    p_mean: Annotated[float, Field(description="mean of ln σ in training")] = -0.4
+    p_std: Annotated[float, Field(description="standard deviation of ln σ in training")] = 1.2
+    sigma_min: Annotated[float, Field(description="smallest σ in sampling")] = 0.002
+    sigma_max: Annotated[float, Field(description="largest σ in sampling")] = 80.0
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     def __post_init__(self) -> None:
         require_number("EDM sigma_data", self.sigma_data, above=0)
@@ -177,10 +183,7 @@ def process_from_config(config: Mapping[str, Any]) -> VP | RectifiedFlow | EDM:
     name, arguments = config.get("_class_name"), {key: value for key, value in config.items() if key != "_class_name"}
     if not isinstance(name, str) or name not in PROCESSES:
         raise LatentiaError(f"the process is named {name!r}, expected one of {', '.join(PROCESSES)}")
-    try:
-        return PROCESSES[name](**arguments)
-    except TypeError as error:
-        raise LatentiaError(f"{name} cannot be built from its config: {error}") from None
+    return checked(PROCESSES[name], arguments, name)
 
 
 def process_config(process: VP | RectifiedFlow | EDM) -> dict[str, Any]:

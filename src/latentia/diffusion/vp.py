@@ -3,10 +3,13 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
+from latentia.config import STRICT
 from latentia.diffusion.protocol import expand, require_choice, require_number
 from latentia.errors import LatentiaError
 
@@ -32,13 +35,19 @@ class VP:
     says nothing about z at the last step.
     """
 
-    schedule: str = "linear"
-    timesteps: int = 1000
-    prediction_type: str = "epsilon"
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    min_snr_gamma: float | None = None
-    zero_terminal_snr: bool = False
+    schedule: Annotated[Literal["linear", "scaled_linear", "cosine"], Field(description="noise schedule")] = "cosine"
+    timesteps: Annotated[int, Field(description="discrete timesteps")] = 1000
+    prediction_type: Annotated[
+        Literal["epsilon", "sample", "v_prediction"], Field(description="what the network predicts")
+    ] = "v_prediction"
+    beta_start: Annotated[float, Field(description="first β of the linear schedules")] = 1e-4
+    beta_end: Annotated[float, Field(description="last β of the linear schedules")] = 0.02
+    min_snr_gamma: Annotated[float | None, Field(description="γ of the min-SNR-γ loss weight; null: none")] = None
+    zero_terminal_snr: Annotated[
+        bool, Field(description="rescale the schedule so that the last timestep is pure noise")
+    ] = False
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     def __post_init__(self) -> None:
         require_choice("VP schedule", self.schedule, SCHEDULES)

@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Any
 
 from latentia.errors import LatentiaError
+from latentia.modalities.base import Evaluation
 from latentia.model import LatentModel
 
 
-def data_source(model: LatentModel, data: str | None, root: str | Path | None) -> tuple[str, str | Path | None, Any]:
-    """Name, root and `on_corrupt` of the set to load: what is given, else those of the model's recipe.
+def data_source(model: LatentModel, how: Evaluation) -> tuple[str, str | Path | None, Any]:
+    """Name, root and `on_corrupt` of the set to load: those of the evaluation, else those of the model's recipe.
 
     Raises LatentiaError where neither names one.
     """
     recipe = model.training.get("recipe", {}).get("data", {})
-    name = data or recipe.get("name")
+    name = how.data or recipe.get("name")
     if name is None:
         raise LatentiaError("the model does not say what it was trained on; name a data set")
-    return name, root or recipe.get("root"), recipe.get("on_corrupt", "refuse")
+    return name, how.root or recipe.get("root"), recipe.get("on_corrupt", "refuse")

@@ -1,22 +1,23 @@
 """Models of the library diffusers, read from their folders, and folders of ours that it reads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from latentia.denoiser import DiffusersUNet, DiT
+from latentia.conditions import Label, Request
+from latentia.denoiser import Denoiser, DiffusersUNet, DiT
 from latentia.diffusion import VP
 from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, new_folder, read_json, save_part
 from latentia.latents.statistics import set_latent_statistics
-from latentia.modalities.image.codec import PictureCodec
-from latentia.modalities.image.first_stage.diffusers_kl import DiffusersKL
+from latentia.modalities import first_stages, modality_of_stage
 from latentia.model import INDEX_NAME, LatentModel
 
-CLASSIC: dict[str, Any] = {"rope": False, "swiglu": False, "qk_norm": False, "rms_norm": False}  # Peebles & Xie 2023
+KL = "DiffusersKL"  # the first stage that runs their autoencoder
+CLASSIC = dict.fromkeys(("rope", "swiglu", "qk_norm", "rms_norm", "shared_modulation"), False)  # Peebles & Xie 2023
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v_prediction"}
 
@@ -41,7 +42,7 @@ def _import(folder: Path, out: Path) -> str:
             raise LatentiaError(f"{index} describes a {kind}, of the pipelines only DiTPipeline is known")
         model = dit_pipeline(folder)
         model.save(out)
-        return f"a model of {len(model.class_names)} classes, pictures of {model.codec.size}×{model.codec.size}"
+        return f"a model of {len(model.class_names)} classes, {model.codec.describe()}"
     kind = read_json(folder / CONFIG_NAME).get("_class_name")
     if kind == "AutoencoderKL":
         stage = kl_from_diffusers(_load("AutoencoderKL", folder))
@@ -64,10 +65,15 @@ def export_diffusers(model: LatentModel, out: Path) -> None:
 
     That library has no classes for our networks, so the folder brings the pipeline's code, which is one import:
     latentia must be installed where it is loaded. Its part `model` is an ordinary model folder.
-    Raises LatentiaError for a model that makes no pictures, where `out` exists or diffusers is not installed.
+    Raises LatentiaError for a model whose codec does not name "diffusers" among its exports, or that must be given
+    something, such as what it repairs, and where `out` exists or diffusers is not installed.
     """
-    if not isinstance(model.codec, PictureCodec) or model.task is not None:
-        raise LatentiaError("only models that draw pictures become a pipeline of diffusers")
+    if "diffusers" not in model.codec.exports:
+        raise LatentiaError(f"only models that draw pictures become a pipeline of diffusers: {model.codec.describe()}")
+    try:
+        model.denoiser.request(Request(1), torch.empty(1, *model.latent_shape))
+    except LatentiaError as error:
+        raise LatentiaError(f"only models that draw pictures become a pipeline of diffusers: {error}") from None
     try:
         from latentia.interchange.pipeline import LatentiaModel, LatentiaPipeline
     except ImportError as error:
@@ -85,14 +91,15 @@ def dit_pipeline(folder: Path) -> LatentModel:
     stage = kl_from_diffusers(_load("AutoencoderKL", folder / "vae"))
     theirs = _load("DiTTransformer2DModel", folder / "transformer")
     names = {int(number): str(name) for number, name in read_json(folder / INDEX_NAME).get("id2label", {}).items()}
-    denoiser = dit_from_diffusers(theirs, outputs=theirs.config.in_channels)
+    classes = [names.get(number, str(number)) for number in range(theirs.config.num_embeds_ada_norm)]
+    denoiser = dit_from_diffusers(theirs, theirs.config.in_channels, classes)
     process = vp_from_config(read_json(folder / "scheduler" / "scheduler_config.json"))
     size = theirs.config.sample_size * 2 ** (stage.levels - 1)
-    classes = tuple(names.get(number, str(number)) for number in range(denoiser.num_classes))
+    modality = modality_of_stage(KL)
     for part in (stage, denoiser):
         part.eval().requires_grad_(False)
     sampling = {"sampler": "ddim", "steps": 50, "guidance_scale": 4.0}
-    return LatentModel(stage, process, denoiser, PictureCodec(size), classes, sampling)
+    return LatentModel(stage, process, denoiser, modality.codec({"size": size}, folder), modality.name, sampling)
 
 
 def vp_from_config(config: dict[str, Any]) -> VP:
@@ -110,21 +117,35 @@ def vp_from_config(config: dict[str, Any]) -> VP:
     )
 
 
-def kl_from_diffusers(theirs: Any) -> DiffusersKL:
+def kl_from_diffusers(theirs: Any) -> Any:
     """Their autoencoder as a first stage; its scaling (and shift) stand in for the statistics of the latents."""
     config = theirs.config
-    stage = DiffusersKL(config.in_channels, config.latent_channels, dict(config))
+    stage: Any = first_stages()[KL](config.in_channels, config.latent_channels, dict(config))
     stage.vae.load_state_dict(theirs.state_dict())
     ones = torch.ones(config.latent_channels)
     set_latent_statistics(stage, ones * (config.shift_factor or 0.0), ones / (config.scaling_factor or 1.0))
     return stage
 
 
-def unet_from_diffusers(theirs: Any) -> DiffusersUNet:
-    """Their UNet, in pixels or latents, as a denoiser."""
-    ours = DiffusersUNet(theirs.config.in_channels, theirs.config.num_class_embeds or 0, dict(theirs.config))
-    ours.unet.load_state_dict(theirs.state_dict())
-    return ours
+def unet_from_diffusers(theirs: Any) -> Denoiser:
+    """Their UNet, in pixels or latents, as a denoiser by class; it has no class that says nothing.
+
+    Raises LatentiaError where its classes are no table of embeddings.
+    """
+    config, state = theirs.config, theirs.state_dict()
+    if config.class_embed_type is not None:
+        raise LatentiaError(f"the UNet embeds classes by {config.class_embed_type!r}, only a table of them is known")
+    core = DiffusersUNet(in_channels=config.in_channels, unet=dict(config))
+    label = Label(core.signal_width, numbered(config.num_class_embeds or 0), nullable=False)
+    table = state.pop("class_embedding.weight", torch.zeros(0, core.signal_width))
+    core.unet.load_state_dict(state)
+    label.load_state_dict({"table.weight": torch.cat([table, torch.zeros(1, core.signal_width)])})
+    return Denoiser(core, {"label": label})
+
+
+def numbered(classes: int) -> list[str]:
+    """Names of classes that have none."""
+    return [str(number) for number in range(classes)]
 
 
 def _load(kind: str, folder: Path) -> Any:
@@ -140,26 +161,38 @@ def _load(kind: str, folder: Path) -> Any:
         raise LatentiaError(f"{folder} cannot be read as a {kind}: {reason[:200]}") from None
 
 
-def dit_from_diffusers(theirs: Any, outputs: int | None = None) -> DiT:
+def dit_from_diffusers(theirs: Any, outputs: int | None = None, class_names: Sequence[str] | None = None) -> Denoiser:
     """Our classic DiT with the weights of diffusers' class-conditional one, or only its first `outputs` channels."""
     config, their = theirs.config, theirs.state_dict()
-    embedder = theirs.transformer_blocks[0].norm1.emb
-    size = config.sample_size
-    ours = DiT(
+    for block in theirs.transformer_blocks:  # one copy of the embedders in each; the final layer sees the first
+        block.norm1.emb.load_state_dict(theirs.transformer_blocks[0].norm1.emb.state_dict())
+    core = DiT(
         in_channels=config.in_channels,
-        grid=(size, size),
+        grid=(config.sample_size, config.sample_size),
         patch=config.patch_size,
         width=config.num_attention_heads * config.attention_head_dim,
         depth=config.num_layers,
         heads=config.num_attention_heads,
-        num_classes=config.num_embeds_ada_norm,
         out_channels=outputs or config.out_channels,
         **CLASSIC,
     )
-    state: dict[str, Tensor] = {
+    state = dit_weights(their, config.num_layers)
+    if outputs is not None:  # the last layer's rows run over the patch, then over the channels
+        for name in ("final.weight", "final.bias"):
+            rows = state[name].reshape(-1, config.out_channels, *state[name].shape[1:])
+            state[name] = rows[:, :outputs].flatten(0, 1)
+    core.load_state_dict(state)
+    label = Label(core.signal_width, numbered(config.num_embeds_ada_norm) if class_names is None else class_names)
+    table = their["transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"]
+    label.load_state_dict({"table.weight": table})
+    return Denoiser(core, {"label": label})
+
+
+def dit_weights(their: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
+    """The weights of our classic DiT from those of diffusers' DiT of `depth` blocks."""
+    state = {
         "patch_embed.weight": their["pos_embed.proj.weight"].flatten(1),
         "patch_embed.bias": their["pos_embed.proj.bias"],
-        "label_embed.table.weight": their["transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"],
     }
     renamed = {
         "time_embed.hidden": "transformer_blocks.0.norm1.emb.timestep_embedder.linear_1",
@@ -167,7 +200,7 @@ def dit_from_diffusers(theirs: Any, outputs: int | None = None) -> DiT:
         "final_modulation": "proj_out_1",
         "final": "proj_out_2",
     }
-    for i in range(config.num_layers):
+    for i in range(depth):
         block, origin = f"blocks.{i}", f"transformer_blocks.{i}"
         renamed[f"{block}.modulation"] = f"{origin}.norm1.linear"
         renamed[f"{block}.attention.out"] = f"{origin}.attn1.to_out.0"
@@ -177,14 +210,7 @@ def dit_from_diffusers(theirs: Any, outputs: int | None = None) -> DiT:
             state[f"{block}.attention.qkv.{kind}"] = torch.cat(
                 [their[f"{origin}.attn1.to_{part}.{kind}"] for part in "qkv"]
             )
-        # diffusers keeps one copy of the embedders in every block; the first is the one the final layer sees
-        theirs.transformer_blocks[i].norm1.emb.load_state_dict(embedder.state_dict())
     for name, origin in renamed.items():
         for kind in ("weight", "bias"):
             state[f"{name}.{kind}"] = their[f"{origin}.{kind}"]
-    if outputs is not None:  # the last layer's rows run over the patch, then over the channels
-        for name in ("final.weight", "final.bias"):
-            rows = state[name].reshape(-1, config.out_channels, *state[name].shape[1:])
-            state[name] = rows[:, :outputs].flatten(0, 1)
-    ours.load_state_dict(state)
-    return ours
+    return state

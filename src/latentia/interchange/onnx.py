@@ -1,49 +1,51 @@
-"""A picture model as ONNX graphs: encoder, decoder and denoiser, for ONNX Runtime and whatever else reads them."""
+"""A model as ONNX graphs: encoder, decoder and denoiser, for ONNX Runtime and whatever else reads them."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from latentia.denoiser import Denoiser
+from latentia.denoiser.legacy import upgraded
 from latentia.errors import LatentiaError
-from latentia.files import CONFIG_NAME, WEIGHTS_NAME, new_folder, read_json
-from latentia.modalities.image.codec import PictureCodec
-from latentia.model import PROMPT, LatentModel, load
+from latentia.files import CONFIG_NAME, WEIGHTS_NAME, new_folder, read_json, without_weights
+from latentia.model import LatentModel, load
 
 DENOISER, ENCODER, DECODER = "denoiser/model.onnx", "first_stage/encoder.onnx", "first_stage/decoder.onnx"
 INSTALL = "pip install 'latentia[onnx]'"
 EXAMPLES = 2  # in the batch that is traced; any number goes afterwards
+FORMER = {"hints": "remains"}  # names of values in the graphs of earlier versions, and today's
 
 
 def export_onnx(model: LatentModel, out: Path) -> None:
     """Writes a model folder whose weights are ONNX graphs; the rest of it is as `LatentModel.save` leaves it.
 
-    `first_stage/encoder.onnx` takes pictures (B, C, S, S) in [-1, 1] to normalised latents, `decoder.onnx` is the way
-    back, and `denoiser/model.onnx` takes latent (B, C, *grid), time (B,) as `Process.network_time` gives it and label
-    (B,), then hints, prompt ids and emphasis (B, L), where the model has them, to what the process predicts. The
-    batch may have any size. Raises LatentiaError for a text model, where `out` exists or the extra `onnx` is missing.
+    `first_stage/encoder.onnx` takes items as the codec's tensors (B, ...) to normalised latents, `decoder.onnx` is the
+    way back, and `denoiser/model.onnx` takes latent (B, C, *grid), time (B,) as `Process.network_time` gives it, then
+    the values of the model's conditions by name, such as label (B,) or prompt (B, L), to what the process predicts. The
+    batch may have any size. Raises LatentiaError for a model whose codec does not name "onnx" among its exports, where
+    `out` exists or the extra `onnx` is missing.
     """
-    if not isinstance(model.codec, PictureCodec):
-        raise LatentiaError("only picture models become ONNX graphs: a text is decoded in a loop")
+    if "onnx" not in model.codec.exports:
+        raise LatentiaError(
+            f"only a first stage of plain tensor functions becomes ONNX graphs, not that of {model.codec.describe()}"
+        )
     model.to("cpu")
-    channels = model.first_stage.config["in_channels"]
     z = torch.randn(EXAMPLES, *model.latent_shape)
-    label = torch.zeros(EXAMPLES, dtype=torch.int64)
-    conditions = {"label": label}
-    if model.task is not None:
-        conditions["hints"] = torch.randn(EXAMPLES, model.task.hint_channels(z.shape[1]), *z.shape[2:])
-    if model.prompts is not None:
-        conditions |= zip(PROMPT, model.prompts.to_ids(["a"] * EXAMPLES), strict=True)
-    inputs = {"latent": z, "time": torch.rand(EXAMPLES) * 1000, **conditions}
+    values: dict[str, Tensor] = {}
+    for condition in model.denoiser.known.values():
+        values |= condition.null(z)
+    inputs = {"latent": z, "time": torch.rand(EXAMPLES) * 1000, **values}
+    with torch.no_grad():
+        items = model.first_stage.decode(z)
     with new_folder(out) as folder:
         model.save(folder)
-        _export(_Named(model.denoiser, list(conditions)), inputs, "prediction", folder / DENOISER)
-        pictures = torch.rand(EXAMPLES, channels, model.codec.size, model.codec.size) * 2 - 1
-        _export(_Call(model.first_stage.encode), {"picture": pictures}, "latent", folder / ENCODER)
-        _export(_Call(model.first_stage.decode), {"latent": z}, "picture", folder / DECODER)
+        _export(_Named(model.denoiser, list(values)), inputs, "prediction", folder / DENOISER)
+        _export(_Call(model.first_stage.encode), {"item": items}, "latent", folder / ENCODER)
+        _export(_Call(model.first_stage.decode), {"latent": z}, "item", folder / DECODER)
         for part in ("first_stage", "denoiser"):
             (folder / part / WEIGHTS_NAME).unlink()
 
@@ -56,7 +58,7 @@ def load_onnx(folder: str | Path) -> LatentModel:
     folder = Path(folder)
     parts = {
         "first_stage": lambda: _OnnxFirstStage(read_json(folder / "first_stage" / CONFIG_NAME), folder),
-        "denoiser": lambda: _OnnxDenoiser(read_json(folder / "denoiser" / CONFIG_NAME), folder / DENOISER),
+        "denoiser": lambda: _denoiser(folder),
     }
     return load(folder, parts=parts)
 
@@ -74,26 +76,26 @@ class _Call(nn.Module):
 
 
 class _Named(nn.Module):
-    """A denoiser whose conditions come by their place, which is what can be exported."""
+    """A denoiser whose values come by their place, which is what can be exported."""
 
     def __init__(self, denoiser: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
         self.denoiser, self.names = denoiser, names
         self.eval()
 
-    def forward(self, latent: Tensor, time: Tensor, *conditions: Tensor) -> Tensor:
-        out: Tensor = self.denoiser(latent, time, **dict(zip(self.names, conditions, strict=True)))
+    def forward(self, latent: Tensor, time: Tensor, *values: Tensor) -> Tensor:
+        out: Tensor = self.denoiser(latent, time, **dict(zip(self.names, values, strict=True)))
         return out
 
 
-def _export(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Path) -> None:
+def _export(module: nn.Module, inputs: Mapping[str, Tensor], output: str, path: Path) -> None:
     try:
         import onnxscript  # noqa: F401  # what torch.onnx needs and does not bring
     except ImportError:
         raise LatentiaError(f"exporting needs onnx and onnxscript: {INSTALL}") from None
     batch = torch.export.Dim("batch", min=1, max=2**16)
     each = [{0: batch} for _ in inputs]
-    shapes = (*each[:2], tuple(each[2:])) if isinstance(module, _Named) else tuple(each)  # its conditions are one
+    shapes = (*each[:2], tuple(each[2:])) if isinstance(module, _Named) else tuple(each)  # its values are one
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter talks about itself
         program = torch.onnx.export(
@@ -125,20 +127,42 @@ class _Graph:
             raise LatentiaError(f"{path} is no ONNX graph: {str(error).splitlines()[0][:200]}") from None
         self.names = [value.name for value in self.session.get_inputs()]
 
-    def __call__(self, **values: Tensor) -> Tensor:
-        given = {name: values[name].numpy() for name in self.names}
+    def __call__(self, values: Mapping[str, Tensor]) -> Tensor:
+        given = {name: values[FORMER.get(name, name)].numpy() for name in self.names}
         return torch.from_numpy(self.session.run(None, given)[0])
 
+    def of_one(self, x: Tensor) -> Tensor:
+        """The answer of a graph of one input."""
+        return self({self.names[0]: x.float()})
 
-class _OnnxDenoiser(nn.Module):
-    """Answers as the denoiser that it was exported from."""
 
-    def __init__(self, config: dict[str, Any], path: Path) -> None:
-        super().__init__()
-        self.config, self.graph = config, _Graph(path)
+class _OnnxDenoiser(Denoiser):
+    """Answers as the denoiser that it was exported from; its conditions know requests, the graph has the weights."""
 
-    def forward(self, x: Tensor, time: Tensor, **conditions: Tensor) -> Tensor:
-        return self.graph(latent=x.float(), time=time.float(), **conditions).to(x.dtype)
+    graph: _Graph
+
+    def forward(self, x: Tensor, time: Tensor, **values: Tensor) -> Tensor:
+        for condition in self.known.values():
+            values = condition.null(x) | values
+        numbers = {name: value.float() if value.is_floating_point() else value for name, value in values.items()}
+        return self.graph({"latent": x.float(), "time": time.float(), **numbers}).to(x.dtype)
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "_OnnxDenoiser":
+        """Moves nothing: the graph stays on the CPU, and the weights here are placeholders without memory."""
+        return self
+
+    def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
+        raise LatentiaError("the weights of a model of ONNX graphs are in the graphs; save the model it was made of")
+
+
+def _denoiser(folder: Path) -> _OnnxDenoiser:
+    path = folder / "denoiser"
+    config = read_json(path / CONFIG_NAME)
+    if config.pop("_class_name", None) != "Denoiser":
+        config, _ = upgraded(path, {})
+    made = without_weights(path, lambda: _OnnxDenoiser.from_config(config))
+    made.graph = _Graph(folder / DENOISER)
+    return made
 
 
 class _OnnxFirstStage(nn.Module):
@@ -151,11 +175,11 @@ class _OnnxFirstStage(nn.Module):
         self.latent_mean = torch.zeros(config["latent_channels"])
         self.shape = tuple(self.encoder.session.get_outputs()[0].shape[1:])
 
-    def latent_shape(self, size: int) -> tuple[int, ...]:
+    def latent_shape(self, size: Any) -> tuple[int, ...]:
         return self.shape
 
     def encode(self, x: Tensor) -> Tensor:
-        return self.encoder(picture=x)
+        return self.encoder.of_one(x)
 
     def decode(self, z: Tensor) -> Tensor:
-        return self.decoder(latent=z.float())
+        return self.decoder.of_one(z)

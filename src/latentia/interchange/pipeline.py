@@ -72,12 +72,11 @@ class LatentiaPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise LatentiaError(f"output_type is {output_type!r}, expected 'pil' or 'np'")
         prompts = None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
         names = [class_labels] if isinstance(class_labels, int | str) else class_labels
-        nothing = [len(model.class_names)] * (1 if prompts is None else len(prompts))
-        labels = nothing if names is None else [model.class_index(name) for name in names]
+        labels = None if names is None else repeated([model.class_index(name) for name in names], num_images_per_prompt)
         pictures = model.generate(
-            [label for label in labels for _ in range(num_images_per_prompt)],
-            prompts=None if prompts is None else [words for words in prompts for _ in range(num_images_per_prompt)],
-            negative_prompt=negative_prompt,
+            len(prompts or [""]) * num_images_per_prompt if labels is None else labels,
+            prompts=None if prompts is None else repeated(prompts, num_images_per_prompt),
+            negative_prompt=negative_prompt or None,
             steps=num_inference_steps,
             guidance_scale=guidance_scale,
             seed=0 if generator is None else generator.initial_seed() % 2**32,
@@ -89,3 +88,8 @@ class LatentiaPipeline(DiffusionPipeline):  # type: ignore[misc]
         if output_type == "pil":
             images = [Image.fromarray(picture[..., 0] if gray else picture) for picture in pictures]
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+
+def repeated(items: Sequence[Any], times: int) -> list[Any]:
+    """Each of the items several times, one after the other."""
+    return [item for item in items for _ in range(times)]

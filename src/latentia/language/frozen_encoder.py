@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from latentia.config import check_integer
 from latentia.errors import LatentiaError
 from latentia.files import read_json, read_tensors
 from latentia.language.tokenizer import Tokenizer, adopt_tokenizer
 from latentia.language.wordpieces import WordPieces, adopt_wordpieces
-from latentia.modalities.image.first_stage.autoencoder import check_integer
 
 MINILM = "all-MiniLM-L6-v2"
 

@@ -1,4 +1,4 @@
-"""The latent cache: each example is encoded once, and training reads latents from a memory map."""
+"""The latent cache: each item is encoded once in each of its views, and training reads latents from a memory map."""
 
 import os
 import shutil
@@ -15,44 +15,38 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latentia.errors import LatentiaError
-from latentia.files import atomic_path, module_hash, read_json, write_json
-from latentia.items import Examples
+from latentia.files import module_hash, read_json, write_json
+from latentia.items import ItemSet
 from latentia.latents.first_stage import FirstStage
 
-LATENTS_NAME, LABELS_NAME, META_NAME, LOCK_NAME = "latents.npy", "labels.npy", "meta.json", ".lock"
-FORMAT = 2  # raise it when the layout changes: older caches then count as stale
+LATENTS_NAME, META_NAME, LOCK_NAME = "latents.npy", "meta.json", ".lock"
+FORMAT = 3  # raise it when the layout changes: older caches then count as stale
 SECONDS = 2.0  # between two records of progress, which each wait for the disk
 
 
 class LatentCache:
-    """Latents (N, V, C, *grid) on disk: of each example itself and of its other variants (see `Examples.tensor`)."""
+    """Latents (N, V, C, *grid) on disk, of each item in each of its `views`."""
 
-    def __init__(self, latents: NDArray[Any], labels: NDArray[np.int64] | None) -> None:
+    def __init__(self, latents: NDArray[Any], views: Sequence[str]) -> None:
         self.latents = latents
-        self.labels = labels
+        self.numbers = {view: number for number, view in enumerate(views)}
 
     def __len__(self) -> int:
         return len(self.latents)
 
-    @property
-    def variants(self) -> int:
-        return int(self.latents.shape[1])
+    def batch(self, rows: Tensor, view: str | Sequence[str] = "plain") -> Tensor:
+        """Latents float32 (B, C, *grid) of the rows (B,), in one view or in a view of each.
 
-    def batch(self, indices: Tensor, variant: Tensor | int = 0) -> tuple[Tensor, Tensor | None]:
-        """Latents (B, C, *grid) float32 and labels (B,) int64 of the rows `indices` (B,).
-
-        Labels are None where the examples have none. `variant` is one number for all or (B,) integers.
-        Raises LatentiaError where an index or a variant is out of range.
+        Raises LatentiaError where a row or a view is not in the cache.
         """
-        rows = indices.cpu().numpy()
-        chosen = np.broadcast_to(torch.as_tensor(variant).cpu().numpy().astype(np.int64), rows.shape)
-        for name, numbers, count in (("rows", rows, len(self)), ("variants", chosen, self.variants)):
-            if numbers.size and not 0 <= numbers.min() <= numbers.max() < count:
-                raise LatentiaError(
-                    f"{name} {numbers.min()} to {numbers.max()} were asked of a latent cache of {count}"
-                )
-        labels = None if self.labels is None else torch.from_numpy(self.labels[rows])
-        return torch.from_numpy(np.asarray(self.latents[rows, chosen], dtype=np.float32)), labels
+        wanted = [view] if isinstance(view, str) else view
+        if unknown := [name for name in wanted if name not in self.numbers]:
+            raise LatentiaError(f"the latent cache has no view {unknown[0]!r}, only {', '.join(self.numbers)}")
+        numbers = rows.cpu().numpy()
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(self):
+            raise LatentiaError(f"rows {numbers.min()} to {numbers.max()} were asked of a latent cache of {len(self)}")
+        chosen = np.array([self.numbers[name] for name in wanted])
+        return torch.from_numpy(np.asarray(self.latents[numbers, chosen], dtype=np.float32))
 
 
 class JoinedCache:
@@ -68,75 +62,74 @@ class JoinedCache:
     def __len__(self) -> int:
         return len(self.part_of)
 
-    @property
-    def variants(self) -> int:
-        return self.parts[0].variants
-
-    def batch(self, indices: Tensor, variant: Tensor | int = 0) -> tuple[Tensor, Tensor | None]:
+    def batch(self, rows: Tensor, view: str | Sequence[str] = "plain") -> Tensor:
         """As `LatentCache.batch`. Raises LatentiaError also where the rows are of several parts."""
-        if not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
-            raise LatentiaError(f"rows {indices.min()} to {indices.max()} were asked of a latent cache of {len(self)}")
-        numbers = np.unique(self.part_of[indices])
+        if not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
+            raise LatentiaError(f"rows {rows.min()} to {rows.max()} were asked of a latent cache of {len(self)}")
+        numbers = np.unique(self.part_of[rows])
         if len(numbers) != 1:
             raise LatentiaError(f"a batch is of {len(numbers)} parts of a latent cache, whose latents differ in shape")
         number = int(numbers[0])
-        return self.parts[number].batch(indices - sum(map(len, self.parts[:number])), variant)
+        return self.parts[number].batch(rows - sum(map(len, self.parts[:number])), view)
+
+
+def cached_latents(first_stage: FirstStage, items: ItemSet, folder: Path, **how: Any) -> LatentCache | JoinedCache:
+    """`build_latent_cache`, for each part of items of several sizes."""
+    if not items.parts:
+        return build_latent_cache(first_stage, items, folder, **how)
+    return JoinedCache([build_latent_cache(first_stage, part, folder, **how) for part in items.parts])
 
 
 def build_latent_cache(
     first_stage: FirstStage,
-    examples: Examples,
+    items: ItemSet,
     folder: Path,
     *,
-    size: Any = None,
-    variants: int = 1,
     dtype: Literal["float16", "float32"] = "float32",
     batch_size: int = 256,
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> LatentCache:
-    """Opens the cache of these examples, in so many variants, under this first stage, encoding what it lacks.
+    """Opens the cache of these items, in all their views, under this first stage, encoding what it lacks.
 
     A finished cache is only opened. An interrupted one goes on where progress was last recorded, and ends with the same
-    bytes as an uninterrupted one. One of other weights, examples or layout, or a damaged one, is never used but built
-    anew. A second process waits for the first. `size` is that of the examples as `latent_shape` takes it, where it is
-    not their own: height and width of pictures that are not square.
+    bytes as an uninterrupted one. One of other weights, items or layout, or a damaged one, is never used but built
+    anew. A second process waits for the first.
 
-    Raises LatentiaError where the examples do not fit the first stage, a latent is not finite, or the disk is too
-    small or not writable.
+    Raises LatentiaError where the items do not fit the first stage, a latent is not finite, or the disk is too small
+    or not writable.
     """
     if dtype not in ("float16", "float32"):
         raise LatentiaError(f"latent dtype {dtype!r} is unknown, expected float16 or float32")
     wanted = {
         "format": FORMAT,
         "first_stage": module_hash(first_stage),
-        "examples": examples.fingerprint,
+        "items": items.fingerprint,
         "dtype": dtype,
-        "shape": [len(examples), variants, *first_stage.latent_shape(size or examples.size)],
-        "labels": examples.labels is not None,
+        "views": list(items.views),
+        "shape": [len(items), len(items.views), *first_stage.latent_shape(items.size)],
     }
-    path = folder / f"{wanted['first_stage']}-{wanted['examples']}-{dtype}{f'-{variants}' if variants > 1 else ''}"
+    views = "" if len(items.views) == 1 else f"-{len(items.views)}"
+    path = folder / f"{wanted['first_stage']}-{wanted['items']}-{dtype}{views}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         with locked(path / LOCK_NAME):
             done = rows_done(path, wanted)
             if done is None:
-                create(path, wanted, examples.labels)
+                create(path, wanted)
                 done = 0
-            if done < len(examples):
-                encode_rows(first_stage, examples, path, wanted, done, batch_size, torch.device(device), progress)
+            if done < len(items):
+                encode_rows(first_stage, items, path, wanted, done, batch_size, torch.device(device), progress)
     except OSError as error:
         raise LatentiaError(f"the latent cache {path} cannot be written: {error}; choose another folder") from None
-    labels = np.load(path / LABELS_NAME, allow_pickle=False) if wanted["labels"] else None
-    return LatentCache(np.load(path / LATENTS_NAME, mmap_mode="r", allow_pickle=False), labels)
+    return LatentCache(np.load(path / LATENTS_NAME, mmap_mode="r", allow_pickle=False), list(items.views))
 
 
 def rows_done(path: Path, wanted: dict[str, Any]) -> int | None:
-    """How many examples a cache already holds, or None where it must be built anew."""
+    """How many items a cache already holds, or None where it must be built anew."""
     try:
         meta = read_json(path / META_NAME)
         latents = np.load(path / LATENTS_NAME, mmap_mode="r", allow_pickle=False)
-        labels = np.load(path / LABELS_NAME, allow_pickle=False) if wanted["labels"] else None
     except (LatentiaError, OSError, ValueError, EOFError):  # missing, truncated or not what its name says
         return None
     done = meta.pop("rows", None)
@@ -144,14 +137,13 @@ def rows_done(path: Path, wanted: dict[str, Any]) -> int | None:
     fits = (
         meta == wanted
         and (latents.dtype, list(latents.shape)) == (np.dtype(wanted["dtype"]), wanted["shape"])
-        and (labels is None or (labels.dtype, labels.shape) == (np.dtype(np.int64), (count,)))
         and isinstance(done, int)
         and 0 <= done <= count
     )
     return done if fits else None
 
 
-def create(path: Path, wanted: dict[str, Any], labels: NDArray[np.int64] | None) -> None:
+def create(path: Path, wanted: dict[str, Any]) -> None:
     """Makes an empty cache. `meta.json` goes first and comes last: without it nothing else is believed."""
     (path / META_NAME).unlink(missing_ok=True)
     needed = int(np.prod(wanted["shape"])) * np.dtype(wanted["dtype"]).itemsize
@@ -163,15 +155,12 @@ def create(path: Path, wanted: dict[str, Any], labels: NDArray[np.int64] | None)
             "free some, choose another folder, or use float16"
         )
     np.lib.format.open_memmap(path / LATENTS_NAME, "w+", wanted["dtype"], tuple(wanted["shape"])).flush()
-    if labels is not None:
-        with atomic_path(path / LABELS_NAME) as temporary, temporary.open("wb") as file:
-            np.save(file, labels.astype(np.int64))
     write_json(path / META_NAME, {**wanted, "rows": 0})
 
 
 def encode_rows(
     first_stage: FirstStage,
-    examples: Examples,
+    items: ItemSet,
     path: Path,
     wanted: dict[str, Any],
     done: int,
@@ -179,7 +168,7 @@ def encode_rows(
     device: torch.device,
     progress: bool,
 ) -> None:
-    """Encodes examples from `done` on. Progress is recorded when the latents are on disk: it never promises more."""
+    """Encodes items from `done` on. Progress is recorded when the latents are on disk: it never promises more."""
     latents = np.lib.format.open_memmap(path / LATENTS_NAME, "r+")
     home, training = first_stage.latent_mean.device, first_stage.training
     first_stage.to(device).eval()
@@ -189,11 +178,11 @@ def encode_rows(
         write_json(path / META_NAME, {**wanted, "rows": done})
 
     recorded = time.monotonic()
-    bar = tqdm(total=len(examples), initial=done, desc="Encoding", unit="example", disable=not progress)
+    bar = tqdm(total=len(items), initial=done, desc="Encoding", unit="item", disable=not progress)
     try:
-        for start in range(done, len(examples), batch_size):
-            stop = min(start + batch_size, len(examples))
-            latents[start:stop] = encode_variants(first_stage, examples, slice(start, stop), wanted, device)
+        for start in range(done, len(items), batch_size):
+            stop = min(start + batch_size, len(items))
+            latents[start:stop] = encode_views(first_stage, items, slice(start, stop), wanted, device)
             done = stop
             bar.update(stop - start)
             if time.monotonic() - recorded > SECONDS:
@@ -206,16 +195,15 @@ def encode_rows(
 
 
 @torch.inference_mode()
-def encode_variants(
-    first_stage: FirstStage, examples: Examples, rows: slice, wanted: dict[str, Any], device: torch.device
+def encode_views(
+    first_stage: FirstStage, items: ItemSet, rows: slice, wanted: dict[str, Any], device: torch.device
 ) -> NDArray[Any]:
     """Latents (B, V, C, *grid) of some rows. Raises LatentiaError where one is not finite in the cache's dtype."""
-    variants = range(wanted["shape"][1])
-    z = torch.stack([first_stage.encode(examples.tensor(rows, variant).to(device)) for variant in variants], dim=1)
+    z = torch.stack([first_stage.encode(items.tensor(rows, view).to(device)) for view in wanted["views"]], dim=1)
     z = z.to(getattr(torch, wanted["dtype"]))
     if not torch.isfinite(z).all():
         raise LatentiaError(
-            f"the first stage gives latents that are NaN or infinite in {wanted['dtype']} among examples {rows.start} "
+            f"the first stage gives latents that are NaN or infinite in {wanted['dtype']} among items {rows.start} "
             f"to {rows.stop - 1}; it has diverged: train it again with a lower learning rate"
         )
     return z.cpu().numpy()

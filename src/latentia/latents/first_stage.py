@@ -1,8 +1,16 @@
 """What the rest of the program asks of a first stage, whatever it encodes."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+
+
+class Reconstruction(NamedTuple):
+    """What a first stage gives for training: `x`, what comes back,, a scalar `regulariser`, scalar `stats`."""
+
+    x: Tensor
+    regulariser: Tensor
+    stats: dict[str, Tensor]
 
 
 class FirstStage(nn.Module):

@@ -9,11 +9,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from latentia.config import Loop
 from latentia.errors import LatentiaError
 from latentia.training.checkpoint import Trainee
 from latentia.training.ema import EMA
 from latentia.training.optimizer import build_optimizers, set_learning_rate, warmup_cosine
-from latentia.training.recipe import Compute, Loop
+from latentia.training.recipe import Compute
 from latentia.training.speed import Say, name_brakes
 
 

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from latentia.config import Loop
 from latentia.errors import LatentiaError, Stopped
 from latentia.training.checkpoint import Checkpoint
 from latentia.training.log import Log
@@ -24,13 +25,10 @@ def run_loop(
     *,
     title: str,
     folder: Path,
-    steps: int,
-    log_every: int,
-    checkpoint_every: int,
+    loop: Loop,
     preview: Callable[[int], None],
-    preview_every: int,
 ) -> None:
-    """Runs `update(step)` from the checkpoint's step to `steps`.
+    """Runs `update(step)` from the checkpoint's step to `loop.steps`; `loop` also says how often to log and save.
 
     `preview(step)` is called in every process, since a sharded network needs them all; the main one writes.
     `update` changes the weights and returns 0-d tensors by name, "loss" among them, already averaged over processes.
@@ -40,7 +38,7 @@ def run_loop(
         LatentiaError: where a loss is not finite; the last good checkpoint stays.
     """
     main = accelerator.is_main_process
-    first = checkpoint.restore()
+    steps, first = loop.steps, checkpoint.restore()
     log = Log(folder, first) if main else None
     pending: list[dict[str, Tensor]] = []
     started, logged = time.perf_counter() - (log.seconds if log is not None else 0), first
@@ -54,8 +52,8 @@ def run_loop(
                     trainee.ema.update(done)
             bar.update()
             stop = _any_process(accelerator, bool(requested), done)
-            saves = stop or done == steps or done % checkpoint_every == 0
-            if saves or done % log_every == 0:
+            saves = stop or done == steps or done % loop.checkpoint_every == 0
+            if saves or done % loop.log_every == 0:
                 means = _means(pending, logged, checkpoint.path)
                 pending, logged = [], done
                 bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
@@ -63,7 +61,7 @@ def run_loop(
                     log.write(done, {**means, "seconds": round(time.perf_counter() - started, 2)})
             if saves:
                 checkpoint.save(done, write=main)
-            if done == steps or done % preview_every == 0:
+            if done == steps or done % loop.preview_every == 0:
                 preview(done)
             if stop and done < steps:
                 raise Stopped(f"stopped after step {done} of {steps}; continue with --resume")

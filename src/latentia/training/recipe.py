@@ -1,220 +1,55 @@
-"""The recipe: one validated tree that describes a whole run, from the pictures to the sampler."""
+"""The recipe: one validated tree that describes a whole run, from the data to the sampler."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
 
+from latentia.config import Loop, Section, checked, config, described, fault, plain
 from latentia.denoiser import PRESETS
+from latentia.denoiser.dit import DiTConfig
+from latentia.denoiser.unet import UNetConfig
+from latentia.diffusion import PROCESSES
 from latentia.errors import LatentiaError
-from latentia.language.frozen_encoder import encoder_config
-from latentia.modalities.image.pictures import parse_size
+from latentia.modalities import first_stages, modalities, modality_of_stage
 
 RECIPE_NAME = "recipe.yaml"  # in the folder of a run
 FREE_SECTIONS = ("name", "description", "sampling", "compute")
 FREE_FIELDS = ("log_every", "checkpoint_every", "preview_every")
 GROWING = "training.steps"  # a finished run trains on
+PRESET = f"a size that fills what is not given: {', '.join(PRESETS)}"
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+@config
+class DiT(DiTConfig):
+    kind: Literal["DiT"] = "DiT"
+    preset: Annotated[str | None, Field(description=PRESET)] = None
 
 
-class Data(Section):
-    name: str = Field(
-        "auto",
-        description="fashion-mnist, digits, cifar10, hf:NAME, or the path of a folder of pictures, a parquet file or "
-        "an archive; auto takes fashion-mnist where it can be had and digits elsewhere; for texts wordnet, hf:NAME, or "
-        "the path of a .txt or .jsonl file or of a folder of .txt files",
-    )
-    root: str | None = Field(None, description="folder that holds the files of a named set")
-    size: int | None = Field(
-        None, ge=4, le=2048, description="side in pixels: resize and centre-crop; null keeps the set's own"
-    )
-    more_sizes: tuple[str, ...] = Field(
-        (),
-        description="WIDTHxHEIGHT of other sizes than the square: the denoiser learns each picture in that of them all "
-        "whose aspect ratio is nearest to its own",
-    )
-    on_corrupt: Literal["refuse", "skip"] = Field("refuse", description="what to do about examples that cannot be read")
-    on_long: Literal["refuse", "truncate", "skip"] = Field(
-        "refuse", description="what to do about texts of more tokens than first_stage.max_tokens"
-    )
-    flips: bool = Field(False, description="train on left-right mirrored pictures as well")
-
-    def sizes(self, side: int) -> tuple[tuple[int, int], ...]:
-        """Height and width of the square and of `more_sizes`. Raises LatentiaError for what is no size."""
-        return (side, side), *(parse_size("data.more_sizes", text) for text in self.more_sizes)
-
-
-class Loop(Section):
-    steps: int = Field(ge=1, description="updates of the weights")
-    batch_size: int = Field(ge=1, description="examples an update, over all processes")
-    learning_rate: float = Field(gt=0, description="peak learning rate")
-    warmup: int = Field(100, ge=0, description="updates of linear warm-up, before the cosine down to zero")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
-    optimizer: Literal["adamw", "muon"] = Field(
-        "adamw", description="muon: Muon on the blocks' matrices, AdamW on the rest"
-    )
-    beta2: float = Field(0.99, gt=0, lt=1, description="AdamW's second-moment decay")
-    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    ema_decay: float | None = Field(
-        None, ge=0, lt=1, description="constant decay of the EMA; null: power function (EDM2)"
-    )
-    ema_sigma_rel: float = Field(0.1, gt=0, lt=0.28, description="relative width of the power-function EMA")
-    log_every: int = Field(20, ge=1, description="updates between two rows of the log")
-    checkpoint_every: int = Field(200, ge=1, description="updates between two checkpoints")
-    preview_every: int = Field(1000, ge=1, description="updates between two previews")
-
-
-class Discriminator(Section):
-    start: int = Field(0, ge=0, description="update from which the discriminator joins")
-    weight: float = Field(0.5, ge=0, description="factor on the adaptive weight of the adversarial loss")
-    width: int = Field(32, ge=4, description="channels of its first layer")
-    layers: int = Field(2, ge=1, le=4, description="strided layers: the receptive field of a patch")
-    learning_rate: float = Field(2e-4, gt=0, description="learning rate of the discriminator")
-
-
-class FirstStage(Section):
-    kind: Literal["AutoencoderKL", "AutoencoderVQ"] = Field(
-        "AutoencoderKL", description="how the latent is regularised"
-    )
-    latent_channels: int = Field(4, ge=1, le=256, description="channels of the latent")
-    channels: tuple[int, ...] = Field(
-        (32, 64, 64), min_length=1, description="width by level; each level after the first halves the grid"
-    )
-    blocks: int = Field(1, ge=1, le=8, description="residual blocks a level")
-    patch: int = Field(1, ge=1, le=16, description="side of the space-to-depth stem; multiplies the downsampling")
-    attention: bool = Field(False, description="one self-attention layer in the middle")
-    codebook_size: int = Field(512, ge=2, le=65536, description="entries of the codebook (VQ)")
-    commitment: float = Field(0.25, ge=0, description="weight of the commitment loss (VQ)")
-    reconstruction: Literal["l1", "l2"] = Field("l1", description="pixel loss")
-    kl_weight: float = Field(
-        1e-6, ge=0, description="weight of the KL, summed over the latent, beside the mean pixel loss (KL)"
-    )
-    discriminator: Discriminator | None = Field(None, description="patch discriminator of VQGAN; null: none")
-    training: Loop = Field(description="how the first stage is trained")
-
-    def arguments(self, in_channels: int) -> dict[str, Any]:
-        """The constructor's arguments."""
-        shared = {"latent_channels", "channels", "blocks", "patch", "attention"}
-        own = {"codebook_size", "commitment"} if self.kind == "AutoencoderVQ" else set()
-        return {"in_channels": in_channels, **self.model_dump(include=shared | own)}
-
-
-class TextStage(Section):
-    kind: Literal["TextAutoencoder"] = "TextAutoencoder"
-    vocab_size: int = Field(8192, ge=300, le=2**20, description="entries of the byte-level BPE that is learned")
-    max_tokens: int = Field(64, ge=2, le=8192, description="tokens of the longest text, its end counted")
-    latents: int = Field(16, ge=1, le=4096, description="latent vectors of a text")
-    latent_channels: int = Field(64, ge=2, le=4096, description="channels of a latent vector")
-    patch: int = Field(4, ge=1, le=64, description="places of the text that share a latent vector")
-    width: int = Field(256, ge=8, le=8192, description="channels of a token")
-    depth: int = Field(2, ge=1, le=64, description="transformer layers of the encoder and of its resampler each")
-    decoder_depth: int = Field(2, ge=1, le=64, description="transformer layers of the decoder")
-    heads: int = Field(4, ge=1, le=128, description="attention heads")
-    noise: float = Field(
-        1.5, ge=0, description="largest noise on the latents in training, whose own size is 1; most get far less"
-    )
-    masking: float = Field(0.2, ge=0, lt=1, description="largest share of tokens hidden from the encoder in training")
-    encoder: str | None = Field(
-        None,
-        description="folder of a BART model, whose frozen encoder reads the texts too and whose vocabulary is used",
-    )
-    training: Loop = Field(description="how the first stage is trained")
-
-    def arguments(self, vocab_size: int, classes: int = 0) -> dict[str, Any]:
-        """The constructor's arguments, for the size that the vocabulary really has and the classes of the texts."""
-        encoder = None if self.encoder is None else encoder_config(Path(self.encoder), "bart")
-        own = self.model_dump(exclude={"kind", "training"})
-        return {**own, "vocab_size": vocab_size, "classes": classes, "encoder": encoder}
-
-
-class VP(Section):
-    kind: Literal["VP"] = "VP"
-    schedule: Literal["linear", "cosine", "scaled_linear"] = Field("cosine", description="noise schedule")
-    timesteps: int = Field(1000, ge=2, le=100_000, description="discrete timesteps")
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = Field(
-        "v_prediction", description="what the network predicts"
-    )
-    beta_start: float = Field(1e-4, gt=0, lt=1, description="first β of the linear schedules")
-    beta_end: float = Field(0.02, gt=0, lt=1, description="last β of the linear schedules")
-    min_snr_gamma: float | None = Field(None, gt=0, description="γ of the min-SNR-γ loss weight; null: none")
-    zero_terminal_snr: bool = Field(False, description="rescale the schedule so that the last timestep is pure noise")
-
-
-class RectifiedFlow(Section):
-    kind: Literal["RectifiedFlow"] = "RectifiedFlow"
-    logit_mean: float = Field(0.0, description="mean of the logit-normal training times")
-    logit_std: float | None = Field(1.0, gt=0, description="their standard deviation; null: uniform times")
-    shift: float = Field(1.0, gt=0, description="resolution shift: above 1 spends more on noise")
-
-
-class EDM(Section):
-    kind: Literal["EDM"] = "EDM"
-    sigma_data: float = Field(1.0, gt=0, description="standard deviation of the latents")
-    p_mean: float = Field(-0.4, description="mean of ln σ in training")
-    p_std: float = Field(1.2, gt=0, description="standard deviation of ln σ in training")
-    sigma_min: float = Field(0.002, gt=0, description="smallest σ in sampling")
-    sigma_max: float = Field(80.0, gt=0, description="largest σ in sampling")
+@config
+class UNet(UNetConfig):
+    kind: Literal["UNet"] = "UNet"
+    preset: Annotated[str | None, Field(description=PRESET)] = None
 
 
 class Task(Section):
     kind: Literal["inpaint", "super_resolution"] = Field(description="what the denoiser repairs, given what is left")
     factor: int = Field(4, ge=2, description="super_resolution: how many times fewer pixels a side are given")
-
-
-class Preset(Section):
-    preset: str | None = Field(None, description=f"a size that fills what is not given: {', '.join(PRESETS)}")
-
-    @model_validator(mode="before")
-    @classmethod
-    def fill_from_preset(cls, values: Any) -> Any:
-        name = values.get("preset") if isinstance(values, dict) else None
-        if name is None:
-            return values
-        if name not in PRESETS:
-            raise ValueError(f"unknown preset {name!r}, expected one of {', '.join(PRESETS)}")
-        preset = dict(PRESETS[name])
-        kind = preset.pop("_class_name")
-        if kind != values.get("kind", kind):
-            raise ValueError(f"preset {name!r} is a {kind}, not a {values['kind']}")
-        return {**preset, **values}
-
-
-class DiT(Preset):
-    kind: Literal["DiT"] = "DiT"
-    patch: int = Field(1, ge=1, description="side of a token in latent cells")
-    width: int = Field(192, ge=8, description="channels of a token")
-    depth: int = Field(8, ge=1, description="blocks")
-    heads: int = Field(3, ge=1, description="attention heads")
-    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of the MLP over the token's")
-    rope: bool = Field(True, description="rotary position embedding; false: fixed sin-cos")
-    swiglu: bool = Field(True, description="SwiGLU instead of GELU")
-    qk_norm: bool = Field(True, description="normalise queries and keys")
-    rms_norm: bool = Field(True, description="RMSNorm instead of LayerNorm")
-    shared_modulation: bool = Field(
-        True, description="one modulation for all blocks (PixArt-α); false: adaLN-Zero in each block"
-    )
-
-
-class UNet(Preset):
-    kind: Literal["UNet"] = "UNet"
-    width: int = Field(64, ge=8, description="channels of the first level")
-    multipliers: tuple[int, ...] = Field(
-        (1, 2), min_length=1, description="width by level, in multiples; each level halves the grid"
-    )
-    blocks: int = Field(2, ge=1, description="residual blocks a level")
-    attention_levels: tuple[int, ...] = Field((1,), description="levels with self-attention")
-    heads: int = Field(4, ge=1, description="attention heads")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout in the residual blocks")
 
 
 class Prompt(Section):
@@ -260,15 +95,23 @@ class Compute(Section):
 
 
 class Recipe(Section):
+    """One validated tree. The parts that have several kinds are objects of the kinds' own configurations."""
+
     name: str = Field("run", description="name of the run")
     description: str = Field("", description="what the recipe is for")
     seed: int = Field(0, ge=0, description="seed of everything random")
-    data: Data = Field(Data(), description="the examples")
-    first_stage: Annotated[FirstStage | TextStage, Field(discriminator="kind", description="the autoencoder")]
-    process: Annotated[VP | RectifiedFlow | EDM, Field(discriminator="kind", description="the diffusion process")]
-    denoiser: Annotated[DiT | UNet, Field(discriminator="kind", description="the denoiser")]
+    data: Any = Field(None, description="the examples")
+    first_stage: Any = Field(description="the autoencoder")
+    process: Any = Field(description="the diffusion process")
+    denoiser: Any = Field(description="the denoiser")
+    objective: dict[str, Any] | None = Field(
+        None, description="kind and fields of what the denoiser learns; null: that of the modality"
+    )
+    conditions: dict[str, dict[str, Any]] = Field(
+        {}, description="conditions of plug-ins by name, each with the fields of its section"
+    )
     prompt: Prompt | None = Field(
-        None, description="captioned pictures and a DiT only: learn to draw from words; null: captions are not read"
+        None, description="captioned items and a DiT only: learn to draw from words; null: captions are not read"
     )
     task: Task | None = Field(None, description="pictures only: train for a repair; null: to draw")
     init: str | None = Field(
@@ -278,7 +121,7 @@ class Recipe(Section):
         0, ge=0, description="pictures only: clusters of look-alikes in each class, told the denoiser; 0: none"
     )
     label_dropout: float = Field(
-        0.1, ge=0, le=1, description="share of labels replaced by the null class, for guidance"
+        0.1, ge=0, le=1, description="share of the examples of which each condition says nothing, for guidance"
     )
     context_share: float = Field(
         0.25, ge=0, le=1, description="texts only: share trained to complete a beginning or to fill a gap"
@@ -286,6 +129,35 @@ class Recipe(Section):
     training: Loop = Field(description="how the denoiser is trained")
     sampling: Sampling = Field(Sampling(), description="defaults of `latentia sample` for this model")
     compute: Compute = Field(Compute(), description="device, precision and memory")
+
+    @model_validator(mode="before")
+    @classmethod
+    def resolve(cls, values: Any) -> Any:
+        """Turns the parts that have several kinds into objects. Raises LatentiaError that names the field."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for name, kinds in {"first_stage": stage_kinds, "process": lambda: PROCESSES, "denoiser": core_kinds}.items():
+            if isinstance(values.get(name), dict):
+                values[name] = chosen(name, values[name], kinds())
+        stage = values.get("first_stage")
+        if stage is not None and not isinstance(stage, dict) and isinstance(values.get("data", {}), dict | None):
+            own = modality_of_stage(stage.kind).Data
+            others = [modality.Data for modality in modalities().values() if modality.Data is not own]
+            values["data"] = checked(own, without_foreign(values.get("data") or {}, own, others), "data", ".")
+        return values
+
+    @field_serializer("data", "first_stage", "process", "denoiser")
+    def plain_part(self, part: Any) -> dict[str, Any]:
+        values = plain(part)
+        if part is self.data:
+            return values
+        return {"kind": values.pop("kind", type(part).__name__), **values}
+
+    @property
+    def core_arguments(self) -> dict[str, Any]:
+        """The denoiser's own sizes, as the constructor of its core takes them."""
+        return {name: value for name, value in plain(self.denoiser).items() if name not in ("kind", "preset")}
 
     def fields(self) -> dict[str, Any]:
         """Every field by its dotted name."""
@@ -354,9 +226,9 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
             OmegaConf.update(tree, field, value, merge=False)  # a section given as a whole replaces the old one
         return Recipe.model_validate(OmegaConf.to_container(tree, resolve=True))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise LatentiaError(f"{path}: {place}: {first['msg']} (got {first.get('input')!r})") from None
+        raise LatentiaError(f"{path}: {fault(error)}") from None
+    except LatentiaError as error:
+        raise LatentiaError(f"{path}: {error}") from None
     except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError) as error:
         raise LatentiaError(f"{path} is not a recipe: {str(error).splitlines()[0]}") from None
 
@@ -366,20 +238,92 @@ def dump_recipe(recipe: Recipe) -> str:
     return str(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
-def describe_fields(section: type[BaseModel] = Recipe, prefix: str = "") -> list[tuple[str, str, str]]:
-    """Every field of a recipe as (dotted name, default, description), sub-sections in place."""
+def chosen(place: str, values: Mapping[str, Any], kinds: Mapping[str, type[Any]]) -> Any:
+    """The configuration of the kind that `values` name. Raises LatentiaError that names the field."""
+    kind = values.get("kind", next(iter(kinds)))
+    if kind not in kinds:
+        raise LatentiaError(f"{place}.kind: {kind!r} is unknown, expected one of {', '.join(kinds)}")
+    own = kinds[kind]
+    named = "kind" in {field.name for field in dataclasses.fields(own)}
+    given = {**values, "kind": kind} if named else {name: v for name, v in values.items() if name != "kind"}
+    given = with_preset(place, given) if given.get("preset") else given
+    return checked(
+        own, without_foreign(given, own, [other for other in kinds.values() if other is not own]), place, "."
+    )
+
+
+def without_foreign(values: Mapping[str, Any], own: type[Any], others: Sequence[type[Any]]) -> dict[str, Any]:
+    """The values without default fields of other kinds: recipes of Latentia 0.1 had the fields of all."""
+    mine = described(own).keys()
+    foreign = {name: default for other in others for name, (default, _) in described(other).items() if name not in mine}
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in foreign or (tuple(value) if isinstance(value, list) else value) != foreign[name]
+    }
+
+
+def with_preset(place: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, after those of the preset that they name."""
+    name = values["preset"]
+    if name not in PRESETS:
+        raise LatentiaError(f"{place}.preset: {name!r} is unknown, expected one of {', '.join(PRESETS)}")
+    preset = dict(PRESETS[name])
+    kind = preset.pop("_class_name")
+    if kind != values.get("kind", kind):
+        raise LatentiaError(f"{place}.preset: {name!r} is a {kind}, not a {values['kind']}")
+    return {**preset, **values}
+
+
+def stage_kinds() -> dict[str, type[Any]]:
+    """The recipe sections of all first stages."""
+    return {name: stage.Recipe for name, stage in first_stages().items() if hasattr(stage, "Recipe")}
+
+
+def core_kinds() -> dict[str, type[Any]]:
+    return {"DiT": DiT, "UNet": UNet}
+
+
+def describe_fields() -> list[tuple[str, str, str]]:
+    """Every field of a recipe as (dotted name, default, description), sub-sections in place, every kind of them."""
+    kinds: dict[str, Mapping[str, type[Any]]] = {
+        "data": {modality.name: modality.Data for modality in modalities().values()},
+        "first_stage": stage_kinds(),
+        "process": PROCESSES,
+        "denoiser": core_kinds(),
+    }
     rows = []
-    for name, field in section.model_fields.items():
+    for name, field in Recipe.model_fields.items():
         default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
-        parts = _sections(field.annotation)
-        rows.append((prefix + name, "" if parts else default, field.description or ""))
-        for part in parts:
-            rows += describe_fields(part, f"{prefix}{name}.")
+        parts = [*kinds.get(name, {}).items(), *(("", part) for part in _sections(field.annotation))]
+        rows.append((name, "" if parts else default, field.description or ""))
+        for kind, part in parts:
+            rows += [(f"{name}.kind", kind, "and its fields:")] if kind else []
+            rows += _described(part, f"{name}.")
     return rows
 
 
-def _sections(annotation: Any) -> list[type[BaseModel]]:
-    from typing import get_args
+def _described(part: type[Any], prefix: str) -> list[tuple[str, str, str]]:
+    if dataclasses.is_dataclass(part):
+        found = {name: value for name, value in described(part).items() if name != "kind"}
+        hints = get_type_hints(part)
+    else:
+        found = {
+            name: (dataclasses.MISSING if field.is_required() else field.get_default(), field.description or "")
+            for name, field in part.model_fields.items()
+        }
+        hints = {name: field.annotation for name, field in part.model_fields.items()}
+    rows = []
+    for name, (default, description) in found.items():
+        sections = _sections(hints[name])
+        shown = "required" if default is dataclasses.MISSING else str(default)
+        rows.append((prefix + name, "" if sections else shown, description))
+        for section in sections:
+            rows += _described(section, f"{prefix}{name}.")
+    return rows
 
+
+def _sections(annotation: Any) -> list[type[Any]]:
     candidates = get_args(annotation) or (annotation,)
-    return [part for part in candidates if isinstance(part, type) and issubclass(part, BaseModel)]
+    kinds = [part for part in candidates if isinstance(part, type)]
+    return [part for part in kinds if issubclass(part, BaseModel) or dataclasses.is_dataclass(part)]

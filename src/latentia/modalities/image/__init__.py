@@ -1,1 +1,5 @@
-"""image."""
+"""Pictures: readers, autoencoders, repairs, metrics, files and the page's part."""
+
+from latentia.modalities.image.modality import Pictures
+
+MODALITY = Pictures()

@@ -1,19 +1,24 @@
 """Clusters of look-alikes inside each class, which a denoiser may be told beside the class."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from latentia.errors import LatentiaError
-from latentia.modalities.image.pictures import PictureSet
+from latentia.files import atomic_path
+from latentia.items import ItemSet
 
 SIDE = 28  # pixels; larger pictures are averaged down to it
 AT_ONCE = 1024
 PASSES = 50
+CLUSTERS_NAME = "denoiser/clusters.npy"  # in the folder of a run
 
 
-def cluster_pictures(pictures: PictureSet, clusters: int, seed: int) -> NDArray[np.int64]:
+def cluster_pictures(pictures: ItemSet, clusters: int, seed: int) -> NDArray[np.int64]:
     """The number (N,) in [0, clusters) of each picture's cluster among those of its class, or of all without classes.
 
     k-means (Sculley 2010) on the pixels, of pictures averaged to at most 28 × 28. Which cluster a picture belongs to
@@ -36,7 +41,7 @@ def cluster_pictures(pictures: PictureSet, clusters: int, seed: int) -> NDArray[
     return found
 
 
-def _shrunk(pictures: PictureSet) -> NDArray[np.float32]:
+def _shrunk(pictures: ItemSet) -> NDArray[np.float32]:
     """(N, features): the pixels of pictures no larger than 28 × 28."""
     side = min(SIDE, pictures.size)
     parts = [
@@ -45,3 +50,20 @@ def _shrunk(pictures: PictureSet) -> NDArray[np.float32]:
     ]
     points: NDArray[np.float32] = torch.cat(parts).numpy()
     return points
+
+
+def with_clusters(items: ItemSet, clusters: int, seed: int, folder: Path) -> ItemSet:
+    """The pictures, and in `values` the number of each one's cluster, counted on from class to class.
+
+    It is kept in `folder`. Raises LatentiaError where a class has fewer pictures than clusters.
+    """
+    path = folder / CLUSTERS_NAME
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = cluster_pictures(items, clusters, seed)
+        with atomic_path(path) as partial, partial.open("wb") as file:
+            np.save(file, found)
+    numbers = np.load(path, allow_pickle=False)
+    if items.labels is not None:
+        numbers = items.labels * clusters + numbers
+    return replace(items, values={**items.values, "cluster": numbers})

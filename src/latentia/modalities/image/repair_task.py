@@ -1,7 +1,7 @@
-"""Pictures beside what is left of them: what a denoiser learns from that shall repair pictures."""
+"""Pictures beside what is left of them: what a denoiser learns from that is trained for a repair."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentia.errors import LatentiaError
+from latentia.items import ItemSet, View
 from latentia.modalities.image.degrade import hide, shrink
-from latentia.modalities.image.pictures import PictureSet
 
 MASKS = 1024  # different ones, of which each picture meets a few
 VARIANTS = 8  # masks a picture: each is encoded once
@@ -35,12 +35,7 @@ class RepairTask:
         if isinstance(self.factor, bool) or not isinstance(self.factor, int) or self.factor < 2:
             raise LatentiaError(f"factor is {self.factor!r}, expected an integer of 2 or more")
 
-    @property
-    def variants(self) -> int:
-        """How many degraded versions of a picture training sees."""
-        return VARIANTS if self.kind == "inpaint" else 1
-
-    def hint_channels(self, latent_channels: int) -> int:
+    def channels(self, latent_channels: int) -> int:
         """Channels beside the noisy latent: the degraded picture's latent, and for inpainting the hidden share."""
         return latent_channels + (self.kind == "inpaint")
 
@@ -54,8 +49,8 @@ class RepairTask:
         """Pictures `factor` times larger, each pixel a square."""
         return F.interpolate(small, scale_factor=self.factor, mode="nearest")
 
-    def hints(self, latents: Tensor, hidden: Tensor) -> Tensor:
-        """Latents (B, C, h, w) of degraded pictures, and the hidden share of each cell → (B, hint_channels, h, w)."""
+    def remains(self, latents: Tensor, hidden: Tensor) -> Tensor:
+        """Latents (B, C, h, w) of degraded pictures, and the hidden share of each cell → (B, channels, h, w)."""
         if self.kind != "inpaint":
             return latents
         height, width = latents.shape[2:]
@@ -89,64 +84,51 @@ def draw_masks(size: int, count: int = MASKS, seed: int = 0) -> NDArray[np.bool_
     return masks
 
 
-class RepairExamples:
-    """A `PictureSet` whose variants from 1 on are what a task leaves of its pictures: `Examples` for the cache."""
+@dataclass(frozen=True)
+class PreparedRepair:
+    """A repair task on pictures of one size, as training sees it: each picture meets the same few masks."""
 
-    def __init__(self, pictures: PictureSet, task: RepairTask) -> None:
-        self.pictures, self.task = pictures, task
-
-    def __len__(self) -> int:
-        return len(self.pictures)
+    task: RepairTask
+    size: int
 
     @property
-    def name(self) -> str:
-        return self.pictures.name
+    def config(self) -> dict[str, Any]:
+        return asdict(self.task)
 
     @property
-    def source(self) -> str:
-        return self.pictures.source
+    def variants(self) -> int:
+        """How many damaged versions of a picture training sees."""
+        return VARIANTS if self.task.kind == "inpaint" else 1
 
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        return self.pictures.skipped
+    def channels(self, latent_channels: int) -> int:
+        return self.task.channels(latent_channels)
 
-    @property
-    def labels(self) -> NDArray[np.int64] | None:
-        return self.pictures.labels
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.pictures.class_names
-
-    @property
-    def captions(self) -> tuple[str, ...] | None:
-        return self.pictures.captions
-
-    @property
-    def num_classes(self) -> int:
-        return self.pictures.num_classes
-
-    @property
-    def size(self) -> int:
-        return self.pictures.size
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the pictures and the task."""
-        return f"{self.pictures.fingerprint}-{self.task.kind}-{self.task.factor}"
-
-    @cached_property
-    def masks(self) -> Tensor:
-        """(MASKS, 1, S, S) booleans; see `hidden`."""
-        return torch.from_numpy(draw_masks(self.size))[:, None]
+    def remains(self, latents: Tensor, rows: Tensor, variant: Tensor) -> Tensor:
+        return self.task.remains(latents, self.hidden(rows, variant))
 
     def hidden(self, rows: Tensor, variant: Tensor | int) -> Tensor:
         """The masks (B, 1, S, S) of some rows (B,): always the same for a row and a variant."""
-        return self.masks[(rows * VARIANTS + variant) * 7919 % MASKS]  # a prime, so that neighbours differ
+        return shared_masks(self.size)[(rows * VARIANTS + variant + 1) * 7919 % MASKS]  # a prime: neighbours differ
 
-    def tensor(self, rows: NDArray[Any] | slice, variant: int = 0) -> Tensor:
-        """The pictures at `rows` as float32 (B, C, S, S) in [-1, 1], or what the task leaves of them."""
-        x = self.pictures.tensor(rows)
-        if not variant:
-            return x
-        return self.task.degraded(x, self.hidden(torch.from_numpy(np.arange(len(self))[rows]), variant))
+
+@lru_cache(maxsize=4)
+def shared_masks(size: int) -> Tensor:
+    """(MASKS, 1, size, size) booleans."""
+    return torch.from_numpy(draw_masks(size))[:, None]
+
+
+def with_damage(items: ItemSet, task: RepairTask) -> ItemSet:
+    """The pictures, and what the task leaves of each, in the views "masked:0", "masked:1", …
+
+    Raises LatentiaError where the task does not fit the pictures' size.
+    """
+    prepared, plain = PreparedRepair(task, int(items.size)), items.views["plain"]
+    shape = (1, 1, prepared.size, prepared.size)
+    task.degraded(torch.zeros(shape), torch.zeros(shape, dtype=torch.bool))
+
+    def damaged(variant: int) -> View:
+        return lambda rows: task.degraded(plain(rows), prepared.hidden(torch.from_numpy(rows), variant))
+
+    views = {f"masked:{variant}": damaged(variant) for variant in range(prepared.variants)}
+    fingerprint = f"{items.fingerprint}-{task.kind}-{task.factor}"
+    return replace(items, task=prepared, fingerprint=fingerprint, views={"plain": plain, **views})

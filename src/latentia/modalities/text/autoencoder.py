@@ -1,18 +1,19 @@
 """The text autoencoder: tokens ↔ a short sequence of latent vectors that still decodes under noise."""
 
 import math
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentia.config import Loop, check_integer, checked, config, plain
 from latentia.errors import LatentiaError
 from latentia.language.frozen_encoder import FrozenEncoder
 from latentia.language.tokenizer import Tokenizer
-from latentia.latents.first_stage import FirstStage
+from latentia.latents.first_stage import FirstStage, Reconstruction
 from latentia.latents.normalise import denormalise, normalise, register_statistics
-from latentia.modalities.image.first_stage.autoencoder import Reconstruction, check_integer
 
 PAD, BOS, EOS, MASK = Tokenizer.pad_id, Tokenizer.bos_id, Tokenizer.eos_id, Tokenizer.mask_id
 MAX_WEIGHTS = 2**28
@@ -27,6 +28,45 @@ class Memory(NamedTuple):
     vectors: Tensor
     places: Tensor
     length: Tensor
+
+
+@config
+class TextConfig:
+    """The sizes of a `TextAutoencoder`."""
+
+    max_tokens: Annotated[int, Field(ge=2, le=8192, description="tokens of the longest text, its end counted")] = 64
+    latents: Annotated[int, Field(ge=1, le=4096, description="latent vectors of a text")] = 16
+    latent_channels: Annotated[int, Field(ge=2, le=4096, description="channels of a latent vector")] = 64
+    patch: Annotated[int, Field(ge=1, le=64, description="places of the text that share a latent vector")] = 4
+    width: Annotated[int, Field(ge=8, le=8192, description="channels of a token")] = 256
+    depth: Annotated[
+        int, Field(ge=1, le=64, description="transformer layers of the encoder and of its resampler each")
+    ] = 2
+    decoder_depth: Annotated[int, Field(ge=1, le=64, description="transformer layers of the decoder")] = 2
+    heads: Annotated[int, Field(ge=1, le=128, description="attention heads")] = 4
+    noise: Annotated[
+        float, Field(ge=0, description="largest noise on the latents in training, whose own size is 1; most get less")
+    ] = 1.5
+    masking: Annotated[
+        float, Field(ge=0, lt=1, description="largest share of tokens hidden from the encoder in training")
+    ] = 0.2
+
+
+@config
+class TextRecipe(TextConfig):
+    """A recipe's section for a `TextAutoencoder`."""
+
+    kind: Literal["TextAutoencoder"] = "TextAutoencoder"
+    vocab_size: Annotated[int, Field(ge=300, le=2**20, description="entries of the byte-level BPE that is learned")] = (
+        8192
+    )
+    encoder: Annotated[
+        str | None,
+        Field(
+            description="folder of a BART model, whose frozen encoder reads the texts too and whose vocabulary is used"
+        ),
+    ] = None
+    training: Annotated[Loop, Field(description="how the first stage is trained")]
 
 
 class TextAutoencoder(FirstStage):
@@ -54,49 +94,31 @@ class TextAutoencoder(FirstStage):
     latent_mean: Tensor
     latent_std: Tensor
 
+    Config, Recipe = TextConfig, TextRecipe
+
     def __init__(
-        self,
-        *,
-        vocab_size: int,
-        max_tokens: int = 64,
-        latents: int = 16,
-        latent_channels: int = 64,
-        patch: int = 4,
-        width: int = 256,
-        depth: int = 2,
-        decoder_depth: int = 2,
-        heads: int = 4,
-        noise: float = 0.7,
-        masking: float = 0.2,
-        classes: int = 0,
-        encoder: dict[str, Any] | None = None,
+        self, *, vocab_size: int, classes: int = 0, encoder: dict[str, Any] | None = None, **sizes: Any
     ) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
-            "vocab_size": check_integer("vocab_size", vocab_size, MASK + 2, 2**20),
-            "max_tokens": check_integer("max_tokens", max_tokens, 2, 8192),
-            "latents": check_integer("latents", latents, 1, 4096),
-            "latent_channels": check_integer("latent_channels", latent_channels, 2, 4096),
-            "patch": check_integer("patch", patch, 1, 64),
-            "width": check_integer("width", width, 8, 8192),
-            "depth": check_integer("depth", depth, 1, 64),
-            "decoder_depth": check_integer("decoder_depth", decoder_depth, 1, 64),
-            "heads": check_integer("heads", heads, 1, 128),
-            "noise": noise,
-            "masking": masking,
-            "classes": check_integer("classes", classes, 0, 2**20),
-            "encoder": encoder,
-        }
+        check_integer("vocab_size", vocab_size, MASK + 2, 2**20)
+        check_integer("classes", classes, 0, 2**20)
+        given = checked(TextConfig, sizes, "a first stage")
+        self.config = {"vocab_size": vocab_size, **plain(given), "classes": classes, "encoder": encoder}
+        width, max_tokens, heads, depth = given.width, given.max_tokens, given.heads, given.depth
+        latents, latent_channels, patch, decoder_depth = (
+            given.latents,
+            given.latent_channels,
+            given.patch,
+            given.decoder_depth,
+        )
         if width % heads or width % patch:
             raise LatentiaError(f"width {width} does not split into {heads} heads and into a patch of {patch} places")
-        if not 0 <= noise < math.inf or not 0 <= masking < 1:
-            raise LatentiaError(f"noise is {noise}, expected 0 or more; masking is {masking}, expected 0 to below 1")
         if (vocab_size + classes) * width + (28 * depth + 16 * decoder_depth + 12 + 2 * patch) * width**2 > MAX_WEIGHTS:
             raise LatentiaError(
                 f"a text autoencoder of width {width}, depths {depth} and {decoder_depth}, vocab_size {vocab_size} is "
                 "too large"
             )
-        self.noise, self.masking = float(noise), float(masking)
+        self.noise, self.masking = given.noise, given.masking
 
         self.embed = nn.Embedding(vocab_size, width)
         self.frozen = FrozenEncoder(vocab_size, max_tokens, encoder) if encoder else None

@@ -1,10 +1,10 @@
-"""What stands between a user's items and a first stage's tensors: pictures as they are, texts through a tokenizer."""
+"""Texts ↔ the ids that a first stage takes, and texts as training items."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentia.errors import LatentiaError
+from latentia.items import ItemSet
 from latentia.language.tokenizer import OnLong, Tokenizer, token_matrix
 from latentia.modalities.text.texts import TextSet
 
 GAP = "___"  # what stands for text to be written, in contexts
+TOKENIZER_NAME = "tokenizer/tokenizer.json"  # in the folder of a model or a run
 
 
 @dataclass(frozen=True)
@@ -24,90 +26,91 @@ class TextCodec:
 
     tokenizer: Tokenizer
     size: int
+    settings: ClassVar[frozenset[str]] = frozenset({"stop_sigma", "temperature"})
+    exports: ClassVar[frozenset[str]] = frozenset()  # a text is decoded in a loop
 
-    def to_tensor(self, texts: Sequence[str], gaps: bool = False) -> Tensor:
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"size": self.size}
+
+    def describe(self) -> str:
+        return f"texts of up to {self.size} tokens"
+
+    def to_tensor(self, items: Sequence[str], gaps: bool = False) -> Tensor:
         """`gaps` reads each "___" as text to be written. Raises LatentiaError where a text is too long or empty."""
-        rows = self.tokenizer.encode(texts, mask_text=GAP if gaps else None)
+        rows = self.tokenizer.encode(items, mask_text=GAP if gaps else None)
         ids = np.full((len(rows), self.size), Tokenizer.pad_id)
         for i, row in enumerate(rows):
             if not 0 < len(row) < self.size:
-                raise LatentiaError(f"{texts[i][:60]!r} has {len(row)} tokens, expected 1 to {self.size - 1}")
+                raise LatentiaError(f"{items[i][:60]!r} has {len(row)} tokens, expected 1 to {self.size - 1}")
             ids[i, : len(row) + 1] = [*row, Tokenizer.eos_id]
         return torch.from_numpy(ids)
 
-    def to_items(self, ids: Tensor) -> list[str]:
-        return self.tokenizer.decode(ids.tolist())
+    def to_items(self, x: Tensor) -> list[str]:
+        return self.tokenizer.decode(x.tolist())
+
+    def join(self, parts: Sequence[list[str]]) -> list[str]:
+        return [text for part in parts for text in part]
+
+    def drawn_size(self, size: Any) -> int:
+        raise LatentiaError("size is for models that draw pictures")
+
+    def decode_options(
+        self, options: Mapping[str, Any], rows: slice, values: Mapping[str, Tensor], settings: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The class, the temperature, and, of a context, the ids before its gap, which are kept word for word."""
+        begin = None
+        if options.get("context") is not None:
+            ids = self.to_tensor(options["context"][rows], gaps=True)
+            gaps = (ids == Tokenizer.mask_id).cumsum(1)
+            begin = ids.where((gaps == 0) & (gaps[:, -1:] > 0), Tokenizer.pad_id).to(values["label"].device)
+        kept = {name: settings[name] for name in ("temperature", "generator")}
+        return {"begin": begin, "labels": values["label"], **kept}
+
+    def save_files(self, folder: Path) -> None:
+        self.tokenizer.save(folder / TOKENIZER_NAME)
 
 
-@dataclass(frozen=True, eq=False)
-class TokenSet:
-    """Texts as a first stage takes them: ids int32 (N, size), tokens, eos, pad; labels and names as in `TextSet`."""
+def text_items(texts: TextSet, codec: TextCodec, on_long: OnLong = "refuse") -> ItemSet:
+    """Texts as training items: `values` hold their ids int32 (N, size) and their lengths, eos not counted.
 
-    ids: NDArray[np.int32]
-    texts: TextSet
-    codec: TextCodec
-    cut: int = 0  # texts that were truncated or left out because they are too long
+    Raises LatentiaError where a text has more tokens than fit and `on_long` is "refuse".
+    """
+    matrix = token_matrix(codec.tokenizer, texts.texts, codec.size, on_long)
+    ids, kept = matrix.ids, texts.subset(matrix.kept)
+    lengths = (ids != Tokenizer.pad_id).sum(1) - 1
+    return ItemSet(
+        name=kept.name,
+        source=kept.source,
+        description=f"{len(ids)} texts of {lengths.mean():.1f} tokens on average, {matrix.cut} too long",
+        count=len(ids),
+        size=codec.size,
+        codec=codec,
+        fingerprint=joint_fingerprint(kept.fingerprint, ids),
+        views={"plain": lambda rows: torch.from_numpy(ids[rows].astype(np.int64))},
+        arguments={"vocab_size": codec.tokenizer.vocab_size, "classes": kept.num_classes},
+        labels=kept.labels,
+        class_names=kept.class_names,
+        values={"ids": ids, "length": lengths},
+        skipped=kept.skipped,
+    )
 
-    @classmethod
-    def of(cls, texts: TextSet, codec: TextCodec, on_long: OnLong) -> "TokenSet":
-        """Raises LatentiaError where a text has more tokens than fit and `on_long` is "refuse"."""
-        matrix = token_matrix(codec.tokenizer, texts.texts, codec.size, on_long)
-        return cls(matrix.ids, texts.subset(matrix.kept), codec, matrix.cut)
 
-    def __len__(self) -> int:
-        return len(self.ids)
+def with_gaps(items: ItemSet) -> ItemSet:
+    """The texts, and each with a gap, as contexts have one; where it is cut is drawn from its row, always the same."""
+    ids = items.values["ids"]
 
-    @property
-    def name(self) -> str:
-        return self.texts.name
+    def cut(rows: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.stack([cut_text(ids[row], int(row)) for row in rows]).astype(np.int64))
 
-    @property
-    def source(self) -> str:
-        return self.texts.source
+    return replace(items, views={**items.views, "gap": cut})
 
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        return self.texts.skipped
 
-    @property
-    def labels(self) -> NDArray[np.int64] | None:
-        return self.texts.labels
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.texts.class_names
-
-    @property
-    def num_classes(self) -> int:
-        return self.texts.num_classes
-
-    @property
-    def size(self) -> int:
-        return self.codec.size
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each text, eos not counted: (N,)."""
-        lengths: NDArray[np.int64] = (self.ids != Tokenizer.pad_id).sum(1) - 1
-        return lengths
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Changes with the texts and with how they are cut into tokens."""
-        digest = hashlib.sha256(self.texts.fingerprint.encode())
-        digest.update(np.ascontiguousarray(self.ids).data)
-        return digest.hexdigest()[:16]
-
-    def tensor(self, rows: NDArray[Any] | slice, variant: int = 0) -> Tensor:
-        """int64 ids (B, size); variant 1 is the text with a gap, as contexts are.
-
-        Where a text is cut is drawn from its row, so that a variant is always the same.
-        """
-        ids = self.ids[rows]
-        if variant:
-            numbers = np.arange(len(self))[rows]
-            ids = np.stack([cut_text(row, int(number)) for row, number in zip(ids, numbers, strict=True)])
-        return torch.from_numpy(ids.astype(np.int64))
+def joint_fingerprint(texts: str, ids: NDArray[np.int32]) -> str:
+    """Changes with the texts and with how they are cut into tokens."""
+    digest = hashlib.sha256(texts.encode())
+    digest.update(np.ascontiguousarray(ids).data)
+    return digest.hexdigest()[:16]
 
 
 def cut_text(ids: NDArray[np.int32], number: int) -> NDArray[np.int32]:

@@ -1,17 +1,19 @@
 """A text model, all metrics: reconstructs under noise, writes, measures against held-out texts, and reports."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from latentia.errors import LatentiaError
 from latentia.evaluation.source import data_source
 from latentia.files import write_json, write_text
-from latentia.modalities.text.codec import TextCodec, TokenSet
+from latentia.language.tokenizer import token_matrix
+from latentia.metrics.report import Report
+from latentia.modalities.base import Evaluation
 from latentia.modalities.text.metrics.classifier import train_text_classifier
 from latentia.modalities.text.metrics.judge import trained_judge
 from latentia.modalities.text.metrics.report import evaluate_text_reconstruction, evaluate_texts, token_agreement
@@ -21,75 +23,36 @@ from latentia.modalities.text.texts import TextSet
 from latentia.model import LatentModel
 
 AT_ONCE = 256
+JUDGE_STEPS = 2000
 NOISES = (0.0, 0.25, 0.5, 0.75, 1.0)  # standard deviations added to normalised latents
 
 
-def evaluate_text_model(
-    model: LatentModel,
-    out: Path,
-    *,
-    data: str | None,
-    root: str | Path | None,
-    count: int,
-    judge_steps: int,
-    sampling: dict[str, Any],
-    seed: int,
-    device: str,
-    say: Callable[[str], None],
-) -> str:
-    """`evaluate_model` for texts.
+def evaluate_text_model(model: LatentModel, out: Path, how: Evaluation) -> str:
+    """Measures a model of texts; see `Modality.evaluate`.
 
     The first stage is measured on the held-out texts, also with noise on its latents. The generator writes `count`
-    texts, but no more than are held out, of the classes that those have. `out` gets report.md, report.json, samples.txt
-    and reconstructions.txt.
+    texts, but no more than are held out, of the classes that those have. `how.more` may name `judge_steps`, updates of
+    the language model under which texts get a perplexity. `out` gets report.md, report.json, samples.txt and
+    reconstructions.txt.
     """
-    assert isinstance(model.codec, TextCodec)
-    train, test = _splits(model, data, root)
-    say(f"data: {train.source}")
-    held = TokenSet.of(test, model.codec, "skip")
-    again = _reconstruct(model, held, 0.0, seed)
-    reconstruction = evaluate_text_reconstruction(held.texts, again, held.ids, tokenizer=model.codec.tokenizer)
+    codec: Any = model.codec
+    train, test = _splits(model, how)
+    how.say(f"data: {train.source}")
+    matrix = token_matrix(codec.tokenizer, test.texts, codec.size, "skip")
+    held, ids = test.subset(matrix.kept), matrix.ids
+    again = _reconstruct(model, ids, 0.0, how.seed)
+    reconstruction = evaluate_text_reconstruction(held, again, ids, tokenizer=codec.tokenizer)
     robust = {}
     for noise in NOISES:
-        agreement = token_agreement(again if noise == 0 else _reconstruct(model, held, noise, seed), held.ids)
+        agreement = token_agreement(again if noise == 0 else _reconstruct(model, ids, noise, how.seed), ids)
         robust[noise] = {"tokens": agreement.tokens, "texts": agreement.texts}
-
-    judge = trained_judge(
-        train,
-        model.codec.tokenizer,
-        max_tokens=model.codec.size,
-        steps=judge_steps,
-        device=device,
-        progress=True,
-    )
-    classifier = train_text_classifier(train, seed=seed) if train.num_classes > 1 else None
-    chosen = np.random.default_rng(seed).permutation(len(held))[:count]
-    network: SentenceNet | None = None
-    try:
-        network = sentence_net() if len(chosen) >= SMALLEST_MAUVE_SET else None
-    except LatentiaError as error:
-        say(f"no sentence embeddings: {error}")
-    labels = np.zeros(len(chosen), np.int64) if held.labels is None else held.labels[chosen]
-    started = time.perf_counter()
-    texts = model.generate(labels, seed=seed, progress=True, **sampling)
-    rate = len(texts) / (time.perf_counter() - started)
-    written = TextSet(tuple(texts), None if held.labels is None else labels, model.class_names, "generated texts", "")
-    figures = evaluate_texts(
-        written,
-        train,
-        held.texts.subset(chosen),
-        judge=judge,
-        tokenizer=model.codec.tokenizer,
-        classifier=classifier,
-        embed=network or False,
-        seed=seed,
-    )
+    texts, rate, figures = _written(model, train, held, how)
 
     rows = "".join(f"| {noise:g} | {got['tokens']:.2%} | {got['texts']:.2%} |\n" for noise, got in robust.items())
     noisy = f"| noise on the latents | token accuracy | exact matches |\n|---|---|---|\n{rows}"
-    speed = f"{rate:.1f} texts a second on {device}, sampling {model.sampling | sampling}"
+    speed = f"{rate:.1f} texts a second on {how.device}, sampling {model.sampling | dict(how.sampling)}"
     text = f"{reconstruction.table()}\n{noisy}\n{figures.table()}\n{speed}\n"
-    pairs = zip(held.texts.texts[:64], model.codec.tokenizer.decode(again[:64].tolist()), strict=True)
+    pairs = zip(held.texts[:64], codec.tokenizer.decode(again[:64].tolist()), strict=True)
     write_text(out / "report.md", text)
     write_text(out / "samples.txt", "".join(f"{line}\n" for line in texts[:64]))
     write_text(out / "reconstructions.txt", "".join(f"{x}\n  {y}\n" for x, y in pairs))
@@ -103,21 +66,57 @@ def evaluate_text_model(
     return text
 
 
+def _written(model: LatentModel, train: TextSet, held: TextSet, how: Evaluation) -> tuple[list[str], float, Report]:
+    """New texts, how many a second, and their figures."""
+    codec: Any = model.codec
+    judge = trained_judge(
+        train,
+        codec.tokenizer,
+        max_tokens=codec.size,
+        steps=how.more.get("judge_steps", JUDGE_STEPS),
+        device=how.device,
+        progress=True,
+    )
+    classifier = train_text_classifier(train, seed=how.seed) if train.num_classes > 1 else None
+    chosen = np.random.default_rng(how.seed).permutation(len(held))[: how.count]
+    network: SentenceNet | None = None
+    try:
+        network = sentence_net() if len(chosen) >= SMALLEST_MAUVE_SET else None
+    except LatentiaError as error:
+        how.say(f"no sentence embeddings: {error}")
+    labels = np.zeros(len(chosen), np.int64) if held.labels is None else held.labels[chosen]
+    started = time.perf_counter()
+    texts: list[str] = model.generate(labels, seed=how.seed, progress=True, **how.sampling)
+    rate = len(texts) / (time.perf_counter() - started)
+    written = TextSet(tuple(texts), None if held.labels is None else labels, model.class_names, "generated texts", "")
+    figures = evaluate_texts(
+        written,
+        train,
+        held.subset(chosen),
+        judge=judge,
+        tokenizer=codec.tokenizer,
+        classifier=classifier,
+        embed=network or False,
+        seed=how.seed,
+    )
+    return texts, rate, figures
+
+
 @torch.inference_mode()
-def _reconstruct(model: LatentModel, texts: TokenSet, noise: float, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _reconstruct(model: LatentModel, ids: NDArray[np.int32], noise: float, seed: int) -> NDArray[np.int64]:
     """Ids (N, size) that come back from the latents of texts, with noise added to them."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
-    for start in range(0, len(texts), AT_ONCE):
-        z = model.first_stage.encode(texts.tensor(slice(start, start + AT_ONCE)).to(model.device))
+    for start in range(0, len(ids), AT_ONCE):
+        z = model.first_stage.encode(torch.from_numpy(ids[start : start + AT_ONCE].astype(np.int64)).to(model.device))
         z = z + noise * torch.randn(z.shape, generator=generator).to(z.device)
         parts.append(model.first_stage.decode(z).cpu())
     return torch.cat(parts).numpy()
 
 
-def _splits(model: LatentModel, data: str | None, root: str | Path | None) -> tuple[TextSet, TextSet]:
+def _splits(model: LatentModel, how: Evaluation) -> tuple[TextSet, TextSet]:
     """Training and held-out texts; by default those that the model was trained on."""
-    name, root, on_corrupt = data_source(model, data, root)
+    name, root, on_corrupt = data_source(model, how)
     train, test = (load_texts(name, split, on_corrupt, root) for split in ("train", "test"))
     if train.class_names != model.class_names:
         raise LatentiaError(f"{train.name} has {train.num_classes} classes, not those {len(model.class_names)} learned")

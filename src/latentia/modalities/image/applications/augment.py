@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from latentia.denoiser import CLASS_TABLE
+from latentia.applications.drawing import Labels
+from latentia.applications.variation import vary
+from latentia.conditions import Label
+from latentia.denoiser import Denoiser
 from latentia.errors import LatentiaError
-from latentia.modalities.image.applications.drawing import Labels, Pictures, own_labels, picture_stage
-from latentia.modalities.image.applications.variation import vary
+from latentia.modalities.image.applications.drawing import Pictures, own_labels, picture_stage
 from latentia.modalities.image.pictures import PictureSet
-from latentia.model import LatentModel, denoiser_config
+from latentia.model import LatentModel
 
 
 class Verdict(NamedTuple):
@@ -41,9 +43,10 @@ class Synthetic(NamedTuple):
 
 def check_nameless(model: LatentModel) -> int:
     """How many clusters of unlabelled pictures the model knows. Raises LatentiaError where it has classes or none."""
-    if model.class_names or model.clusters is None:
+    label = model.condition("label")
+    if model.class_names or label is None or label.clusters is None:
         raise LatentiaError("the model was not trained on unlabelled pictures in clusters: set clusters, such as 256")
-    return int(model.clusters.shape[1])
+    return int(label.clusters.shape[1])
 
 
 def name_clusters(
@@ -72,16 +75,21 @@ def name_clusters(
     if silent:
         raise LatentiaError(f"no picture speaks for {', '.join(silent)}")
     shares /= shares.sum(1, keepdims=True)
-    classes = len(class_names)
-    state = model.denoiser.state_dict()
-    table = state[CLASS_TABLE]
-    null = table[-1:]
-    state[CLASS_TABLE] = torch.cat([null.expand(classes, -1), table[:-1].repeat(classes, 1), null])
-    config = denoiser_config(model.denoiser) | {"num_classes": len(state[CLASS_TABLE]) - 1}
-    denoiser = type(model.denoiser)(**config)
-    denoiser.load_state_dict(state)
-    denoiser.to(table.device, table.dtype).eval().requires_grad_(False)
-    return replace(model, denoiser=denoiser, class_names=tuple(class_names), clusters=shares)
+    return with_label(model, class_names, shares)
+
+
+def with_label(model: LatentModel, class_names: Sequence[str], shares: NDArray[np.float64]) -> LatentModel:
+    """The model with classes made of its clusters in these shares (classes, clusters); vectors stay as learned."""
+    old: Label = model.condition("label")
+    table = old.table.weight.detach()
+    null, classes = table[-1:], len(class_names)
+    label = Label(table.shape[1], class_names, shares.tolist(), old.coarse)
+    label.table.weight.data = torch.cat([null.expand(classes, -1), table[:-1].repeat(classes, 1), null])
+    label.eval().requires_grad_(False)
+    return replace(
+        model,
+        denoiser=Denoiser(model.denoiser.core, {**model.denoiser.known, "label": label}, model.denoiser.objective),
+    )
 
 
 def balancing_counts(labels: Labels, num_classes: int) -> Labels:

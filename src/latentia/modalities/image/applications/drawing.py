@@ -1,40 +1,16 @@
-"""What the applications on pictures share: their types, their checks, and draws some pictures at a time."""
-
-from collections.abc import Callable
-from typing import Any
+"""What the applications on pictures share: their types and their checks."""
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
-from latentia.diffusion import Sampler
+from latentia.applications.drawing import Labels
 from latentia.errors import LatentiaError
 from latentia.modalities.image.first_stage import PictureStage
 from latentia.modalities.image.pictures import PictureSet
+from latentia.modalities.image.repair_task import RepairTask
 from latentia.model import LatentModel
 
 Pictures = NDArray[np.uint8]
-Labels = NDArray[np.int64]
-
-
-def draw_by(
-    model: LatentModel,
-    labels: Labels,
-    bind: Callable[[slice], Sampler],
-    seed: int,
-    batch_size: int,
-    progress: bool,
-    sampling: dict[str, Any],
-) -> Pictures:
-    """Some pictures at a time, by the sampler that `bind` makes for these rows; `sampling` may hold `prompts` (N,)."""
-    parts, prompts = [], sampling.pop("prompts", None)
-    with tqdm(total=len(labels), desc="drawing", unit="picture", disable=not progress, dynamic_ncols=True) as bar:
-        for number, start in enumerate(range(0, len(labels), batch_size)):
-            rows = slice(start, start + batch_size)
-            own = None if prompts is None else prompts[rows]
-            parts.append(model.generate(labels[rows], prompts=own, sampler=bind(rows), seed=seed + number, **sampling))
-            bar.update(len(parts[-1]))
-    return np.concatenate(parts)
 
 
 def own_labels(model: LatentModel, real: PictureSet) -> Labels:
@@ -45,8 +21,14 @@ def own_labels(model: LatentModel, real: PictureSet) -> Labels:
 def picture_stage(model: LatentModel) -> PictureStage:
     """The first stage of a model of pictures. Raises LatentiaError where it makes texts."""
     if not isinstance(model.first_stage, PictureStage):
-        raise LatentiaError("the model makes texts, not pictures")
+        raise LatentiaError(f"the model makes {model.codec.describe()}, not pictures")
     return model.first_stage
+
+
+def repair_task(model: LatentModel) -> RepairTask | None:
+    """The repair that the model is trained for, or None where it draws."""
+    repair = model.condition("repair")
+    return None if repair is None else RepairTask(**repair.task)
 
 
 def check_masks(masks: NDArray[np.bool_], pictures: Pictures) -> None:

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from latentia.applications.drawing import Labels, draw_by
 from latentia.diffusion import Sampler, posterior, repaint
 from latentia.errors import LatentiaError
 from latentia.modalities.image.applications.drawing import (
-    Labels,
     Pictures,
     check_masks,
     check_pictures_for,
-    draw_by,
     picture_stage,
+    repair_task,
 )
 from latentia.modalities.image.degrade import Degradation, hide
 from latentia.modalities.image.first_stage import PictureStage
@@ -59,13 +59,14 @@ def inpaint(
     """
     first_stage = check_pictures_for(model, pictures, labels)
     check_masks(masks, pictures)
+    task = repair_task(model)
     if method is None:
-        method = "posterior" if model.task is None else "trained"
-    if (method == "trained") != (model.task is not None and model.task.kind == "inpaint"):
+        method = "posterior" if task is None else "trained"
+    if (method == "trained") != (task is not None and task.kind == "inpaint"):
         raise LatentiaError(
             "the model's task is not to inpaint: train one with task.kind=inpaint, or take another method"
             if method == "trained"
-            else f"the model is trained for {model.task.kind if model.task else 'nothing'}, not for the method {method}"
+            else f"the model is trained for {task.kind if task else 'nothing'}, not for the method {method}"
         )
     unknown = torch.from_numpy(masks)[:, None].to(model.device)
     x = hide(unknown)(to_float(pictures).to(model.device))
@@ -132,7 +133,7 @@ def enlarge(
 
     small: uint8 (N, H / factor, W / factor, C). Raises LatentiaError where the model has another task or size.
     """
-    task = model.task
+    task = repair_task(model)
     if task is None or task.kind != "super_resolution":
         raise LatentiaError("the model's task is not super-resolution: train one with task.kind=super_resolution")
     check_pictures_for(model, small, labels, task.factor)
@@ -165,13 +166,14 @@ def _draw_trained(
     progress: bool,
     sampling: dict[str, Any],
 ) -> Pictures:
-    """By a denoiser that is shown what is left."""
-    assert model.task is not None
+    """By a denoiser that sees what is left."""
+    task = repair_task(model)
+    assert task is not None
     parts = zip(torch.split(x, batch_size), torch.split(hidden, batch_size), strict=True)
     with torch.no_grad():
-        hints = torch.cat([model.task.hints(model.first_stage.encode(part), mask) for part, mask in parts])
+        remains = torch.cat([task.remains(model.first_stage.encode(part), mask) for part, mask in parts])
     drawn: Pictures = model.generate(
-        labels, hints=hints, seed=seed, batch_size=batch_size, progress=progress, **sampling
+        labels, remains=remains, seed=seed, batch_size=batch_size, progress=progress, **sampling
     )
     return drawn
 

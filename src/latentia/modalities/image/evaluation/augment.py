@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latentia.applications.drawing import Labels
 from latentia.errors import LatentiaError
 from latentia.files import module_hash, new_folder, write_text
 from latentia.modalities.image.applications.augment import Judge, Synthetic, Verdict, balancing_counts, synthesise
-from latentia.modalities.image.applications.drawing import Labels, Pictures
+from latentia.modalities.image.applications.drawing import Pictures
 from latentia.modalities.image.evaluation.label import label_by_votes, trained_voters
 from latentia.modalities.image.grids import write_pictures
 from latentia.modalities.image.metrics.classifier import PictureClassifier, trained_classifier, vote, weighted

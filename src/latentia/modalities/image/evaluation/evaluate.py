@@ -1,10 +1,8 @@
 """A picture model, all metrics: reconstructs, generates, measures, and writes a report with pictures beside it."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +11,7 @@ from latentia.errors import LatentiaError
 from latentia.evaluation.source import data_source
 from latentia.files import write_json, write_text
 from latentia.metrics.report import Figure, Report
+from latentia.modalities.base import Evaluation
 from latentia.modalities.image.grids import picture_grid, save_png
 from latentia.modalities.image.metrics.features import FeatureNet, classifier_net, imagenet_net, inception_net
 from latentia.modalities.image.metrics.neighbours import nearest_neighbours, neighbour_sheet, retrieval
@@ -24,58 +23,73 @@ from latentia.model import LatentModel
 SHEET_ROWS, SHEET_NEIGHBOURS, GRID = 16, 8, 64
 
 
-def evaluate_picture_model(
-    model: LatentModel,
-    out: Path,
-    *,
-    data: str | None,
-    root: str | Path | None,
-    count: int,
-    features: Literal["classifier", "imagenet", "inception"],
-    inception_weights: Path | None,
-    sampling: dict[str, Any],
-    seed: int,
-    device: str,
-    say: Callable[[str], None],
-) -> str:
-    """`evaluate_model` for pictures.
+def evaluate_picture_model(model: LatentModel, out: Path, how: Evaluation) -> str:
+    """Measures a model of pictures; see `Modality.evaluate`.
 
     The first stage is measured on the test split, the generator by `count` pictures of all classes equally often, or,
-    where the model reads prompts, by one picture for each of the first `count` held-out captions. Without classes, the
-    model's own latents stand in for the classifier. `out` gets report.md, report.json, samples.png,
-    reconstructions.png and neighbours.png (generated pictures beside their nearest training pictures).
+    where the model reads prompts, by one picture for each of the first `count` held-out captions. `how.more` may name
+    `features`, the network whose features are compared: "classifier" (trained here; the model's own latents where there
+    are no classes), "imagenet" (EfficientNet-Lite0) or "inception", which alone gives a FID, with its
+    `inception_weights`. `out` gets report.md, report.json, samples.png, reconstructions.png and neighbours.png
+    (generated pictures beside their nearest training pictures).
     """
-    train, test = _splits(model, data, root)
-    say(f"data: {train.source}")
-    network: FeatureNet
-    if features == "inception":
-        network = inception_net(inception_weights, device=device)
-    elif features == "imagenet":
-        network = imagenet_net(device=device)
-    elif train.labels is None:
-        network = latent_net(model)
-    else:
-        network = classifier_net(train, test, seed=seed, device=device, progress=True)
-
+    train, test = _splits(model, how)
+    how.say(f"data: {train.source}")
+    network = _feature_net(model, train, test, how)
     batches = [model.decode(model.encode(test.images[i : i + 256])) for i in range(0, len(test), 256)]
     reconstructed = np.concatenate(batches)
     reconstruction = evaluate_reconstruction(test, reconstructed, feature_net=network)
 
-    classes, said = len(model.class_names), None
-    if model.prompts is not None and test.captions is not None:
-        said = [caption.splitlines()[0] for caption in test.captions[:count]]
-        count = len(said)
+    count, classes, captions = how.count, len(model.class_names), None
+    if model.condition("prompt") is not None and test.captions is not None:
+        captions = [caption.splitlines()[0] for caption in test.captions[:count]]
+        count = len(captions)
     labels = np.arange(count) % classes if classes else np.zeros(count, np.int64)
     started = time.perf_counter()
-    images = model.generate(labels, prompts=said, seed=seed, progress=True, **sampling)
+    images = model.generate(labels, prompts=captions, seed=how.seed, progress=True, **how.sampling)
     rate = count / (time.perf_counter() - started)
     generated = PictureSet(images, labels if classes else None, model.class_names, "generated pictures", "Generated.")
     figures = evaluate_pictures(
-        generated, train, test, feature_net=network, seed=seed, score=classes > 0, device=device, progress=True
+        generated,
+        train,
+        test,
+        feature_net=network,
+        seed=how.seed,
+        score=classes > 0,
+        device=how.device,
+        progress=True,
     )
-    if said is not None:
+    if captions is not None:
         figures = _with_retrieval(figures, network, images, test.images[:count], reconstructed[:count])
+    _write_sheets(out, images, train, test, reconstructed, classes)
+    speed = f"{rate:.1f} pictures a second on {how.device}, sampling {model.sampling | dict(how.sampling)}"
+    text = f"{reconstruction.table()}\n{figures.table()}\n{speed}\n"
+    write_text(out / "report.md", text)
+    report = {"first_stage": reconstruction.to_dict(), "generated": figures.to_dict(), "pictures_per_second": rate}
+    write_json(out / "report.json", report)
+    return text
 
+
+def _feature_net(model: LatentModel, train: PictureSet, test: PictureSet, how: Evaluation) -> FeatureNet:
+    features = how.more.get("features", "classifier")
+    if features == "inception":
+        return inception_net(how.more.get("inception_weights"), device=how.device)
+    if features == "imagenet":
+        return imagenet_net(device=how.device)
+    if train.labels is None:
+        return latent_net(model)
+    return classifier_net(train, test, seed=how.seed, device=how.device, progress=True)
+
+
+def _write_sheets(
+    out: Path,
+    images: NDArray[np.uint8],
+    train: PictureSet,
+    test: PictureSet,
+    reconstructed: NDArray[np.uint8],
+    classes: int,
+) -> None:
+    """Samples, their nearest training pictures, and reconstructions under their originals."""
     shown = images[:SHEET_ROWS]
     near = nearest_neighbours(shown, train.images, SHEET_NEIGHBOURS)
     columns = classes if 2 < classes <= 16 else None
@@ -83,12 +97,6 @@ def evaluate_picture_model(
     save_png(neighbour_sheet(shown, train.images, near), out / "neighbours.png")
     both = np.concatenate([test.images[:16], reconstructed[:16]])
     save_png(picture_grid(both, min(16, len(test))), out / "reconstructions.png")
-    speed = f"{rate:.1f} pictures a second on {device}, sampling {model.sampling | sampling}"
-    text = f"{reconstruction.table()}\n{figures.table()}\n{speed}\n"
-    write_text(out / "report.md", text)
-    report = {"first_stage": reconstruction.to_dict(), "generated": figures.to_dict(), "pictures_per_second": rate}
-    write_json(out / "report.json", report)
-    return text
 
 
 def latent_net(model: LatentModel) -> FeatureNet:
@@ -125,9 +133,9 @@ def _with_retrieval(
     return replace(report, figures=(*report.figures, *figures), notes=(*report.notes, note))
 
 
-def _splits(model: LatentModel, data: str | None, root: str | Path | None) -> tuple[PictureSet, PictureSet]:
+def _splits(model: LatentModel, how: Evaluation) -> tuple[PictureSet, PictureSet]:
     """Train and test pictures at the model's size; by default those that the model was trained on."""
-    name, root, on_corrupt = data_source(model, data, root)
+    name, root, on_corrupt = data_source(model, how)
     train, test = (load_pictures(name, split, model.codec.size, on_corrupt, root) for split in ("train", "test"))
     if train.channels != model.first_stage.config["in_channels"] or train.class_names != model.class_names:
         raise LatentiaError(

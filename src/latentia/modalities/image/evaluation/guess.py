@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from latentia.applications.drawing import Labels
 from latentia.errors import LatentiaError
 from latentia.metrics.checks import check_pictures
-from latentia.modalities.image.applications.drawing import Labels, Pictures, check_masks, own_labels
+from latentia.modalities.image.applications.drawing import Pictures, check_masks, own_labels
 from latentia.modalities.image.degrade import cover
 from latentia.modalities.image.metrics.classifier import predict, trained_classifier
 from latentia.modalities.image.pictures import PictureSet

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from latentia.errors import LatentiaError
 from latentia.files import new_folder
+from latentia.modalities.image import MODALITY
 from latentia.modalities.image.applications.augment import check_nameless, name_clusters
+from latentia.modalities.image.clusters import CLUSTERS_NAME
 from latentia.modalities.image.metrics.classifier import (
     PictureClassifier,
     even_weights,
@@ -22,8 +24,6 @@ from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.model import load
 from latentia.training import load_recipe
-from latentia.training.latent import finer_labels
-from latentia.training.run import load_examples
 
 VOTERS = 3  # classifiers whose mean says what a picture shows
 SURE = 0.5  # a picture with a likelier class than this speaks for it
@@ -110,9 +110,8 @@ def name_run(
         check_nameless(model)
         few = load_pictures(data, "train", model.codec.size, "refuse", root)
         recipe = load_recipe(str(run / "recipe.yaml"))
-        rest = load_examples(recipe, run)
-        assert isinstance(rest, PictureSet)  # no others are put in clusters
-        clusters = finer_labels(recipe, rest, run / "denoiser")
+        rest = MODALITY.pictures(recipe.data)
+        clusters = np.load(run / CLUSTERS_NAME, allow_pickle=False)
         if len(clusters) != len(rest):
             raise LatentiaError(f"{run} was trained on {len(clusters)} pictures, and {rest.name} now has {len(rest)}")
         voters = trained_voters(few, seed=seed, device=device, progress=True)

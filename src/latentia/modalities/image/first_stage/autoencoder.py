@@ -1,60 +1,74 @@
 """The convolutional encoder and decoder that both first stages share (after Rombach et al. 2022, App. G)."""
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentia.config import Loop, check_integer, checked, config, plain
 from latentia.errors import LatentiaError
 
 MAX_PARAMETERS = 2**30  # twelve times LDM's largest autoencoder: a bound on what a config file may allocate
 
 
-class Reconstruction(NamedTuple):
-    """What a first stage gives for training: `x` (B, C, H, W) unclamped, a scalar `regulariser`, scalar `stats`."""
-
-    x: Tensor
-    regulariser: Tensor
-    stats: dict[str, Tensor]
+Sizes = TypeVar("Sizes", bound="AutoencoderConfig")
 
 
-def check_integer(name: str, value: Any, low: int, high: int) -> int:
-    """Returns `value`. Raises LatentiaError where it is not an integer from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise LatentiaError(f"{name} is {value!r:.60}, expected an integer from {low} to {high}")
-    return value
+@config
+class AutoencoderConfig:
+    """The sizes of a convolutional autoencoder of pictures."""
+
+    latent_channels: Annotated[int, Field(ge=1, le=1024, description="channels of the latent")] = 4
+    channels: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=8192)], ...],
+        Field(min_length=1, max_length=10, description="width by level; each level after the first halves the grid"),
+    ] = (32, 64, 64)
+    blocks: Annotated[int, Field(ge=1, le=64, description="residual blocks a level")] = 1
+    patch: Annotated[
+        int, Field(ge=1, le=64, description="side of the space-to-depth stem; multiplies the downsampling")
+    ] = 1
+    attention: Annotated[bool, Field(description="one self-attention layer in the middle")] = False
 
 
-def common_config(
-    in_channels: int, latent_channels: int, channels: Sequence[int], blocks: int, patch: int, attention: bool
-) -> dict[str, Any]:
-    """The shared constructor arguments as JSON values.
+@config
+class Discriminator:
+    """The patch discriminator of a first stage's training."""
+
+    start: Annotated[int, Field(ge=0, description="update from which the discriminator joins")] = 0
+    weight: Annotated[float, Field(ge=0, description="factor on the adaptive weight of the adversarial loss")] = 0.5
+    width: Annotated[int, Field(ge=4, description="channels of its first layer")] = 32
+    layers: Annotated[int, Field(ge=1, le=4, description="strided layers: the receptive field of a patch")] = 2
+    learning_rate: Annotated[float, Field(gt=0, description="learning rate of the discriminator")] = 2e-4
+
+
+@config
+class AutoencoderRecipe(AutoencoderConfig):
+    """A recipe's section for an autoencoder of pictures."""
+
+    reconstruction: Annotated[Literal["l1", "l2"], Field(description="pixel loss")] = "l1"
+    discriminator: Annotated[Discriminator | None, Field(description="patch discriminator of VQGAN; null: none")] = None
+    training: Annotated[Loop, Field(description="how the first stage is trained")]
+
+
+def checked_sizes(in_channels: int, sizes: Mapping[str, Any], kind: type[Sizes]) -> tuple[Sizes, dict[str, Any]]:
+    """The sizes as an object and, with `in_channels`, as JSON values.
 
     Raises LatentiaError where one is wrong, before anything is allocated.
     """
-    if not isinstance(channels, list | tuple) or not 1 <= len(channels) <= 10:
-        raise LatentiaError(f"channels is {channels!r:.60}, expected a list of 1 to 10 widths, such as [32, 64, 64]")
-    if not isinstance(attention, bool):
-        raise LatentiaError(f"attention is {attention!r:.60}, expected true or false")
-    config = {
-        "in_channels": check_integer("in_channels", in_channels, 1, 1024),
-        "latent_channels": check_integer("latent_channels", latent_channels, 1, 1024),
-        "channels": [check_integer("each width in channels", width, 1, 8192) for width in channels],
-        "blocks": check_integer("blocks", blocks, 1, 64),
-        "patch": check_integer("patch", patch, 1, 64),
-        "attention": attention,
-    }
+    check_integer("in_channels", in_channels, 1, 1024)
+    given = checked(kind, sizes, "a first stage")
     # Two 3×3 convolutions a block, in the encoder and again in the decoder, and those between levels and at the ends.
-    widths = sum(width * width for width in channels)
-    parameters = 36 * (blocks + 1) * widths + 36 * in_channels * patch**2 * channels[0]
+    widths = sum(width * width for width in given.channels)
+    parameters = 36 * (given.blocks + 1) * widths + 36 * in_channels * given.patch**2 * given.channels[0]
     if parameters > MAX_PARAMETERS:
         raise LatentiaError(
-            f"channels {list(channels)} with blocks={blocks}, patch={patch} make about {parameters:.1e} parameters, "
-            f"more than {MAX_PARAMETERS:.1e}; choose smaller widths"
+            f"channels {list(given.channels)} with blocks={given.blocks}, patch={given.patch} make about "
+            f"{parameters:.1e} parameters, more than {MAX_PARAMETERS:.1e}; choose smaller widths"
         )
-    return config
+    return given, {"in_channels": in_channels, **plain(given)}
 
 
 def reduction(config: dict[str, Any]) -> int:
@@ -147,10 +161,9 @@ class Upsample(nn.Module):
 class Encoder(nn.Module):
     """Pictures (B, in_channels, H, W) to maps (B, out_channels, H/f, W/f)."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, channels: Sequence[int], blocks: int, patch: int, attention: bool
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, sizes: AutoencoderConfig) -> None:
         super().__init__()
+        channels, patch = sizes.channels, sizes.patch
         self.stem = nn.Sequential(
             nn.PixelUnshuffle(patch), nn.Conv2d(in_channels * patch**2, channels[0], 3, padding=1)
         )
@@ -158,8 +171,8 @@ class Encoder(nn.Module):
         for level, width in enumerate(channels):
             if level > 0:
                 body.append(nn.Conv2d(channels[level - 1], width, 3, stride=2, padding=1))
-            body.extend(ResidualBlock(width) for _ in range(blocks))
-        if attention:
+            body.extend(ResidualBlock(width) for _ in range(sizes.blocks))
+        if sizes.attention:
             body.append(AttentionBlock(channels[-1]))
         self.body = nn.Sequential(*body)
         self.norm = group_norm(channels[-1])
@@ -176,14 +189,13 @@ class Decoder(nn.Module):
     `head` is the last layer, which `losses.adaptive_weight` asks for.
     """
 
-    def __init__(
-        self, latent_channels: int, out_channels: int, channels: Sequence[int], blocks: int, patch: int, attention: bool
-    ) -> None:
+    def __init__(self, out_channels: int, sizes: AutoencoderConfig) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(latent_channels, channels[-1], 3, padding=1)
-        body: list[nn.Module] = [AttentionBlock(channels[-1])] if attention else []
+        channels, patch = sizes.channels, sizes.patch
+        self.stem = nn.Conv2d(sizes.latent_channels, channels[-1], 3, padding=1)
+        body: list[nn.Module] = [AttentionBlock(channels[-1])] if sizes.attention else []
         for level in reversed(range(len(channels))):
-            body.extend(ResidualBlock(channels[level]) for _ in range(blocks))
+            body.extend(ResidualBlock(channels[level]) for _ in range(sizes.blocks))
             if level > 0:
                 body.append(Upsample(channels[level], channels[level - 1]))
         self.body = nn.Sequential(*body)

@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentia.config import check_integer
 from latentia.errors import LatentiaError
-from latentia.latents.first_stage import FirstStage
+from latentia.latents.first_stage import FirstStage, Reconstruction
 from latentia.latents.normalise import denormalise, normalise, register_statistics
 from latentia.modalities.image.first_stage.autoencoder import (
-    Reconstruction,
-    check_integer,
+    AutoencoderConfig,
     check_latents,
     check_pictures,
-    common_config,
+    checked_sizes,
     latent_grid,
 )
 from latentia.modalities.image.first_stage.kl import LOGVAR_RANGE, kl_divergence, sample_posterior
@@ -44,8 +44,9 @@ class DiffusersKL(FirstStage):
             ) from None
         widths = vae.get("block_out_channels")
         blocks = check_integer("layers_per_block", vae.get("layers_per_block", 1), 1, 64)
-        common = common_config(in_channels, latent_channels, widths or (), blocks, 1, True)  # also a bound on the size
-        levels = len(common["channels"])
+        sizes = {"latent_channels": latent_channels, "channels": widths or (), "blocks": blocks, "attention": True}
+        given, _ = checked_sizes(in_channels, sizes, AutoencoderConfig)  # also a bound on the size
+        levels = len(given.channels)
         chosen = {name: vae[name] for name in KEPT if name in vae}
         for name, kind in (("down_block_types", DOWN), ("up_block_types", UP)):
             if list(vae.get(name, [kind] * levels)) != [kind] * levels:
@@ -53,7 +54,7 @@ class DiffusersKL(FirstStage):
         self.config: dict[str, Any] = {
             "in_channels": in_channels,
             "latent_channels": latent_channels,
-            "vae": {"block_out_channels": common["channels"], "layers_per_block": blocks, **chosen},
+            "vae": {"block_out_channels": list(given.channels), "layers_per_block": blocks, **chosen},
         }
         self.levels = levels
         self.vae: Any = AutoencoderKL(  # type: ignore[no-untyped-call]

@@ -1,20 +1,22 @@
 """The KL-regularised autoencoder (Kingma & Welling 2014; as a first stage: Rombach et al. 2022, §3.1 and App. G)."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from latentia.latents.first_stage import FirstStage
+from latentia.config import config
+from latentia.latents.first_stage import FirstStage, Reconstruction
 from latentia.latents.normalise import denormalise, normalise, register_statistics
 from latentia.modalities.image.first_stage.autoencoder import (
+    AutoencoderConfig,
+    AutoencoderRecipe,
     Decoder,
     Encoder,
-    Reconstruction,
     check_latents,
     check_pictures,
-    common_config,
+    checked_sizes,
     latent_grid,
     reduction,
 )
@@ -36,31 +38,39 @@ def sample_posterior(mean: Tensor, logvar: Tensor, generator: torch.Generator) -
     return mean + (0.5 * logvar).exp() * noise
 
 
+@config
+class KLRecipe(AutoencoderRecipe):
+    """A recipe's section for an `AutoencoderKL`."""
+
+    kind: Literal["AutoencoderKL"] = "AutoencoderKL"
+    kl_weight: Annotated[
+        float, Field(ge=0, description="weight of the KL, summed over the latent, beside the mean pixel loss (KL)")
+    ] = 1e-6
+
+    @property
+    def regulariser_weight(self) -> float:
+        return self.kl_weight
+
+
 class AutoencoderKL(FirstStage):
     """A variational autoencoder with a diagonal Gaussian posterior per latent.
 
-    Pictures are (B, in_channels, H, W) in [-1, 1]; latents (B, latent_channels, H/f, W/f) with
-    f = patch · 2^(len(channels) − 1). `channels` is the width per level, `blocks` the residual blocks per level.
+    `sizes` are the fields of `AutoencoderConfig`. Pictures are (B, in_channels, H, W) in [-1, 1]; latents
+    (B, latent_channels, H/f, W/f) with f = patch · 2^(len(channels) − 1).
     Raises LatentiaError where an argument is out of range.
     """
 
     latent_mean: Tensor
     latent_std: Tensor
 
-    def __init__(
-        self,
-        in_channels: int = 1,
-        latent_channels: int = 4,
-        channels: Sequence[int] = (32, 64, 64),
-        blocks: int = 1,
-        patch: int = 1,
-        attention: bool = False,
-    ) -> None:
+    Config, Recipe = AutoencoderConfig, KLRecipe
+
+    def __init__(self, in_channels: int = 1, **sizes: Any) -> None:
         super().__init__()
-        self.config: dict[str, Any] = common_config(in_channels, latent_channels, channels, blocks, patch, attention)
-        self.encoder = Encoder(in_channels, 2 * latent_channels, channels, blocks, patch, attention)
-        self.decoder = Decoder(latent_channels, in_channels, channels, blocks, patch, attention)
-        register_statistics(self, latent_channels)
+        given, self.config = checked_sizes(in_channels, sizes, AutoencoderConfig)
+        self.encoder = Encoder(in_channels, 2 * given.latent_channels, given)
+        self.decoder = Decoder(in_channels, given)
+        register_statistics(self, given.latent_channels)
 
     def latent_shape(self, size: int | tuple[int, int]) -> tuple[int, int, int]:
         """(channels, h, w) for pictures of that height and width, or side; raises what `latent_grid` raises."""

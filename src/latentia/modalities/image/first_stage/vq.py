@@ -1,23 +1,22 @@
 """The vector-quantised autoencoder (van den Oord et al. 2017), its codebook learned by moving averages."""
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from latentia.errors import LatentiaError
-from latentia.latents.first_stage import FirstStage
+from latentia.config import config
+from latentia.latents.first_stage import FirstStage, Reconstruction
 from latentia.latents.normalise import denormalise, normalise, register_statistics
 from latentia.modalities.image.first_stage.autoencoder import (
+    AutoencoderConfig,
+    AutoencoderRecipe,
     Decoder,
     Encoder,
-    Reconstruction,
-    check_integer,
     check_latents,
     check_pictures,
-    common_config,
+    checked_sizes,
     latent_grid,
     reduction,
 )
@@ -47,11 +46,31 @@ def as_vectors(z: Tensor) -> Tensor:
     return z.movedim(1, -1).reshape(-1, z.shape[1])
 
 
+@config
+class VQConfig(AutoencoderConfig):
+    """The sizes of an `AutoencoderVQ`."""
+
+    codebook_size: Annotated[int, Field(ge=1, le=65536, description="entries of the codebook (VQ)")] = 512
+    commitment: Annotated[float, Field(ge=0, description="weight of the commitment loss (VQ)")] = 0.25
+
+
+@config
+class VQRecipe(VQConfig, AutoencoderRecipe):
+    """A recipe's section for an `AutoencoderVQ`."""
+
+    kind: Literal["AutoencoderVQ"] = "AutoencoderVQ"
+
+    @property
+    def regulariser_weight(self) -> float:
+        """The first stage weighs its commitment itself."""
+        return 1.0
+
+
 class AutoencoderVQ(FirstStage):
     """An autoencoder whose decoder sees only `codebook_size` different vectors.
 
     As in LDM's VQ-reg (Rombach et al. 2022, §3.1) the quantisation belongs to the decoder: `encode` gives the
-    continuous vectors before it. The other arguments and the shapes are those of `AutoencoderKL`. The codebook is
+    continuous vectors before it. `sizes` are the fields of `VQConfig`; shapes are those of `AutoencoderKL`. The codebook is
     a buffer that training forwards move; under DDP that of rank 0 is broadcast before each forward.
     Raises LatentiaError where an argument is out of range.
     """
@@ -61,25 +80,14 @@ class AutoencoderVQ(FirstStage):
     codebook: Tensor
     usage: Tensor
 
-    def __init__(
-        self,
-        in_channels: int = 1,
-        latent_channels: int = 4,
-        channels: Sequence[int] = (32, 64, 64),
-        blocks: int = 1,
-        patch: int = 1,
-        attention: bool = False,
-        codebook_size: int = 512,
-        commitment: float = 0.25,
-    ) -> None:
+    Config, Recipe = VQConfig, VQRecipe
+
+    def __init__(self, in_channels: int = 1, **sizes: Any) -> None:
         super().__init__()
-        config = common_config(in_channels, latent_channels, channels, blocks, patch, attention)
-        if isinstance(commitment, bool) or not isinstance(commitment, int | float) or not 0 <= commitment < math.inf:
-            raise LatentiaError(f"commitment is {commitment!r:.60}, expected a number that is 0 or more")
-        codebook_size = check_integer("codebook_size", codebook_size, 1, 65536)
-        self.config: dict[str, Any] = config | {"codebook_size": codebook_size, "commitment": commitment}
-        self.encoder = Encoder(in_channels, latent_channels, channels, blocks, patch, attention)
-        self.decoder = Decoder(latent_channels, in_channels, channels, blocks, patch, attention)
+        given, self.config = checked_sizes(in_channels, sizes, VQConfig)
+        codebook_size, latent_channels = given.codebook_size, given.latent_channels
+        self.encoder = Encoder(in_channels, latent_channels, given)
+        self.decoder = Decoder(in_channels, given)
         register_statistics(self, latent_channels)
         self.register_buffer("codebook", torch.randn(codebook_size, latent_channels))
         # Moving average of each code's use, 1 for a uniform share. At zero all codes count as dead, and so the first

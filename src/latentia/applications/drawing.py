@@ -1,0 +1,54 @@
+"""Draws items some at a time, each batch by a sampler of its own."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from latentia.diffusion import Sampler
+from latentia.errors import LatentiaError
+from latentia.model import LatentModel
+
+Labels = NDArray[np.int64]
+
+
+def draw_by(
+    model: LatentModel,
+    labels: Labels,
+    bind: Callable[[slice], Sampler],
+    seed: int,
+    batch_size: int,
+    progress: bool,
+    options: Mapping[str, Any],
+) -> Any:
+    """One item for each label, by the sampler that `bind` makes for these rows.
+
+    `options` are those of `LatentModel.generate`; a list, an array or a tensor among them has an entry for each item.
+    """
+    parts = []
+    with tqdm(total=len(labels), desc="drawing", unit="item", disable=not progress, dynamic_ncols=True) as bar:
+        for number, start in enumerate(range(0, len(labels), batch_size)):
+            rows = slice(start, start + batch_size)
+            own = {name: of_rows(value, rows) for name, value in options.items()}
+            parts.append(model.generate(labels[rows], sampler=bind(rows), seed=seed + number, **own))
+            bar.update(len(labels[rows]))
+    return model.codec.join(parts)
+
+
+def of_rows(value: Any, rows: slice) -> Any:
+    """The rows of what holds an entry for each item; all else as it is."""
+    return value[rows] if isinstance(value, list | np.ndarray | Tensor) else value
+
+
+def encoded(model: LatentModel, items: Any, labels: Labels) -> Tensor:
+    """The latents of items. Raises LatentiaError unless the model could have drawn them, one for each label."""
+    z = model.encode(items)
+    if z.shape != (len(labels), *model.latent_shape):
+        raise LatentiaError(
+            f"{len(z)} items with latents {tuple(z.shape[1:])} do not fit {len(labels)} labels and a model of "
+            f"{model.codec.describe()}"
+        )
+    return z

@@ -1,0 +1,79 @@
+"""The latent of what an item must complete, such as a text with a gap, and of the last estimate of the item itself."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentia.conditions.base import Condition, Plan, Request, Signals, TrainingData, Values
+from latentia.errors import LatentiaError
+
+VIEW = "gap"
+
+
+class Context(Condition):
+    """The latent of an item with a gap, beside the noisy latent; zeros where nothing is given."""
+
+    inputs, options, chances = ("context",), ("context",), 1
+
+    def __init__(self, width: int, channels: int, share: float = 0.25) -> None:
+        super().__init__()
+        self.config = {"channels": channels, "share": share}
+        self.grid_channels, self.share = channels, share
+
+    @classmethod
+    def of(cls, plan: Plan, **settings: Any) -> "Context | None":
+        has_gaps = VIEW in plan.items.views
+        return cls(plan.width, plan.latent_shape[0], plan.recipe.context_share) if has_gaps else None
+
+    def draw(self, data: TrainingData, rows: Tensor, chance: Tensor) -> Values:
+        latents = data.latents.batch(rows, VIEW)
+        given = (chance[:, 0] < self.share).view(-1, *[1] * (latents.ndim - 1))
+        return {"context": torch.where(given, latents, 0.0)}
+
+    def preview(self, data: TrainingData, rows: Tensor, like: Tensor) -> tuple[Values, Values]:
+        return self.null(like), self.null(like)
+
+    def request(self, request: Request, like: Tensor) -> tuple[Values, Values]:
+        null = self.null(like)
+        context = request.options.get("context")
+        if context is None:
+            return null, null
+        if len(context) != request.count or request.encode is None:
+            raise LatentiaError(f"there are {len(context)} contexts for {request.count} items")
+        return {"context": request.encode(context, gaps=True)}, null
+
+    def null(self, like: Tensor) -> Values:
+        return {"context": like.new_zeros(len(like), self.grid_channels, *like.shape[2:])}
+
+    def forward(self, values: Values) -> Signals:
+        return Signals(grid=values["context"])
+
+
+class Estimate(Condition):
+    """The denoiser's own last estimate of the clean latent, zeros at first; the objective gives it."""
+
+    inputs, dropout = ("estimate",), False
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.config, self.grid_channels = {"channels": channels}, channels
+
+    @classmethod
+    def of(cls, plan: Plan, **settings: Any) -> "Estimate | None":
+        return None
+
+    def draw(self, data: TrainingData, rows: Tensor, chance: Tensor) -> Values:
+        return {}
+
+    def preview(self, data: TrainingData, rows: Tensor, like: Tensor) -> tuple[Values, Values]:
+        return {}, {}
+
+    def request(self, request: Request, like: Tensor) -> tuple[Values, Values]:
+        return {}, {}
+
+    def null(self, like: Tensor) -> Values:
+        return {"estimate": like.new_zeros(len(like), self.grid_channels, *like.shape[2:])}
+
+    def forward(self, values: Values) -> Signals:
+        return Signals(grid=values["estimate"])

@@ -1,0 +1,155 @@
+"""A denoiser: a network, the conditions that it knows, and the objective by which it was trained."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from latentia.conditions import Condition, Estimate, Request, Signals, Values, conditions
+from latentia.config import checked, plain
+from latentia.denoiser.diffusers_unet import DiffusersUNet
+from latentia.denoiser.dit import DiT
+from latentia.denoiser.legacy import upgraded
+from latentia.denoiser.unet import UNet
+from latentia.diffusion import Denoise, Denoising, Guidance, Objective, Process, classifier_free, guide, objectives
+from latentia.errors import LatentiaError
+from latentia.files import CONFIG_NAME, WEIGHTS_NAME, build_part, read_json, read_tensors
+
+Core = DiT | UNet | DiffusersUNet
+CORES: dict[str, type[DiT] | type[UNet] | type[DiffusersUNet]] = {
+    "DiT": DiT,
+    "UNet": UNet,
+    "DiffusersUNet": DiffusersUNet,
+}
+
+
+class Denoiser(nn.Module):
+    """network(x, time, **values): conditions turn their values into `Signals`, the core sees these and the latent.
+
+    `bind` is the only way from here to a sampler. Conditions are known by name, in the order in which their channels
+    follow the latent's. What a call leaves out counts as nothing.
+    """
+
+    def __init__(self, core: Core, conditions: Mapping[str, Condition], objective: Objective | None = None) -> None:
+        super().__init__()
+        self.core, self.objective = core, objective or Denoising()
+        self.conditions = nn.ModuleDict(conditions)
+
+    @property
+    def known(self) -> dict[str, Condition]:
+        """The conditions by name."""
+        return dict(self.conditions.items())  # type: ignore[arg-type]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        kind = next(name for name, kind in objectives().items() if kind is type(self.objective))
+        return {
+            "core": {"_class_name": type(self.core).__name__, **self.core.config},
+            "conditions": {name: condition.config for name, condition in self.known.items()},
+            "objective": {"kind": kind, **plain(self.objective)},
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Raises LatentiaError for an unknown part, or an argument that is wrong."""
+        arguments = dict(config["core"])
+        name = arguments.pop("_class_name", None)
+        if name not in CORES:
+            raise LatentiaError(f"the denoiser's core is {name!r}, expected one of {', '.join(CORES)}")
+        core, known, parts = CORES[name](**arguments), conditions(), {}
+        for kind, settings in dict(config["conditions"]).items():
+            if kind not in known:
+                raise LatentiaError(f"the denoiser has the condition {kind!r}, expected one of {', '.join(known)}")
+            parts[kind] = known[kind](core.signal_width, **settings)
+        return cls(core, parts, make_objective(config["objective"]))
+
+    def forward(self, x: Tensor, time: Tensor, **values: Tensor) -> Tensor:
+        """x (B, C, *grid), time (B,) in about 0..1000 → (B, C_out, *grid). Raises LatentiaError for unknown values."""
+        signals = []
+        for condition in self.known.values():
+            given = {name: values.pop(name) for name in condition.inputs if name in values}
+            signals.append(condition(given if len(given) == len(condition.inputs) else condition.null(x) | given))
+        if values:
+            raise LatentiaError(f"the denoiser does not know {', '.join(values)}")
+        return self.core(x, time, join(signals))
+
+    def request(self, request: Request, like: Tensor) -> tuple[Values, Values]:
+        """What a request gives the network, and what guidance leads away from, on the CPU; `like` (B, C, *grid).
+
+        Raises LatentiaError for an option that no condition knows, or that does not fit.
+        """
+        offered = {option for condition in self.known.values() for option in condition.options}
+        if unknown := [option for option in request.options if option not in offered]:
+            raise LatentiaError(
+                f"the model takes no {', '.join(unknown)}, only {', '.join(sorted(offered)) or 'noise'}"
+            )
+        wanted: Values = {}
+        null: Values = {}
+        for condition in self.known.values():
+            own, against = condition.request(request, like)
+            wanted, null = wanted | own, null | against
+        return wanted, null
+
+    def bind(self, values: Values, null: Values, process: Process, guidance: Guidance | None = None) -> Denoise:
+        """E[z | z_t] under these values, guided away from `null` or a weaker denoiser, for one batch of samples."""
+        guidance, denoise = guidance or Guidance(), self.objective.denoise(self, process)
+        if guidance.weaker is not None:
+            weaker: Denoiser = guidance.weaker
+            away = weaker.objective.denoise(weaker, process)
+
+            def guided(z_t: Tensor, t: Tensor, **more: Tensor) -> Tensor:
+                both = (lambda z, s, call=call: call(z, s, **values, **more) for call in (denoise, away))
+                return guide(*both, guidance, process)(z_t, t)
+
+            return self.objective.sampling(guided)
+        if all(torch.equal(value, null[name]) for name, value in values.items()):
+            guidance = Guidance()
+        return self.objective.sampling(classifier_free(denoise, values, null, guidance, process))
+
+
+def join(signals: list[Signals]) -> Signals:
+    """The sum of vectors, all grids one behind the other, and the tokens of all conditions in one row."""
+    vectors = [signal.vector for signal in signals if signal.vector is not None]
+    grids = [signal.grid for signal in signals if signal.grid is not None]
+    tokens = [signal.tokens for signal in signals if signal.tokens is not None]
+    vector = sum(vectors[1:], start=vectors[0]) if vectors else None
+    row = tokens[0] if tokens else None
+    if len(tokens) > 1:
+        row = type(tokens[0])(torch.cat([t.vectors for t in tokens], 1), torch.cat([t.mask for t in tokens], 1))
+    return Signals(vector, row, torch.cat(grids, 1) if grids else None)
+
+
+def make_objective(config: Mapping[str, Any]) -> Objective:
+    """The objective of a config {"kind": …, …}. Raises LatentiaError for an unknown kind or a wrong field."""
+    kind, known = config.get("kind"), objectives()
+    if kind not in known:
+        raise LatentiaError(f"the objective is {kind!r}, expected one of {', '.join(known)}")
+    made: Objective = checked(known[kind], {name: value for name, value in config.items() if name != "kind"}, str(kind))
+    return made
+
+
+def build_denoiser(
+    core: str, arguments: Mapping[str, Any], parts: Mapping[str, Condition], objective: Objective
+) -> Denoiser:
+    """A new denoiser whose core takes what its conditions and its objective give; `arguments` are the core's own."""
+    if objective.estimates:
+        parts = {"estimate": Estimate(0, arguments["in_channels"]), **parts}
+    parts = {name: parts[name] for name in conditions() if name in parts}
+    needs = {
+        "concat_channels": sum(part.grid_channels for part in parts.values()),
+        "tokens": any(part.tokens for part in parts.values()),
+    }
+    return Denoiser(CORES[core](**arguments, **needs), parts, objective)
+
+
+def load_denoiser(folder: Path) -> Denoiser:
+    """The denoiser of a model's `denoiser` folder, in float32, also of one that an earlier version wrote.
+
+    Raises LatentiaError where a part is unknown, an argument is wrong, or weights are missing, extra or misshapen.
+    """
+    config, state = read_json(folder / CONFIG_NAME), read_tensors(folder / WEIGHTS_NAME)
+    if config.pop("_class_name", None) != "Denoiser":
+        config, state = upgraded(folder, state)
+    return build_part(folder, lambda: Denoiser.from_config(config), state)

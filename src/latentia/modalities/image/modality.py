@@ -1,0 +1,216 @@
+"""The modality of pictures: one object that the core finds by its entry point. What is slow to import comes late."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from latentia.config import config
+from latentia.errors import LatentiaError
+from latentia.items import ItemSet
+from latentia.latents.first_stage import FirstStage
+from latentia.modalities.base import Evaluation, Modality, Say, Writer
+from latentia.modalities.image import write
+from latentia.modalities.image.codec import PictureCodec
+from latentia.modalities.image.first_stage import AutoencoderKL, AutoencoderVQ, DiffusersKL
+from latentia.modalities.image.grids import picture_grid
+from latentia.modalities.image.pictures import PictureSet, parse_size
+
+BUILT_IN = ("fashion-mnist", "digits", "cifar10", "auto")
+
+
+@config
+class PictureData:
+    """A recipe's section `data` for pictures."""
+
+    name: Annotated[
+        str,
+        Field(
+            description="fashion-mnist, digits, cifar10, hf:NAME, or the path of a folder of pictures, a parquet file "
+            "or an archive; auto takes fashion-mnist where it can be had and digits elsewhere"
+        ),
+    ] = "auto"
+    root: Annotated[str | None, Field(description="folder that holds the files of a named set")] = None
+    size: Annotated[
+        int | None,
+        Field(ge=4, le=2048, description="side in pixels: resize and centre-crop; null keeps the set's own"),
+    ] = None
+    more_sizes: Annotated[
+        tuple[str, ...],
+        Field(
+            description="WIDTHxHEIGHT of other sizes than the square: the denoiser learns each picture in that of them "
+            "all whose aspect ratio is nearest to its own"
+        ),
+    ] = ()
+    on_corrupt: Annotated[
+        Literal["refuse", "skip"], Field(description="what to do about examples that cannot be read")
+    ] = "refuse"
+    flips: Annotated[bool, Field(description="train on left-right mirrored pictures as well")] = False
+
+    def sizes(self, side: int) -> tuple[tuple[int, int], ...]:
+        """Height and width of the square and of `more_sizes`. Raises LatentiaError for what is no size."""
+        return (side, side), *(parse_size("data.more_sizes", text) for text in self.more_sizes)
+
+
+class Pictures(Modality):
+    """See `latentia.modalities.base.Modality`."""
+
+    name, plural, objective, legacy_size = "image", "pictures", "denoising", "image_size"
+    Data = PictureData
+    stages: Mapping[str, type[FirstStage]] = {
+        "AutoencoderKL": AutoencoderKL,
+        "AutoencoderVQ": AutoencoderVQ,
+        "DiffusersKL": DiffusersKL,
+    }
+    writers: Mapping[str, Writer] = {
+        ".png": write.grid,
+        ".npy": write.array,
+        ".gif": write.film,
+        "": write.folder,
+    }
+    options = frozenset({"features", "inception_weights"})
+
+    def pictures(self, data: PictureData, split: Literal["train", "test"] = "train") -> PictureSet:
+        """One split of a recipe's pictures."""
+        from latentia.modalities.image.readers.builtin import load_pictures
+
+        return load_pictures(data.name, split, data.size, data.on_corrupt, data.root)
+
+    def load(self, recipe: Any, folder: Path, first_stage: Path | None) -> ItemSet:
+        from latentia.modalities.image.items import picture_items
+
+        return picture_items(self.pictures(recipe.data))
+
+    def for_denoiser(self, recipe: Any, items: ItemSet, folder: Path) -> ItemSet:
+        from latentia.modalities.image.clusters import with_clusters
+        from latentia.modalities.image.items import mirrored
+        from latentia.modalities.image.repair_task import RepairTask, with_damage
+
+        data = recipe.data
+        if data.more_sizes:
+            items = self._in_several_sizes(recipe, items)
+        if recipe.clusters:
+            if recipe.task is not None:
+                raise LatentiaError("clusters are for pictures that a denoiser learns to draw: set clusters=0")
+            items = with_clusters(items, recipe.clusters, recipe.seed, folder)
+        if recipe.task is not None:
+            if data.flips:
+                raise LatentiaError("task and data.flips exclude each other: set data.flips=false")
+            items = with_damage(items, RepairTask(recipe.task.kind, recipe.task.factor))
+        return mirrored(items) if data.flips else items
+
+    def _in_several_sizes(self, recipe: Any, items: ItemSet) -> ItemSet:
+        """Raises LatentiaError where the recipe does not fit pictures of several sizes."""
+        from latentia.items import joined
+        from latentia.modalities.image.items import picture_items
+        from latentia.modalities.image.readers.aspect_buckets import load_framed
+
+        data, side = recipe.data, int(items.size)
+        if recipe.task is not None or recipe.clusters:
+            raise LatentiaError("data.more_sizes goes without a task and without clusters")
+        if not getattr(recipe.denoiser, "rope", True):
+            raise LatentiaError("data.more_sizes needs a DiT with rope, or a UNet: set denoiser.rope=true")
+        parts = load_framed(data.name, "train", data.sizes(side), data.on_corrupt, data.root)
+        return replace(joined([picture_items(part) for part in parts], side), codec=PictureCodec(side))
+
+    def train_stage(
+        self, recipe: Any, items: ItemSet, folder: Path, accelerator: Any, say: Say, **options: Any
+    ) -> FirstStage:
+        from latentia.modalities.image.first_stage.train import train_picture_stage
+
+        return train_picture_stage(recipe, items, folder, accelerator, say=say, **options)
+
+    def codec(self, config: Mapping[str, Any], folder: Path) -> PictureCodec:
+        return PictureCodec(int(config["size"]))
+
+    def check(self, model: Any, folder: Path) -> None:
+        from latentia.modalities.image.applications.drawing import repair_task
+
+        repair, channels = model.condition("repair"), model.latent_shape[0]
+        try:
+            task = repair_task(model)
+        except TypeError as error:
+            raise LatentiaError(f"{folder}: the denoiser's task garbles a field: {error}") from None
+        if task is not None and repair.grid_channels != task.channels(channels):
+            raise LatentiaError(
+                f"{folder}: the denoiser takes {repair.grid_channels} channels of what is left, "
+                f"expected {task.channels(channels)}"
+            )
+
+    def preview(self, items: NDArray[np.uint8], stem: Path, classes: int = 0) -> None:
+        picture_grid(items, columns=10 if classes == 10 else 8).save(stem.with_suffix(".png"))
+
+    def evaluate(self, model: Any, out: Path, how: Evaluation) -> str:
+        from latentia.modalities.image.evaluation.evaluate import evaluate_picture_model
+
+        return evaluate_picture_model(model, out, how)
+
+    def read(self, path: Path, model: Any, fit: bool = False) -> NDArray[np.uint8]:
+        from latentia.modalities.image.readers.single import read_one
+
+        return read_one(path, model.first_stage.config["in_channels"], model.codec.size, fit)
+
+    def stack(self, items: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        return np.stack(items)
+
+    def write_way(self, out: Path, way: NDArray[np.uint8]) -> None:
+        write.way(out, way)
+
+    def distance(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> str:
+        missed = np.sqrt(np.square(first.astype(np.float64) - second).mean())
+        return f"{missed:.2f} grey levels of 255 (root mean square)"
+
+    def write_results(self, out: Path, before: Sequence[NDArray[np.uint8]], after: NDArray[np.uint8]) -> str:
+        return write.results(out, before, after)
+
+    def answer(self, items: NDArray[np.uint8]) -> list[str]:
+        """PNGs in base64."""
+        return [png(picture) for picture in items]
+
+    def frame(self, items: NDArray[np.uint8], model: Any) -> Any:
+        """A grid for the eye."""
+        return picture_grid(items, scale=page_scale(model))
+
+    def widget(self, **how: Any) -> Any:
+        import gradio
+
+        return gradio.Gallery(label="Pictures", format="png", columns=4, **how)
+
+    def shown(self, items: NDArray[np.uint8], model: Any) -> Any:
+        scale = page_scale(model)
+        large = [image.repeat(scale, axis=0).repeat(scale, axis=1) for image in items]
+        return [image[..., 0] if image.shape[2] == 1 else image for image in large]
+
+    def add_tabs(self, model: Any, jobs: Any, form: Any) -> None:
+        """A tab that repairs pictures, where the model draws them or fills holes."""
+        from latentia.modalities.image.page import repair_tab
+
+        repair_tab(model, jobs, form)
+
+    def add_routes(self, app: Any, model: Any, answer: Any) -> None:
+        from latentia.modalities.image.api import add_inpaint
+
+        add_inpaint(app, model, answer)
+
+    def add_commands(self, app: Any, data_app: Any) -> None:
+        from latentia.modalities.image.commands import add_commands
+
+        add_commands(app, data_app)
+
+
+def png(picture: NDArray[np.uint8]) -> str:
+    """A picture (H, W, C) as a PNG in base64."""
+    buffer = io.BytesIO()
+    picture_grid(picture[None], pad=0).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def page_scale(model: Any) -> int:
+    """How many times a small picture is enlarged for the eye."""
+    return max(1, 128 // int(model.codec.size))

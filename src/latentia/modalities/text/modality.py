@@ -1,0 +1,114 @@
+"""The modality of texts: one object that the core finds by its entry point. What is slow to import comes late."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from latentia.config import config
+from latentia.errors import LatentiaError
+from latentia.files import write_text
+from latentia.items import ItemSet
+from latentia.language.tokenizer import Tokenizer, adopt_tokenizer, train_tokenizer
+from latentia.latents.first_stage import FirstStage
+from latentia.modalities.base import Draw, Evaluation, Modality, Say, Writer
+from latentia.modalities.text.autoencoder import TextAutoencoder
+from latentia.modalities.text.codec import TOKENIZER_NAME, TextCodec, text_items, with_gaps
+
+
+@config
+class TextData:
+    """A recipe's section `data` for texts."""
+
+    name: Annotated[
+        str,
+        Field(description="wordnet, hf:NAME, or the path of a .txt or .jsonl file or of a folder of .txt files"),
+    ] = "wordnet"
+    root: Annotated[str | None, Field(description="folder that holds the files of a named set")] = None
+    on_corrupt: Annotated[
+        Literal["refuse", "skip"], Field(description="what to do about examples that cannot be read")
+    ] = "refuse"
+    on_long: Annotated[
+        Literal["refuse", "truncate", "skip"],
+        Field(description="what to do about texts of more tokens than first_stage.max_tokens"),
+    ] = "refuse"
+
+
+def lines(model: Any, draw: Draw, labels: Any, out: Path) -> None:
+    """One text a line."""
+    write_text(out, "".join(f"{text}\n" for text in draw()))
+
+
+class Texts(Modality):
+    """See `latentia.modalities.base.Modality`."""
+
+    name, plural, objective, legacy_size = "text", "texts", "self_conditioned", "max_tokens"
+    Data = TextData
+    stages: Mapping[str, type[FirstStage]] = {"TextAutoencoder": TextAutoencoder}
+    writers: Mapping[str, Writer] = {".txt": lines}
+    options = frozenset({"judge_steps"})
+
+    def load(self, recipe: Any, folder: Path, first_stage: Path | None) -> ItemSet:
+        """Texts in the ids of a tokenizer that is kept in `folder`, or of the given first stage's."""
+        from latentia.modalities.text.readers.corpora import load_texts
+
+        data, stage, path = recipe.data, recipe.first_stage, folder / TOKENIZER_NAME
+        texts = load_texts(data.name, "train", data.on_corrupt, data.root)
+        if not path.exists():
+            if first_stage is not None:
+                tokenizer = Tokenizer.load(Path(first_stage).parent / TOKENIZER_NAME)
+            elif stage.encoder is None:
+                tokenizer = train_tokenizer(texts.texts, stage.vocab_size)
+            else:
+                tokenizer = adopt_tokenizer(Path(stage.encoder))[0]
+            tokenizer.save(path)
+        return text_items(texts, TextCodec(Tokenizer.load(path), stage.max_tokens), data.on_long)
+
+    def for_denoiser(self, recipe: Any, items: ItemSet, folder: Path) -> ItemSet:
+        if recipe.task is not None:
+            raise LatentiaError("task is for pictures; texts are completed without one")
+        if recipe.clusters:
+            raise LatentiaError("clusters are for pictures: set clusters=0")
+        if recipe.denoiser.kind != "DiT":
+            raise LatentiaError(f"texts need a DiT as denoiser, not a {recipe.denoiser.kind}: set denoiser.kind=DiT")
+        return with_gaps(items)
+
+    def train_stage(
+        self, recipe: Any, items: ItemSet, folder: Path, accelerator: Any, say: Say, **options: Any
+    ) -> FirstStage:
+        from latentia.modalities.text.train import train_text_stage
+
+        return train_text_stage(recipe, items, folder, accelerator, say=say)
+
+    def codec(self, config: Mapping[str, Any], folder: Path) -> TextCodec:
+        return TextCodec(Tokenizer.load(folder / TOKENIZER_NAME), int(config["size"]))
+
+    def check(self, model: Any, folder: Path) -> None:
+        own = model.first_stage.config
+        known = (model.codec.tokenizer.vocab_size, len(model.class_names))
+        if (own.get("vocab_size"), own.get("classes")) != known:
+            raise LatentiaError(f"{folder}: first stage and tokenizer do not fit each other, or one of them is missing")
+
+    def preview(self, items: Sequence[str], stem: Path, classes: int = 0) -> None:
+        write_text(stem.with_suffix(".txt"), "\n".join(items) + "\n")
+
+    def evaluate(self, model: Any, out: Path, how: Evaluation) -> str:
+        from latentia.modalities.text.evaluate import evaluate_text_model
+
+        return evaluate_text_model(model, out, how)
+
+    def write_results(self, out: Path, before: Sequence[str], after: Sequence[str]) -> str:
+        write_text(out / "texts.txt", "".join(f"{text}\n" for text in after))
+        return f"{len(after)} texts"
+
+    def answer(self, items: Sequence[str]) -> list[str]:
+        return list(items)
+
+    def widget(self, **how: Any) -> Any:
+        import gradio
+
+        return gradio.Textbox(label="Texts", lines=8, **how)
+
+    def shown(self, items: Sequence[str], model: Any) -> str:
+        return "\n".join(items)

@@ -1,0 +1,193 @@
+"""Trains a denoiser in the latent space of a first stage."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from latentia.conditions import Condition, Plan, TrainingData, Values, conditions
+from latentia.denoiser import Denoiser, load_denoiser
+from latentia.denoiser.denoiser import build_denoiser, make_objective
+from latentia.diffusion import Process
+from latentia.errors import LatentiaError
+from latentia.items import ItemSet
+from latentia.latents.cache import JoinedCache, LatentCache
+from latentia.latents.first_stage import FirstStage
+from latentia.modalities import modality_of_stage
+from latentia.model import LatentModel
+from latentia.training.checkpoint import Checkpoint
+from latentia.training.engine import local_share, prepare
+from latentia.training.loop import run_loop
+from latentia.training.order import GroupedOrder, ShuffledOrder
+from latentia.training.recipe import Recipe
+from latentia.training.speed import Say
+from latentia.training.step import Batches, OnDevice, Update
+
+INPUT_LAYERS = ("core.patch_embed.weight", "core.stem.weight")
+CLASS_TABLE = "conditions.label.table.weight"
+SHOWN = 64  # items of a preview
+DECIDING = (
+    "seed",
+    "data",
+    "first_stage",
+    "process",
+    "denoiser",
+    "objective",
+    "conditions",
+    "task",
+    "prompt",
+    "clusters",
+    "label_dropout",
+    "context_share",
+    "training",
+)
+
+
+def denoiser_of(recipe: Recipe, latent_shape: tuple[int, ...], items: ItemSet, folder: Path) -> Denoiser:
+    """A new denoiser for latents (channels, *grid) of these items, with the recipe's seed and all its conditions."""
+    torch.manual_seed(recipe.seed)
+    channels, *grid = latent_shape
+    sizes: Any = recipe.denoiser
+    plan = Plan(recipe, items, latent_shape, sizes.signal_width, sizes.heads, folder)
+    parts: dict[str, Condition] = {}
+    for name, kind in conditions().items():
+        part = kind.of(plan, **recipe.conditions.get(name, {}))
+        if part is not None:
+            parts[name] = part
+    arguments = {"in_channels": channels, "grid": tuple(grid), **recipe.core_arguments}
+    objective = make_objective(recipe.objective or {"kind": modality_of_stage(recipe.first_stage.kind).objective})
+    return build_denoiser(recipe.denoiser.kind, arguments, parts, objective)
+
+
+def start_from(denoiser: Denoiser, folder: Path) -> None:
+    """Gives a denoiser the weights in a model's `denoiser` folder.
+
+    Channels that those did not have count for nothing at first (their weights are 0, as in Brooks et al. 2023, §3.2),
+    and other classes are learned anew. Raises LatentiaError where the denoisers differ in anything else.
+    """
+    given, own = load_denoiser(folder).state_dict(), denoiser.state_dict()
+    for name in sorted(given.keys() | own.keys()):
+        value, wanted = given.get(name), own.get(name)
+        shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (value, wanted)]
+        may_differ = 0 if name == CLASS_TABLE else 1 if name in INPUT_LAYERS else None  # axis
+        alike = [shape and [n for axis, n in enumerate(shape) if axis != may_differ] for shape in shapes]
+        if value is None or wanted is None or alike[0] != alike[1]:
+            raise LatentiaError(f"{folder} does not fit the recipe's denoiser: {name} is {shapes[0]}, not {shapes[1]}")
+        if value.shape == wanted.shape:
+            wanted.copy_(value)
+        elif name == CLASS_TABLE:
+            wanted[-1] = value[-1]  # "no class"
+        else:
+            wanted.zero_()[:, : value.shape[1]] = value
+    denoiser.load_state_dict(own)
+
+
+def train_denoiser(
+    recipe: Recipe,
+    first_stage: FirstStage,
+    latents: LatentCache | JoinedCache,
+    items: ItemSet,
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    run: Path | None = None,
+    say: Say = print,
+) -> LatentModel:
+    """Trains, or continues, the recipe's denoiser on cached latents and returns the model with averaged weights.
+
+    Writes log, checkpoint and previews into `folder`; what conditions must keep, such as a tokenizer, lies in the
+    folder `run`, or its parent. A batch holds latents of one shape.
+
+    Raises LatentiaError where sizes do not fit or the loss breaks, and Stopped on Ctrl-C.
+    """
+    loop, device, shape = recipe.training, accelerator.device, first_stage.latent_shape(items.size)
+    with accelerator.main_process_first():
+        denoiser = denoiser_of(recipe, shape, items, run or folder.parent)
+    checkpoint = folder / "checkpoint.safetensors"
+    if recipe.init is not None and not checkpoint.exists():
+        start_from(denoiser, Path(recipe.init) / "denoiser")
+    denoiser.to(device)
+    network, trainee = prepare(denoiser, loop, accelerator, title="denoiser", compile=recipe.compute.compile, say=say)
+    data, mine = TrainingData(items, latents), local_share(loop.batch_size, accelerator)
+    order = (
+        GroupedOrder(latents.part_of, loop.batch_size, recipe.seed)
+        if isinstance(latents, JoinedCache)
+        else ShuffledOrder(len(latents), loop.batch_size, recipe.seed)
+    )
+    batches = Batches(data, denoiser.known, order, recipe.seed, loop.batch_size, mine, recipe.label_dropout)
+    on_device = OnDevice(batches, device, loop.steps)
+    process: Process = recipe.process
+    update = Update(
+        network=network,
+        trainee=trainee,
+        objective=denoiser.objective,
+        process=process,
+        loop=loop,
+        accelerator=accelerator,
+        seed=recipe.seed,
+        microbatches=recipe.compute.microbatches,
+        mine=mine,
+        batch=on_device,
+    )
+    modality = modality_of_stage(recipe.first_stage.kind)
+    model = LatentModel(first_stage, recipe.process, denoiser, items.codec, modality.name, recipe.sampling.model_dump())
+
+    def preview(step: int) -> None:
+        assert trainee.ema is not None
+        with trainee.ema.swapped():
+            denoiser.eval()
+            drawn = preview_items(model, data, recipe.seed)
+            denoiser.train()
+        if accelerator.is_main_process:
+            modality.preview(drawn, folder / f"samples-{step:06d}", len(items.class_names))
+
+    try:
+        run_loop(
+            accelerator,
+            Checkpoint(checkpoint, {"denoiser": trainee}, identity(recipe, items)),
+            update,
+            title="denoiser",
+            folder=folder,
+            loop=loop,
+            preview=preview,
+        )
+    finally:
+        on_device.close()
+    averaged = Denoiser.from_config(denoiser.config)
+    averaged.load_state_dict(trainee.averaged_weights())
+    for name, condition in averaged.known.items():
+        condition.take_files(denoiser.known[name])
+    model.denoiser = averaged.to(device).eval().requires_grad_(False)
+    return model
+
+
+def preview_items(model: LatentModel, data: TrainingData, seed: int) -> object:
+    """Items drawn under the conditions of some training rows, the classes in turn."""
+    rows, shape = preview_rows(data.items), model.latent_shape
+    like = torch.empty(len(rows), *shape)
+    values: Values = {}
+    null: Values = {}
+    for condition in model.denoiser.known.values():
+        own, nothing = condition.preview(data, rows, like)
+        values, null = values | own, null | nothing
+    return model.draw(values, null, model.settings({}), shape=shape, seed=seed, batch_size=SHOWN)
+
+
+def preview_rows(items: ItemSet) -> Tensor:
+    """Training rows (SHOWN,): of the classes in turn, or the first ones; all of one part where there are several."""
+    count = len(items.parts[0]) if items.parts else len(items)
+    if items.labels is None:
+        return torch.arange(SHOWN) % count
+    labels = items.labels[:count]
+    of_class = [rows for label in range(len(items.class_names)) if len(rows := np.flatnonzero(labels == label))]
+    return torch.tensor(
+        [of_class[i % len(of_class)][i // len(of_class) % len(of_class[i % len(of_class)])] for i in range(SHOWN)]
+    )
+
+
+def identity(recipe: Recipe, items: ItemSet) -> str:
+    """What must be the same for a checkpoint to be continued."""
+    return recipe.hash(*DECIDING) + items.fingerprint
