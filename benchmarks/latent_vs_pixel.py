@@ -13,7 +13,9 @@ import torch
 from peers import in_turn, machine, ratio
 from torch import nn
 
-from latentia.denoiser import DiT, UNet
+from latentia.conditions import Label
+from latentia.config import part_of
+from latentia.denoiser import Denoiser, DiT, UNet
 from latentia.diffusion import RectifiedFlow, training_loss
 from latentia.modalities.image.first_stage.kl import AutoencoderKL
 from latentia.training import load_recipe
@@ -27,12 +29,17 @@ def trainer(network: nn.Module, shape: tuple[int, ...], batch: int):
 
     def step() -> None:
         t = process.sample_times(batch, generator)
-        loss = training_loss(lambda x, time: network(x, time, label), z, eps, t, process).mean()
+        loss = training_loss(lambda x, time: network(x, time, label=label), z, eps, t, process).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return step
+
+
+def labelled(core: DiT | UNet) -> Denoiser:
+    """The network, conditioned on ten classes."""
+    return Denoiser(core, {"label": Label(core.signal_width, "0123456789")})
 
 
 def main() -> None:
@@ -42,14 +49,14 @@ def main() -> None:
     arguments = parser.parse_args()
     print(machine())
     stage = load_recipe("fashion-mnist").first_stage
-    encoder = AutoencoderKL(**stage.arguments(1))
+    encoder = AutoencoderKL(1, **part_of(stage, AutoencoderKL.Config))
     latent = encoder.latent_shape(28)
     pixels = (1, 28, 28)
-    dit = {"width": 128, "depth": 4, "heads": 4, "num_classes": 10, "shared_modulation": True}
-    unet = {"width": 64, "multipliers": (1, 2), "blocks": 1, "num_classes": 10}
+    dit = {"width": 128, "depth": 4, "heads": 4}
+    unet = {"width": 64, "multipliers": (1, 2), "blocks": 1}
     networks = {
-        "DiT": lambda shape: DiT(in_channels=shape[0], grid=shape[1:], **dit),
-        "UNet": lambda shape: UNet(in_channels=shape[0], **unet),
+        "DiT": lambda shape: labelled(DiT(in_channels=shape[0], grid=shape[1:], **dit)),
+        "UNet": lambda shape: labelled(UNet(in_channels=shape[0], **unet)),
     }
     x = torch.rand(arguments.batch, *pixels) * 2 - 1
 

@@ -118,11 +118,10 @@ def trained(name: str, kind: str, folder: Path, share: float, cache: Path) -> fl
 def muon() -> None:
     """Prints the seconds of an optimizer's step over the shipped DiT, and of a step of the recipe `emoji`."""
     model = load(EMOJI)
-    assert model.prompts is not None
     network = model.denoiser.train().requires_grad_(True)
-    ids = model.prompts.to_ids(["a red heart in the sky, openmoji style"] * 32).ids
+    ids, emphasis = model.condition("prompt").codec.to_ids(["a red heart in the sky, openmoji style"] * 32)
     z, eps, t = torch.randn(32, *model.latent_shape), torch.randn(32, *model.latent_shape), torch.rand(32)
-    given = {"label": torch.zeros(32, dtype=torch.int64), "prompt": ids}
+    given = {"label": torch.zeros(32, dtype=torch.int64), "prompt": ids, "emphasis": emphasis}
 
     def backward() -> None:
         training_loss(lambda x, time: network(x, time, **given), z, eps, t, model.process).mean().backward()

@@ -13,7 +13,7 @@ import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel, DPMSolverMultistepScheduler
 from peers import in_turn, machine, randomised, ratio
 
-from latentia.diffusion import SAMPLERS, VP, batched_guidance, denoise_with
+from latentia.diffusion import SAMPLERS, VP, Guidance, classifier_free, denoise_with
 from latentia.interchange import dit_from_diffusers
 
 SCHEDULERS = {"ddim": DDIMScheduler, "dpm_solver_2m": DPMSolverMultistepScheduler}
@@ -70,7 +70,10 @@ def main() -> None:
         @torch.inference_mode()
         def latentia(name=name, times=times):
             return SAMPLERS[name](
-                batched_guidance(denoise, {"label": label}, {"label": null}, GUIDANCE, process), noise, times, process
+                classifier_free(denoise, {"label": label}, {"label": null}, Guidance(GUIDANCE), process),
+                noise,
+                times,
+                process,
             )
 
         difference = (peer() - latentia()).abs().max() / peer().abs().max()

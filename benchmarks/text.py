@@ -24,8 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from latentia.denoiser import count_parameters
 from latentia.diffusion import EVALUATIONS_PER_STEP, training_loss
 from latentia.files import CONFIG_NAME, cache_dir, load_part, save_part
+from latentia.language.tokenizer import token_matrix
 from latentia.modalities.text.autoencoder import token_loss
-from latentia.modalities.text.codec import TokenSet
+from latentia.modalities.text.codec import text_items
 from latentia.modalities.text.metrics import judge as autoregressive
 from latentia.modalities.text.metrics.judge import JudgeLM, train_judge, trained_judge
 from latentia.modalities.text.metrics.report import evaluate_texts
@@ -101,11 +102,13 @@ def main() -> None:
     model = load(arguments.model)
     data = model.training["recipe"]["data"]
     train, test = (load_texts(data["name"], split, data["on_corrupt"], data["root"]) for split in ("train", "test"))
-    tokens, held = (TokenSet.of(texts, model.codec, "skip") for texts in (train, test))
+    tokens = text_items(train, model.codec, "skip")
+    held = test.subset(token_matrix(model.codec.tokenizer, test.texts, model.codec.size, "skip").kept)
+    lengths_of = tokens.values["length"]
     tokenizer, size, vocabulary = model.codec.tokenizer, model.codec.size, model.codec.tokenizer.vocab_size
     ids = tokens.tensor(slice(None))
-    mean = round(float(tokens.lengths.mean()) + 1)
-    batch = ids[tokens.lengths + 1 >= mean][:BATCH, :mean]
+    mean = round(float(lengths_of.mean()) + 1)
+    batch = ids[lengths_of + 1 >= mean][:BATCH, :mean]
 
     budget = model_flops(model, batch)
     parameters = count_parameters(model.first_stage) + count_parameters(model.denoiser)
@@ -132,7 +135,7 @@ def main() -> None:
         sizes = {"width": wide_ar, "depth": arguments.depth, "heads": HEADS}
         loop = {"steps": steps_ar, "learning_rate": RATE, "seed": 1, "progress": True}  # the judge has seed 0
         with precision:
-            return train_judge(tokens.ids, vocabulary, **sizes, **loop, device=DEVICE).cpu()
+            return train_judge(tokens.values["ids"], vocabulary, **sizes, **loop, device=DEVICE).cpu()
 
     def train_masked() -> mdlm.MaskedLM:
         with precision:
@@ -162,7 +165,7 @@ def main() -> None:
 
     def draw_masked(n: int) -> list[str]:
         rng = np.random.default_rng(0)
-        lengths = torch.from_numpy(rng.choice(tokens.lengths, n) + 1)
+        lengths = torch.from_numpy(rng.choice(lengths_of, n) + 1)
         parts = lengths.sort().values.split(256)  # alike in length, so that little is spent on padding
         made = [mdlm.generate(masked, part, evaluations, generator) for part in parts]
         texts = [text for part in made for text in tokenizer.decode(part.tolist())]
@@ -177,7 +180,7 @@ def main() -> None:
     for name, draw in draws.items():
         texts = tuple(draw(count))
         written = TextSet(texts, None, (), name, "Generated.")
-        unlabelled = TextSet(held.texts.subset(chosen).texts, None, (), test.name, test.source)
+        unlabelled = TextSet(held.subset(chosen).texts, None, (), test.name, test.source)
         report = evaluate_texts(written, train, unlabelled, judge=judge, tokenizer=tokenizer, embed=network)
         rows[name] = report, seconds(draw, 1), seconds(draw, 64)
     print(f"\n{network.name}; n = {count}; the judge's own held-out perplexity is in the last row\n")

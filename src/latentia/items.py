@@ -73,46 +73,52 @@ View = Callable[[NDArray[np.int64]], Tensor]
 """Row numbers (B,) → these items as the first stage takes them, (B, ...)."""
 
 
-class Codec(Protocol):
+class Codec:
     """Between the items that people see and the tensors of a first stage; saved with a model.
 
     size: of an item, as `FirstStage.latent_shape` takes it. settings: the names of the sampling settings that its
     decoder takes, such as "temperature". exports: the foreign formats that suit its models, of "onnx" and "diffusers":
     the first needs a first stage that encodes and decodes by plain functions of float tensors, the second pictures.
-    config: plain JSON values from which the modality makes the codec again.
     """
 
+    size: Any
+    settings: frozenset[str] = frozenset()
+    exports: frozenset[str] = frozenset()
+
     @property
-    def size(self) -> Any: ...
-    @property
-    def settings(self) -> frozenset[str]: ...
-    @property
-    def exports(self) -> frozenset[str]: ...
-    @property
-    def config(self) -> dict[str, Any]: ...
+    def config(self) -> dict[str, Any]:
+        """Plain JSON values from which the modality makes the codec again."""
+        return {"size": self.size}
 
     def describe(self) -> str:
         """What the items are, in words, such as "pictures of 28×28"."""
+        raise NotImplementedError
 
-    def to_tensor(self, items: Any, gaps: bool = False) -> Tensor:
-        """Items (B of them) → (B, ...); `gaps` reads what stands for a gap as one.
+    def to_tensor(self, items: Any) -> Tensor:
+        """Items (B of them) → (B, ...). Raises LatentiaError where an item does not fit."""
+        raise NotImplementedError
 
-        Raises LatentiaError where an item does not fit, or for gaps in a modality that has none.
-        """
+    def context_tensor(self, items: Any) -> Tensor:
+        """The same for items with a gap to be filled. Raises LatentiaError in a modality that has none."""
+        raise LatentiaError(f"{self.describe()} have no gaps to be filled")
 
     def to_items(self, x: Tensor) -> Any:
         """(B, ...) → items; the inverse of `to_tensor`."""
+        raise NotImplementedError
 
     def join(self, parts: Sequence[Any]) -> Any:
         """Batches of items, one behind the other."""
+        return np.concatenate(parts)
 
     def drawn_size(self, size: Any) -> Any:
         """The size of items to draw where a person asks for one. Raises LatentiaError where none other goes."""
+        raise LatentiaError(f"{self.describe()} are drawn in no other size")
 
     def decode_options(
         self, options: Mapping[str, Any], rows: slice, values: Mapping[str, Tensor], settings: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Arguments of the first stage's `decode` beside the latents of these rows, from what is asked for."""
+        return {}
 
     def save_files(self, folder: Path) -> None:
         """Writes what is no JSON, such as a tokenizer, into a model folder."""

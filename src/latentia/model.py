@@ -119,9 +119,14 @@ class LatentModel:
         return class_index(self.class_names, name_or_number, "the model")
 
     @torch.no_grad()
-    def encode(self, items: Any, *, gaps: bool = False) -> Tensor:
-        """Items, or contexts with gaps → normalised latents float32 (B, *latent_shape)."""
-        return self.first_stage.encode(self.codec.to_tensor(items, gaps).to(self.device))
+    def encode(self, items: Any) -> Tensor:
+        """Items → normalised latents float32 (B, *latent_shape)."""
+        return self.first_stage.encode(self.codec.to_tensor(items).to(self.device))
+
+    @torch.no_grad()
+    def encode_context(self, items: Any) -> Tensor:
+        """Items with gaps → normalised latents float32 (B, *latent_shape)."""
+        return self.first_stage.encode(self.codec.context_tensor(items).to(self.device))
 
     @torch.no_grad()
     def decode(self, z: Tensor, **options: Any) -> Any:
@@ -167,7 +172,7 @@ class LatentModel:
         if latents is not None and latents.shape != (count, *shape):
             raise LatentiaError(f"latents have shape {tuple(latents.shape)}, expected {(count, *shape)}")
         seeded = latents is None and not callable(settings.sampler)
-        request = Request(count, options, seed if seeded else None, self.encode)
+        request = Request(count, options, seed if seeded else None, self.encode_context)
         values, null = self.denoiser.request(request, torch.empty(count, *shape))
         return self.draw(
             values,
@@ -243,7 +248,7 @@ class LatentModel:
         """
         options = {name: value for name, value in options.items() if value is not None}
         like = torch.empty(count, *self.latent_shape)
-        values, null = self.denoiser.request(Request(count, options, None, self.encode), like)
+        values, null = self.denoiser.request(Request(count, options, None, self.encode_context), like)
         return self.denoiser.bind(self._rows(values, slice(None)), self._rows(null, slice(None)), self.process)
 
     def save(self, folder: str | Path, *, dtype: str = "float32") -> None:

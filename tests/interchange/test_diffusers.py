@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers
@@ -13,14 +14,17 @@ from typer.testing import CliRunner
 
 import latentia
 from latentia.cli import app
-from latentia.denoiser import DENOISERS, DiffusersUNet
+from latentia.denoiser import DiffusersUNet, load_denoiser
 from latentia.errors import LatentiaError
 from latentia.files import load_part
 from latentia.interchange import export_diffusers, import_diffusers
+from latentia.language.tokenizer import train_tokenizer
+from latentia.modalities import first_stages
 from latentia.modalities.image.first_stage.diffusers_kl import DiffusersKL
-from latentia.modalities.image.repair_task import RepairTask
-from latentia.modalities.stages import FIRST_STAGES
+from latentia.modalities.text.codec import TextCodec
 from latentia.training import load_recipe, train
+
+TRAINED = Path(__file__).parents[1] / "trained"
 
 LABELS = {  # of 1000 classes, which the pipeline takes for granted
     0: "cat",
@@ -71,7 +75,7 @@ def test_an_autoencoder_becomes_a_first_stage(tmp_path: Path) -> None:
     theirs = make_vae()
     theirs.save_pretrained(tmp_path / "vae")
     assert import_diffusers(tmp_path / "vae", tmp_path / "stage") == "a first stage of 4 latent channels"
-    ours = load_part(tmp_path / "stage", FIRST_STAGES)
+    ours = load_part(tmp_path / "stage", first_stages())
     assert isinstance(ours, DiffusersKL)
     x = torch.rand(2, 3, 16, 16) * 2 - 1
     with torch.no_grad():
@@ -131,15 +135,36 @@ def test_a_unet_becomes_a_denoiser(tmp_path: Path, classes: int) -> None:
     theirs.save_pretrained(tmp_path / "unet")
     result = CliRunner().invoke(app, ["import", str(tmp_path / "unet"), "--out", str(tmp_path / "denoiser")])
     assert result.exit_code == 0, result.output
-    ours = load_part(tmp_path / "denoiser", DENOISERS)
+    ours = load_denoiser(tmp_path / "denoiser")
+    assert isinstance(ours.core, DiffusersUNet)
+    assert ours.known["label"].null_label == classes
     x, time, label = torch.randn(2, 2, 8, 8), torch.tensor([3.0, 700.0]), torch.tensor([1, 4])
     with torch.no_grad():
         wanted = theirs(x, time, label if classes else None).sample
-        torch.testing.assert_close(ours(x, time, label), wanted)
+        torch.testing.assert_close(ours(x, time, label=label if classes else torch.tensor([0, 0])), wanted)
         assert wanted.std() > 0.01
-        if classes:
+        if not classes:
+            torch.testing.assert_close(ours(x, time), wanted)
+            return
+        assert not torch.allclose(wanted, ours(x, time, label=label.flip(0)))
+        for nothing in ({"label": torch.tensor([1, classes])}, {}):
             with pytest.raises(LatentiaError, match="by class only"):
-                ours(x, time, torch.tensor([1, classes]))
+                ours(x, time, **nothing)
+
+
+def test_a_unet_of_other_classes_than_a_table_is_refused(tmp_path: Path) -> None:
+    theirs = diffusers.UNet2DModel(
+        block_out_channels=(8,),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        class_embed_type="timestep",
+    )
+    theirs.save_pretrained(tmp_path / "unet")
+    with pytest.raises(LatentiaError, match="embeds classes by 'timestep'"):
+        import_diffusers(tmp_path / "unet", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_becomes_a_pipeline(tiny_model: Path, tmp_path: Path) -> None:
@@ -170,10 +195,25 @@ def test_only_pictures_become_a_pipeline_and_nothing_is_overwritten(tiny_model: 
     with pytest.raises(LatentiaError, match="exists"):
         export_diffusers(latentia.load(tiny_model), tmp_path)
     model = latentia.load(tiny_model)
-    model.task = RepairTask("inpaint")
-    with pytest.raises(LatentiaError, match="only models that draw pictures"):
-        export_diffusers(model, tmp_path / "out")
+    with pytest.raises(LatentiaError, match=r"only models that draw pictures .* trained for inpaint"):
+        export_diffusers(latentia.load(TRAINED / "inpainter"), tmp_path / "out")
+    with pytest.raises(LatentiaError, match=r"only models that draw pictures .* texts"):
+        export_diffusers(replace(model, codec=TextCodec(train_tokenizer(["a"], 300), 8)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_prompt_reaches_the_pipeline(tmp_path: Path) -> None:
+    """Of a model that reads prompts: also the negative one, and several pictures of each."""
+    squares = latentia.load(TRAINED / "squares")
+    export_diffusers(squares, tmp_path / "pipe")
+    made = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "pipe", trust_remote_code=True)
+    made.set_progress_bar_config(disable=True)
+    given = {"num_inference_steps": 4, "guidance_scale": 2.0, "output_type": "np"}
+    found = made(prompt=["a red square", "blue"], negative_prompt="green", num_images_per_prompt=2, **given).images
+    asked = {"steps": 4, "guidance_scale": 2.0, "negative_prompt": "green"}
+    wanted = squares.generate(4, prompts=["a red square"] * 2 + ["blue"] * 2, **asked)
+    assert np.abs(255 * found - wanted).max() < 0.01
+    assert np.abs(found[0] - found[2]).max() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -188,7 +228,7 @@ def test_only_pictures_become_a_pipeline_and_nothing_is_overwritten(tiny_model: 
 )
 def test_hostile_unets_are_refused(unet: dict) -> None:
     with pytest.raises(LatentiaError, match=r"is no such model|diffusers makes no UNet2DModel"):
-        DiffusersUNet(3, 0, unet)
+        DiffusersUNet(in_channels=3, unet=unet)
 
 
 @pytest.mark.parametrize(
@@ -222,8 +262,8 @@ def test_pickled_weights_and_other_pipelines_are_refused(
 @pytest.mark.parametrize(
     ("vae", "message"),
     [
-        ({"block_out_channels": None}, "channels is"),
-        ({"block_out_channels": [10**9]}, "widths|integer"),
+        ({"block_out_channels": None}, r"channels: .* at least 1 item"),
+        ({"block_out_channels": [10**9]}, r"channels\.0: .* less than or equal"),
         ({"block_out_channels": [8], "layers_per_block": 10**9}, "layers_per_block"),
         ({"block_out_channels": [8], "down_block_types": ["AttnDownBlock2D"]}, "down_block_types"),
     ],

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from latentia.errors import LatentiaError
 from latentia.items import ItemSet
 
 Values = dict[str, Tensor]
@@ -43,7 +44,7 @@ class Request:
     """What a person asks of a model: `count` items under these options, such as {"prompts": […]}.
 
     seed: None where a given latent decides what a condition would otherwise draw, such as a cluster.
-    encode: items, or contexts with gaps → normalised latents (B, *latent_shape).
+    encode: items with gaps, as a context has them → normalised latents (B, *latent_shape).
     """
 
     count: int
@@ -154,3 +155,19 @@ def without(values: Values, null: Values, dropped: Tensor) -> Values:
             nothing = torch.nn.functional.pad(nothing, (0, value.shape[-1] - nothing.shape[-1]))
         result[name] = torch.where(dropped.view(-1, *[1] * (value.ndim - 1)), nothing, value)
     return result
+
+
+def check_numbers(what: str, numbers: Tensor, null: int) -> int | None:
+    """The largest of integers (B,) from 0 to `null`, which stands for nothing; None where that is not looked at.
+
+    Raises LatentiaError for another shape or type, or, on the CPU, range. On a GPU the range is left to the kernel's own
+    assertion, since a check would wait for the device.
+    """
+    if numbers.ndim != 1 or numbers.is_floating_point() or numbers.dtype == torch.bool:
+        raise LatentiaError(f"{what} are {numbers.dtype} {tuple(numbers.shape)}, expected integers (B,)")
+    if numbers.device.type != "cpu" or not numbers.numel() or torch.compiler.is_compiling():
+        return None
+    low, high = (int(bound) for bound in numbers.aminmax())
+    if low < 0 or high > null:
+        raise LatentiaError(f"{what} run from {low} to {high}, expected 0 to {null - 1}, or {null} for none")
+    return high

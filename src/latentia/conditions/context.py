@@ -41,7 +41,7 @@ class Context(Condition):
             return null, null
         if len(context) != request.count or request.encode is None:
             raise LatentiaError(f"there are {len(context)} contexts for {request.count} items")
-        return {"context": request.encode(context, gaps=True)}, null
+        return {"context": request.encode(context)}, null
 
     def null(self, like: Tensor) -> Values:
         return {"context": like.new_zeros(len(like), self.grid_channels, *like.shape[2:])}

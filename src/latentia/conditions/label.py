@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from latentia.conditions.base import Condition, Plan, Request, Signals, TrainingData, Values
+from latentia.conditions.base import Condition, Plan, Request, Signals, TrainingData, Values, check_numbers
 from latentia.errors import LatentiaError
 from latentia.items import class_index
 
@@ -103,22 +103,11 @@ class Label(Condition):
         return {"label": torch.full((len(like),), self.null_label, device=like.device)}
 
     def forward(self, values: Values) -> Signals:
-        """label (B,), integers in 0..null_label. Raises LatentiaError for another shape or type, or, on the CPU, range.
-
-        On a GPU the range is left to the kernel's own assertion, since a check would wait for the device.
-        """
+        """label (B,), integers in 0..null_label. Raises what `check_numbers` raises, and for no class where one must be."""
         label = values["label"]
-        if label.ndim != 1 or label.is_floating_point() or label.dtype == torch.bool:
-            raise LatentiaError(f"labels are {label.dtype} {tuple(label.shape)}, expected integers (B,)")
-        if label.device.type == "cpu" and len(label) and not torch.compiler.is_compiling():
-            low, high = (int(bound) for bound in label.aminmax())
-            if low < 0 or high > self.null_label:
-                raise LatentiaError(
-                    f"labels run from {low} to {high}, expected 0..{self.null_label - 1}, "
-                    f"or {self.null_label} for no class"
-                )
-            if high == self.null_label and not self.nullable and self.class_names:
-                raise LatentiaError("this denoiser draws by class only: name one, and take a guidance_scale of 1")
+        high = check_numbers("labels", label, self.null_label)
+        if high == self.null_label and not self.nullable and self.class_names:
+            raise LatentiaError("this denoiser draws by class only: name one, and take a guidance_scale of 1")
         return Signals(vector=self.table(label))
 
 

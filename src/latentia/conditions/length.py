@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentia.conditions.base import Condition, Plan, Request, Signals, TrainingData, Values
+from latentia.conditions.base import Condition, Plan, Request, Signals, TrainingData, Values, check_numbers
 from latentia.errors import LatentiaError
 
 OPEN = 0.5  # share of the examples that are trained without a length: the class alone must do, too
@@ -52,4 +52,6 @@ class Length(Condition):
         return {"length": torch.full((len(like),), self.longest, device=like.device)}
 
     def forward(self, values: Values) -> Signals:
+        """length (B,), integers in 0..longest. Raises what `check_numbers` raises."""
+        check_numbers("lengths", values["length"], self.longest)
         return Signals(vector=self.table(values["length"]))

@@ -29,13 +29,14 @@ class Denoiser(nn.Module):
     """network(x, time, **values): conditions turn their values into `Signals`, the core sees these and the latent.
 
     `bind` is the only way from here to a sampler. Conditions are known by name, in the order in which their channels
-    follow the latent's. What a call leaves out counts as nothing.
+    follow the latent's. What a call leaves out counts as nothing. Raises LatentiaError for parts that do not fit.
     """
 
     def __init__(self, core: Core, conditions: Mapping[str, Condition], objective: Objective | None = None) -> None:
         super().__init__()
         self.core, self.objective = core, objective or Denoising()
         self.conditions = nn.ModuleDict(conditions)
+        check_parts(self.core, self.known, self.objective)
 
     @property
     def known(self) -> dict[str, Condition]:
@@ -107,6 +108,17 @@ class Denoiser(nn.Module):
         if all(torch.equal(value, null[name]) for name, value in values.items()):
             guidance = Guidance()
         return self.objective.sampling(classifier_free(denoise, values, null, guidance, process))
+
+
+def check_parts(core: Core, known: Mapping[str, Condition], objective: Objective) -> None:
+    """Raises LatentiaError where a network does not take what conditions give, or an objective lacks its condition."""
+    taken, given = core.config.get("concat_channels", 0), sum(condition.grid_channels for condition in known.values())
+    if taken != given:
+        raise LatentiaError(f"the network takes {taken} channels beside the latent, its conditions give {given}")
+    if any(condition.tokens for condition in known.values()) and not core.config.get("tokens"):
+        raise LatentiaError("a condition gives tokens to a network that attends to none")
+    if objective.estimates and "estimate" not in known:
+        raise LatentiaError("the objective gives the network its last estimate, for which it has no condition")
 
 
 def join(signals: list[Signals]) -> Signals:

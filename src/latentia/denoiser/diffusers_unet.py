@@ -58,6 +58,6 @@ class DiffusersUNet(nn.Module):
                 "channels over 2 grid axes and a time for each latent"
             )
         x = join_grid(x, signals.grid, 0)
-        vector = x.new_zeros(len(x), self.signal_width) if signals.vector is None else signals.vector
+        vector = x.new_zeros(x.shape[0], self.signal_width) if signals.vector is None else signals.vector
         out: Tensor = self.unet(x.to(self.unet.dtype), time, vector).sample
         return out.to(x.dtype)

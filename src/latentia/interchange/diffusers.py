@@ -18,8 +18,8 @@ from latentia.model import INDEX_NAME, LatentModel
 
 KL = "DiffusersKL"  # the first stage that runs their autoencoder
 CLASSIC = dict.fromkeys(("rope", "swiglu", "qk_norm", "rms_norm", "shared_modulation"), False)  # Peebles & Xie 2023
-SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v_prediction"}
+SCHEDULES: dict[str, Any] = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+PREDICTIONS: dict[str, Any] = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v_prediction"}
 
 
 def import_diffusers(folder: Path, out: Path) -> str:

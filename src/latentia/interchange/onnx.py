@@ -151,7 +151,7 @@ class _OnnxDenoiser(Denoiser):
         """Moves nothing: the graph stays on the CPU, and the weights here are placeholders without memory."""
         return self
 
-    def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
+    def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:  # type: ignore[override]
         raise LatentiaError("the weights of a model of ONNX graphs are in the graphs; save the model it was made of")
 
 

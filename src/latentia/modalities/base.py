@@ -1,9 +1,14 @@
 """What a modality is: one folder, or one installed package, that knows a kind of data from file to file."""
 
+import base64
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from latentia.errors import LatentiaError
 from latentia.items import Codec, ItemSet
@@ -32,13 +37,36 @@ class Evaluation:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Summary(NamedTuple):
+    """A data set in words: names and values of what is known of it, and lines that follow."""
+
+    facts: Mapping[str, Any]
+    lines: Sequence[str] = ()
+
+
+def summary(held: Any, what: str, lines: Sequence[str] = ()) -> Summary:
+    """The summary of a set with a source, class names, a fingerprint and reasons why examples were skipped."""
+    facts = {
+        "source": held.source,
+        "holds": what,
+        "classes": ", ".join(held.class_names) or "none",
+        "fingerprint": held.fingerprint,
+        "skipped": len(held.skipped),
+    }
+    return Summary(facts, (*held.skipped[:20], *lines))
+
+
 class Modality:
     """A kind of data. A package names an object of a subclass by an entry point of the group `latentia.modalities`.
 
     name: as in model_index.json. plural: what messages call its items. Data: the configuration of a recipe's section
     `data`. stages: first stages by class name; one that can be trained has a configuration `Recipe`, a recipe's section
     `first_stage`, with a field `kind` (its name) and a field `training`. objective: that of its denoisers unless a
-    recipe names another. writers: by a file name's ending, "" for a folder. options: of `Evaluation.more`.
+    recipe names another. ending: of the files that `save` writes. writers: more ways to write items, by a file name's
+    ending, "" for a folder. options: of `Evaluation.more`.
+    fetchers: what puts public data sets into the cache, by their names. prints: whether items are lines to be printed.
+    verb: what a model does, on the page; shows_way: whether `frame` shows a sampler's way there. way_endings: of the
+    files that `write_way` writes; () for `ending` alone.
     legacy_size: the field of an index of Latentia 0.1 that held an item's size, or None.
     """
 
@@ -47,8 +75,14 @@ class Modality:
     Data: type[Any]
     stages: Mapping[str, type[FirstStage]]
     objective: str = "denoising"
-    writers: Mapping[str, Writer]
+    ending: str
+    writers: Mapping[str, Writer] = MappingProxyType({})
     options: frozenset[str] = frozenset()
+    fetchers: Mapping[str, Callable[[], Path]] = MappingProxyType({})
+    prints: bool = False
+    verb: str = "Draw"
+    shows_way: bool = False
+    way_endings: tuple[str, ...] = ()
     legacy_size: str | None = None
 
     def load(self, recipe: Any, folder: Path, first_stage: Path | None) -> ItemSet:
@@ -68,16 +102,12 @@ class Modality:
         """The codec of a model folder, from its configuration."""
         raise NotImplementedError
 
-    def preview(self, items: Any, stem: Path, classes: int = 0) -> None:
-        """Writes items of that many classes in turn, to be looked at: `stem` and the ending that suits them."""
+    def save(self, items: Any, path: Path) -> None:
+        """Writes items into one file that ends in `ending`, whole or not at all."""
         raise NotImplementedError
 
     def evaluate(self, model: Any, out: Path, how: Evaluation) -> str:
         """Measures a model, writes report.md and report.json into `out`, returns the report."""
-        raise NotImplementedError
-
-    def answer(self, items: Any) -> Sequence[str]:
-        """Items for a JSON answer: as they are, or files in base64."""
         raise NotImplementedError
 
     def widget(self, **how: Any) -> Any:
@@ -87,6 +117,24 @@ class Modality:
     def shown(self, items: Any, model: Any) -> Any:
         """Items as that component takes them."""
         raise NotImplementedError
+
+    def all_writers(self) -> dict[str, Writer]:
+        """Every way to write items, by a file name's ending."""
+        return {self.ending: lambda model, draw, labels, path: self.save(draw(), path), **self.writers}
+
+    def preview(self, items: Any, stem: Path, classes: int = 0) -> None:
+        """Writes items of that many classes in turn, to be looked at: `stem` and the ending that suits them."""
+        self.save(items, stem.with_suffix(self.ending))
+
+    def answer(self, items: Any) -> Sequence[str]:
+        """Items for a JSON answer: as they are, or files in base64."""
+        files = []
+        with tempfile.TemporaryDirectory() as folder:
+            for item in items:
+                path = Path(folder) / f"item{self.ending}"
+                self.save(self.stack([item]), path)
+                files.append(base64.b64encode(path.read_bytes()).decode())
+        return files
 
     def for_denoiser(self, recipe: Any, items: ItemSet, folder: Path) -> ItemSet:
         """The items and views that the denoiser learns from, such as mirrored or damaged ones."""
@@ -101,23 +149,46 @@ class Modality:
 
     def stack(self, items: Sequence[Any]) -> Any:
         """Single items as a batch of them."""
-        return list(items)
+        return np.stack(items)
 
     def write_results(self, out: Path, before: Sequence[Any], after: Any) -> str:
-        """Writes items beside those that they were made from into the folder `out`; returns what was written."""
-        raise LatentiaError(f"this command is not for {self.plural}")
+        """Writes items, made from those before, into the folder `out`; returns in words what was written."""
+        for number, item in enumerate(after):
+            self.save(self.stack([item]), out / f"{number:06d}{self.ending}")
+        return f"{len(after)} {self.plural}"
 
     def write_way(self, out: Path, way: Any) -> None:
         """Writes items on the way from one to another."""
-        raise LatentiaError(f"this command is not for {self.plural}")
+        self.save(way, out)
 
     def distance(self, first: Any, second: Any) -> str:
         """How far items are from others, in words."""
-        raise LatentiaError(f"this command is not for {self.plural}")
+        return f"{np.sqrt(np.square(np.asarray(first, np.float64) - second).mean()):.4g} (root mean square)"
 
-    def show(self, name: str, split: str, how: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """What a data set holds; None where the name is that of another modality's set."""
-        return None
+    def size_of(self, option: str, text: str) -> Any:
+        """The size of items, as `LatentModel.generate` takes it, from the text of an option of that name."""
+        raise LatentiaError(f"{option} is not for {self.plural}")
+
+    def complete(
+        self, model: Any, count: int, *, prefix: str | None = None, infill: str | None = None, **options: Any
+    ) -> tuple[Any, int]:
+        """`count` items that continue a beginning or fill a template, and how many of them do not keep it.
+
+        `options` are a `label`, None for no class, and those of `LatentModel.generate`.
+        """
+        raise LatentiaError(f"--prefix and --infill are not for {self.plural}")
+
+    def between(self, model: Any, first: str, last: str, count: int) -> Any:
+        """`count` items on the way from one to another, both written out."""
+        raise LatentiaError(f"--between is not for {self.plural}")
+
+    def claims(self, name: str) -> int:
+        """How surely a data set of that name has such items: 2 surely, 1 unless another modality is sure, 0 not."""
+        return 0
+
+    def show(self, name: str, split: str, how: Mapping[str, Any]) -> Summary:
+        """What a data set holds. `how`: root, on_corrupt, size (None for the set's own) and out (a file, or None)."""
+        raise LatentiaError(f"data sets of {self.plural} cannot be looked at")
 
     def frame(self, items: Any, model: Any) -> Any:
         """A picture of items on the way of a sampler, for the page; None for nothing to see."""

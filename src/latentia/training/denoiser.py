@@ -11,20 +11,19 @@ from torch import Tensor
 from latentia.conditions import Condition, Plan, TrainingData, Values, conditions
 from latentia.denoiser import Denoiser, load_denoiser
 from latentia.denoiser.denoiser import build_denoiser, make_objective
-from latentia.diffusion import Process
 from latentia.errors import LatentiaError
 from latentia.items import ItemSet
 from latentia.latents.cache import JoinedCache, LatentCache
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities import modality_of_stage
 from latentia.model import LatentModel
-from latentia.training.checkpoint import Checkpoint
+from latentia.training.checkpoint import Checkpoint, Trainee
 from latentia.training.engine import local_share, prepare
 from latentia.training.loop import run_loop
 from latentia.training.order import GroupedOrder, ShuffledOrder
 from latentia.training.recipe import Recipe
 from latentia.training.speed import Say
-from latentia.training.step import Batches, OnDevice, Update
+from latentia.training.step import Batches, OnDevice, Order, Update
 
 INPUT_LAYERS = ("core.patch_embed.weight", "core.stem.weight")
 CLASS_TABLE = "conditions.label.table.weight"
@@ -112,19 +111,14 @@ def train_denoiser(
     denoiser.to(device)
     network, trainee = prepare(denoiser, loop, accelerator, title="denoiser", compile=recipe.compute.compile, say=say)
     data, mine = TrainingData(items, latents), local_share(loop.batch_size, accelerator)
-    order = (
-        GroupedOrder(latents.part_of, loop.batch_size, recipe.seed)
-        if isinstance(latents, JoinedCache)
-        else ShuffledOrder(len(latents), loop.batch_size, recipe.seed)
-    )
+    order = order_of(latents, loop.batch_size, recipe.seed)
     batches = Batches(data, denoiser.known, order, recipe.seed, loop.batch_size, mine, recipe.label_dropout)
     on_device = OnDevice(batches, device, loop.steps)
-    process: Process = recipe.process
     update = Update(
         network=network,
         trainee=trainee,
         objective=denoiser.objective,
-        process=process,
+        process=recipe.process,
         loop=loop,
         accelerator=accelerator,
         seed=recipe.seed,
@@ -138,30 +132,33 @@ def train_denoiser(
     def preview(step: int) -> None:
         assert trainee.ema is not None
         with trainee.ema.swapped():
-            denoiser.eval()
             drawn = preview_items(model, data, recipe.seed)
-            denoiser.train()
         if accelerator.is_main_process:
             modality.preview(drawn, folder / f"samples-{step:06d}", len(items.class_names))
 
+    saved = Checkpoint(checkpoint, {"denoiser": trainee}, identity(recipe, items))
     try:
-        run_loop(
-            accelerator,
-            Checkpoint(checkpoint, {"denoiser": trainee}, identity(recipe, items)),
-            update,
-            title="denoiser",
-            folder=folder,
-            loop=loop,
-            preview=preview,
-        )
+        run_loop(accelerator, saved, update, title="denoiser", folder=folder, loop=loop, preview=preview)
     finally:
         on_device.close()
+    model.denoiser = averaged_denoiser(denoiser, trainee).to(device)
+    return model
+
+
+def order_of(latents: LatentCache | JoinedCache, batch_size: int, seed: int) -> Order:
+    """Shuffled rows; where latents have several shapes, a batch is of one."""
+    if isinstance(latents, JoinedCache):
+        return GroupedOrder(latents.part_of, batch_size, seed)
+    return ShuffledOrder(len(latents), batch_size, seed)
+
+
+def averaged_denoiser(denoiser: Denoiser, trainee: Trainee) -> Denoiser:
+    """A new denoiser with the averaged weights of one that is trained, which may be wrapped or sharded."""
     averaged = Denoiser.from_config(denoiser.config)
     averaged.load_state_dict(trainee.averaged_weights())
     for name, condition in averaged.known.items():
         condition.take_files(denoiser.known[name])
-    model.denoiser = averaged.to(device).eval().requires_grad_(False)
-    return model
+    return averaged.eval().requires_grad_(False)
 
 
 def preview_items(model: LatentModel, data: TrainingData, seed: int) -> object:
@@ -173,7 +170,10 @@ def preview_items(model: LatentModel, data: TrainingData, seed: int) -> object:
     for condition in model.denoiser.known.values():
         own, nothing = condition.preview(data, rows, like)
         values, null = values | own, null | nothing
-    return model.draw(values, null, model.settings({}), shape=shape, seed=seed, batch_size=SHOWN)
+    model.denoiser.eval()
+    drawn = model.draw(values, null, model.settings({}), shape=shape, seed=seed, batch_size=SHOWN)
+    model.denoiser.train()
+    return drawn
 
 
 def preview_rows(items: ItemSet) -> Tensor:

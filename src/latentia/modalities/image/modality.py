@@ -1,8 +1,6 @@
 """The modality of pictures: one object that the core finds by its entry point. What is slow to import comes late."""
 
-import base64
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,11 +13,11 @@ from latentia.config import config
 from latentia.errors import LatentiaError
 from latentia.items import ItemSet
 from latentia.latents.first_stage import FirstStage
-from latentia.modalities.base import Evaluation, Modality, Say, Writer
+from latentia.modalities.base import Evaluation, Modality, Say, Summary, Writer, summary
 from latentia.modalities.image import write
 from latentia.modalities.image.codec import PictureCodec
 from latentia.modalities.image.first_stage import AutoencoderKL, AutoencoderVQ, DiffusersKL
-from latentia.modalities.image.grids import picture_grid
+from latentia.modalities.image.grids import picture_grid, save_png
 from latentia.modalities.image.pictures import PictureSet, parse_size
 
 BUILT_IN = ("fashion-mnist", "digits", "cifar10", "auto")
@@ -58,10 +56,22 @@ class PictureData:
         return (side, side), *(parse_size("data.more_sizes", text) for text in self.more_sizes)
 
 
+def _fashion_mnist() -> Path:
+    from latentia.modalities.image.readers.fetch import fetch_fashion_mnist
+
+    return fetch_fashion_mnist()
+
+
+def _cifar10() -> Path:
+    from latentia.modalities.image.readers.fetch import fetch_cifar10
+
+    return fetch_cifar10()
+
+
 class Pictures(Modality):
     """See `latentia.modalities.base.Modality`."""
 
-    name, plural, objective, legacy_size = "image", "pictures", "denoising", "image_size"
+    name, plural, ending, legacy_size = "image", "pictures", ".png", "image_size"
     Data = PictureData
     stages: Mapping[str, type[FirstStage]] = {
         "AutoencoderKL": AutoencoderKL,
@@ -69,12 +79,15 @@ class Pictures(Modality):
         "DiffusersKL": DiffusersKL,
     }
     writers: Mapping[str, Writer] = {
-        ".png": write.grid,
+        ".png": write.grid,  # of single pixels enlarged
         ".npy": write.array,
         ".gif": write.film,
         "": write.folder,
     }
     options = frozenset({"features", "inception_weights"})
+    fetchers: Mapping[str, Callable[[], Path]] = {"fashion-mnist": _fashion_mnist, "cifar10": _cifar10}
+    shows_way = True
+    way_endings = (".gif", ".png")
 
     def pictures(self, data: PictureData, split: Literal["train", "test"] = "train") -> PictureSet:
         """One split of a recipe's pictures."""
@@ -129,6 +142,9 @@ class Pictures(Modality):
     def codec(self, config: Mapping[str, Any], folder: Path) -> PictureCodec:
         return PictureCodec(int(config["size"]))
 
+    def save(self, items: NDArray[np.uint8], path: Path) -> None:
+        save_png(picture_grid(items), path)
+
     def check(self, model: Any, folder: Path) -> None:
         from latentia.modalities.image.applications.drawing import repair_task
 
@@ -156,9 +172,6 @@ class Pictures(Modality):
 
         return read_one(path, model.first_stage.config["in_channels"], model.codec.size, fit)
 
-    def stack(self, items: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        return np.stack(items)
-
     def write_way(self, out: Path, way: NDArray[np.uint8]) -> None:
         write.way(out, way)
 
@@ -169,9 +182,22 @@ class Pictures(Modality):
     def write_results(self, out: Path, before: Sequence[NDArray[np.uint8]], after: NDArray[np.uint8]) -> str:
         return write.results(out, before, after)
 
-    def answer(self, items: NDArray[np.uint8]) -> list[str]:
-        """PNGs in base64."""
-        return [png(picture) for picture in items]
+    def size_of(self, option: str, text: str) -> tuple[int, int]:
+        return parse_size(option, text)
+
+    def claims(self, name: str) -> int:
+        return 2 if name in BUILT_IN else 1
+
+    def show(self, name: str, split: Any, how: Mapping[str, Any]) -> Summary:
+        """`out` gets a grid of the first 64 pictures."""
+        from latentia.modalities.image.readers.builtin import load_pictures
+
+        pictures = load_pictures(name, split, how["size"], how["on_corrupt"], how["root"])
+        side, out = pictures.image_size, how["out"]
+        if out:
+            save_png(picture_grid(pictures.images[:64], scale=write.scale_of(side)), out)
+        what = f"{len(pictures)} pictures of {side}×{side}×{pictures.channels}"
+        return summary(pictures, what, [f"wrote {out}"] if out else [])
 
     def frame(self, items: NDArray[np.uint8], model: Any) -> Any:
         """A grid for the eye."""
@@ -202,13 +228,6 @@ class Pictures(Modality):
         from latentia.modalities.image.commands import add_commands
 
         add_commands(app, data_app)
-
-
-def png(picture: NDArray[np.uint8]) -> str:
-    """A picture (H, W, C) as a PNG in base64."""
-    buffer = io.BytesIO()
-    picture_grid(picture[None], pad=0).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def page_scale(model: Any) -> int:

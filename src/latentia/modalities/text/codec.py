@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentia.errors import LatentiaError
-from latentia.items import ItemSet
+from latentia.items import Codec, ItemSet
 from latentia.language.tokenizer import OnLong, Tokenizer, token_matrix
 from latentia.modalities.text.texts import TextSet
 
@@ -21,28 +21,30 @@ TOKENIZER_NAME = "tokenizer/tokenizer.json"  # in the folder of a model or a run
 
 
 @dataclass(frozen=True)
-class TextCodec:
+class TextCodec(Codec):
     """Strings ↔ int64 ids (B, size): tokens, eos, pad."""
 
     tokenizer: Tokenizer
     size: int
-    settings: ClassVar[frozenset[str]] = frozenset({"stop_sigma", "temperature"})
-    exports: ClassVar[frozenset[str]] = frozenset()  # a text is decoded in a loop
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {"size": self.size}
+    settings: ClassVar[frozenset[str]] = frozenset({"stop_sigma", "temperature"})  # type: ignore[misc]
 
     def describe(self) -> str:
         return f"texts of up to {self.size} tokens"
 
-    def to_tensor(self, items: Sequence[str], gaps: bool = False) -> Tensor:
-        """`gaps` reads each "___" as text to be written. Raises LatentiaError where a text is too long or empty."""
-        rows = self.tokenizer.encode(items, mask_text=GAP if gaps else None)
+    def to_tensor(self, items: Sequence[str]) -> Tensor:
+        return self._ids(items, None)
+
+    def context_tensor(self, items: Sequence[str]) -> Tensor:
+        """Each "___" is text to be written."""
+        return self._ids(items, GAP)
+
+    def _ids(self, texts: Sequence[str], gap: str | None) -> Tensor:
+        """Raises LatentiaError where a text is too long or empty."""
+        rows = self.tokenizer.encode(texts, mask_text=gap)
         ids = np.full((len(rows), self.size), Tokenizer.pad_id)
         for i, row in enumerate(rows):
             if not 0 < len(row) < self.size:
-                raise LatentiaError(f"{items[i][:60]!r} has {len(row)} tokens, expected 1 to {self.size - 1}")
+                raise LatentiaError(f"{texts[i][:60]!r} has {len(row)} tokens, expected 1 to {self.size - 1}")
             ids[i, : len(row) + 1] = [*row, Tokenizer.eos_id]
         return torch.from_numpy(ids)
 
@@ -52,16 +54,13 @@ class TextCodec:
     def join(self, parts: Sequence[list[str]]) -> list[str]:
         return [text for part in parts for text in part]
 
-    def drawn_size(self, size: Any) -> int:
-        raise LatentiaError("size is for models that draw pictures")
-
     def decode_options(
         self, options: Mapping[str, Any], rows: slice, values: Mapping[str, Tensor], settings: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The class, the temperature, and, of a context, the ids before its gap, which are kept word for word."""
         begin = None
         if options.get("context") is not None:
-            ids = self.to_tensor(options["context"][rows], gaps=True)
+            ids = self.context_tensor(options["context"][rows])
             gaps = (ids == Tokenizer.mask_id).cumsum(1)
             begin = ids.where((gaps == 0) & (gaps[:, -1:] > 0), Tokenizer.pad_id).to(values["label"].device)
         kept = {name: settings[name] for name in ("temperature", "generator")}

@@ -1,6 +1,6 @@
 """The modality of texts: one object that the core finds by its entry point. What is slow to import comes late."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,9 +12,9 @@ from latentia.files import write_text
 from latentia.items import ItemSet
 from latentia.language.tokenizer import Tokenizer, adopt_tokenizer, train_tokenizer
 from latentia.latents.first_stage import FirstStage
-from latentia.modalities.base import Draw, Evaluation, Modality, Say, Writer
+from latentia.modalities.base import Evaluation, Modality, Say, Summary, summary
 from latentia.modalities.text.autoencoder import TextAutoencoder
-from latentia.modalities.text.codec import TOKENIZER_NAME, TextCodec, text_items, with_gaps
+from latentia.modalities.text.codec import GAP, TOKENIZER_NAME, TextCodec, text_items, with_gaps
 
 
 @config
@@ -35,19 +35,22 @@ class TextData:
     ] = "refuse"
 
 
-def lines(model: Any, draw: Draw, labels: Any, out: Path) -> None:
-    """One text a line."""
-    write_text(out, "".join(f"{text}\n" for text in draw()))
+def _wordnet() -> Path:
+    from latentia.modalities.text.readers.fetch import fetch_wordnet
+
+    return fetch_wordnet()
 
 
 class Texts(Modality):
     """See `latentia.modalities.base.Modality`."""
 
-    name, plural, objective, legacy_size = "text", "texts", "self_conditioned", "max_tokens"
+    name, plural, ending = "text", "texts", ".txt"
+    objective, legacy_size = "self_conditioned", "max_tokens"
     Data = TextData
     stages: Mapping[str, type[FirstStage]] = {"TextAutoencoder": TextAutoencoder}
-    writers: Mapping[str, Writer] = {".txt": lines}
     options = frozenset({"judge_steps"})
+    fetchers: Mapping[str, Callable[[], Path]] = {"wordnet": _wordnet}
+    prints, verb = True, "Write"
 
     def load(self, recipe: Any, folder: Path, first_stage: Path | None) -> ItemSet:
         """Texts in the ids of a tokenizer that is kept in `folder`, or of the given first stage's."""
@@ -90,17 +93,43 @@ class Texts(Modality):
         if (own.get("vocab_size"), own.get("classes")) != known:
             raise LatentiaError(f"{folder}: first stage and tokenizer do not fit each other, or one of them is missing")
 
-    def preview(self, items: Sequence[str], stem: Path, classes: int = 0) -> None:
-        write_text(stem.with_suffix(".txt"), "\n".join(items) + "\n")
+    def save(self, items: Sequence[str], path: Path) -> None:
+        """One text a line."""
+        write_text(path, "".join(f"{text}\n" for text in items))
+
+    def stack(self, items: Sequence[str]) -> list[str]:
+        return list(items)
 
     def evaluate(self, model: Any, out: Path, how: Evaluation) -> str:
         from latentia.modalities.text.evaluate import evaluate_text_model
 
         return evaluate_text_model(model, out, how)
 
-    def write_results(self, out: Path, before: Sequence[str], after: Sequence[str]) -> str:
-        write_text(out / "texts.txt", "".join(f"{text}\n" for text in after))
-        return f"{len(after)} texts"
+    def complete(
+        self, model: Any, count: int, *, prefix: str | None = None, infill: str | None = None, **options: Any
+    ) -> tuple[list[str], int]:
+        from latentia.modalities.text.write import complete
+
+        template = infill if prefix is None else f"{prefix} {GAP}"
+        found = complete(model, template or "", count, **options)
+        return [completion.text for completion in found], sum(not completion.keeps_template for completion in found)
+
+    def between(self, model: Any, first: str, last: str, count: int) -> list[str]:
+        from latentia.modalities.text.write import interpolate
+
+        return interpolate(model, first, last, count)
+
+    def claims(self, name: str) -> int:
+        return 2 if name == "wordnet" or name.endswith((".txt", ".jsonl")) else 0
+
+    def show(self, name: str, split: Any, how: Mapping[str, Any]) -> Summary:
+        """The first ten texts follow."""
+        from latentia.modalities.text.readers.corpora import load_texts
+
+        if how["out"] or how["size"]:
+            raise LatentiaError("--out and --size are not for texts")
+        held = load_texts(name, split, how["on_corrupt"], how["root"])
+        return summary(held, f"{len(held)} texts", held.texts[:10])
 
     def answer(self, items: Sequence[str]) -> list[str]:
         return list(items)
