@@ -192,7 +192,9 @@ class Unit:
         model = load(
             trained(self.runs / f"{self.name}-few", (f"data.name={folder}", f"seed={self.seed}", *FEW)), DEVICE
         )
-        model.condition("label").class_names = self.real.class_names  # folders are numbered, in the order of the classes
+        model.condition(
+            "label"
+        ).class_names = self.real.class_names  # folders are numbered, in the order of the classes
         return model
 
     def told_classes(self) -> LatentModel:

@@ -192,9 +192,7 @@ class LatentModel:
         given = self.sampling | {name: value for name, value in asked.items() if value is not None}
         wrong = [name for name in ("stop_sigma", "temperature") if given.get(name) and name not in self.codec.settings]
         if wrong:
-            raise LatentiaError(
-                f"the model makes {self.codec.describe()}; their decoder takes no {' and '.join(wrong)}"
-            )
+            raise LatentiaError(f"the decoder of {self.codec.describe()} takes no {' and '.join(wrong)}")
         return Sampling(**{name: value for name, value in given.items() if name in SETTINGS})
 
     def draw(

@@ -1,4 +1,4 @@
-"""Timestep, class and position embeddings against diffusers and closed forms."""
+"""Timestep and position embeddings against diffusers and closed forms."""
 
 import math
 from collections import defaultdict
@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentia.denoiser.embeddings import (
-    LabelEmbedder,
     TimestepEmbedder,
     grid_positions,
     position_sinusoids,
@@ -22,7 +21,6 @@ from latentia.denoiser.embeddings import (
     rotate,
     timestep_sinusoids,
 )
-from latentia.errors import LatentiaError
 
 CPU = torch.device("cpu")
 FAST = settings(max_examples=20, deadline=None, derandomize=True)
@@ -102,32 +100,3 @@ def test_rotate_is_multiplication_by_a_complex_phase():
     torch.testing.assert_close(
         rotate(x, angle.cos(), angle.sin()), torch.cat([turned.real, turned.imag], -1), rtol=1e-5, atol=1e-6
     )
-
-
-def test_label_embedder_looks_up_and_knows_the_null_class():
-    embedder = LabelEmbedder(3, 4)
-    table = embedder.table.weight
-    assert table.shape == (4, 4)
-    torch.testing.assert_close(embedder(torch.tensor([2, 0, 3]), 3), table[[2, 0, 3]])
-    torch.testing.assert_close(embedder(None, 2), table[[3, 3]])
-    unconditional = LabelEmbedder(0, 4)
-    torch.testing.assert_close(unconditional(None, 2), unconditional(torch.zeros(2, dtype=torch.long), 2))
-
-
-@pytest.mark.parametrize(
-    ("label", "message"),
-    [
-        (torch.tensor([0, 4]), r"from 0 to 4, expected 0\.\.2, or 3"),
-        (torch.tensor([-1, 0]), "from -1 to 0"),
-        (torch.tensor([0.0, 1.0]), "expected integers"),
-        (torch.tensor([0]), r"expected integers of shape \(2,\)"),
-    ],
-)
-def test_bad_labels_are_refused(label, message):
-    with pytest.raises(LatentiaError, match=message):
-        LabelEmbedder(3, 4)(label, 2)
-
-
-def test_negative_num_classes_is_refused():
-    with pytest.raises(LatentiaError, match="num_classes is -1"):
-        LabelEmbedder(-1, 4)

@@ -1,4 +1,4 @@
-"""UNet against blocks of diffusers and torch, and its promises: zero start, odd grids, null class, gradients."""
+"""UNet against blocks of diffusers and torch, and its promises: zero start, odd grids, signals, gradients."""
 
 import pytest
 import torch
@@ -8,11 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peers import randomised
 
-from latentia.denoiser import UNet
+from latentia.conditions import Label, Signals
+from latentia.denoiser import Denoiser, UNet
 from latentia.denoiser.unet import Attention, ResBlock, make_norm
 from latentia.errors import LatentiaError
 
-TINY = {"in_channels": 3, "width": 8, "blocks": 1, "heads": 2, "num_classes": 5}
+TINY = {"in_channels": 3, "width": 8, "blocks": 1, "heads": 2}
+
+
+def by_class(classes=5, **sizes):
+    """A UNet that knows classes."""
+    core = UNet(**{**TINY, **sizes})
+    return Denoiser(core, {"label": Label(core.signal_width, [str(number) for number in range(classes)])})
 
 
 def inputs(batch=3, channels=3, grid=(7, 7), seed=1):
@@ -30,23 +37,14 @@ def inputs(batch=3, channels=3, grid=(7, 7), seed=1):
 )
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_shapes_and_a_start_at_exactly_zero(grid, multipliers, blocks, attend, num_classes, out_channels):
-    model = UNet(
-        in_channels=3,
-        width=8,
-        multipliers=multipliers,
-        blocks=blocks,
-        attention_levels=(0,) if attend else (),
-        num_classes=num_classes,
-        heads=2,
-        out_channels=out_channels,
-        dims=len(grid),
-    )
+    sizes = {"multipliers": multipliers, "blocks": blocks, "attention_levels": (0,) if attend else ()}
+    model = by_class(num_classes, grid=grid, out_channels=out_channels, **sizes)
     x, time = inputs(2, 3, grid)
     label = torch.tensor([0, num_classes])
-    out = model(x, time, label)
+    out = model(x, time, label=label)
     assert out.shape == (2, out_channels or 3, *grid)
     assert torch.count_nonzero(out) == 0
-    out = randomised(model)(x, time, label)
+    out = randomised(model)(x, time, label=label)
     assert out.isfinite().all()
     assert out.std() > 0
 
@@ -96,21 +94,30 @@ def test_norm_groups_hold_four_channels_or_more(channels, groups):
 
 
 def test_null_label_is_none_and_classes_differ():
-    model = randomised(UNet(**TINY))
+    model = randomised(by_class())
     x, time = inputs()
     null = torch.full((3,), 5)
-    assert torch.equal(model(x, time), model(x, time, null))
-    for condition in ((time, null - 1), (time + 100, null)):
-        assert (model(x, time) - model(x, *condition)).abs().max() > 1e-3
+    assert torch.equal(model(x, time), model(x, time, label=null))
+    for moment, label in ((time, null - 1), (time + 100, null)):
+        assert (model(x, time) - model(x, moment, label=label)).abs().max() > 1e-3
+
+
+def test_a_grid_beside_the_latent_matters_and_zeros_are_none():
+    model = randomised(UNet(**TINY, concat_channels=2))
+    x, time = inputs()
+    grid = torch.zeros(3, 2, 7, 7)
+    assert torch.equal(model(x, time), model(x, time, Signals(grid=grid)))
+    assert (model(x, time) - model(x, time, Signals(grid=grid + 1))).abs().max() > 1e-3
+    with pytest.raises(LatentiaError, match=r"shape \(3, 1, 7, 7\), expected \(3, 2, 7, 7\)"):
+        model(x, time, Signals(grid=grid[:, :1]))
 
 
 def test_samples_of_a_batch_do_not_see_each_other():
-    model = randomised(UNet(**TINY))
+    model = randomised(by_class())
     x, time = inputs(4)
     label, order = torch.tensor([0, 1, 2, 5]), torch.tensor([2, 0, 3, 1])
-    torch.testing.assert_close(
-        model(x[order], time[order], label[order]), model(x, time, label)[order], rtol=1e-4, atol=1e-5
-    )
+    found, wanted = model(x[order], time[order], label=label[order]), model(x, time, label=label)[order]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_channels_last_gives_the_same_answer_in_channels_last():
@@ -125,17 +132,18 @@ def test_channels_last_gives_the_same_answer_in_channels_last():
 def test_gradients_reach_every_parameter_in_the_third_step():
     """Zero starts hold gradients back: step 1 moves the last layer, step 2 skips and the last layer of each branch."""
     torch.manual_seed(0)
-    model = UNet(**TINY)
+    model = by_class()
+    parameters = {name.removeprefix("core."): value for name, value in model.named_parameters()}
     optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
     x, time = inputs(4)
     label, target = torch.tensor([0, 1, 2, 5]), torch.randn(4, 3, 7, 7)
 
     def moved():
         optimiser.zero_grad()
-        F.mse_loss(model(x, time, label), target).backward()
-        return {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        F.mse_loss(model(x, time, label=label), target).backward()
+        return {name for name, p in parameters.items() if p.grad is not None and p.grad.any()}
 
-    everything = {name for name, _ in model.named_parameters()}
+    everything = {*parameters}
     assert moved() == {"final.weight", "final.bias"}
     optimiser.step()
     open_now = ("final", "stem", "downs", "ups")
@@ -158,14 +166,14 @@ def test_dropout_acts_in_training_only():
 
 
 def test_bfloat16_autocast_and_weights_answer_close_and_in_the_dtype_of_x():
-    model = randomised(UNet(**TINY))
+    model = randomised(by_class())
     x, time = inputs()
     label = torch.tensor([0, 4, 5])
     with torch.no_grad():
-        exact = model(x, time, label)
+        exact = model(x, time, label=label)
         with torch.autocast("cpu", torch.bfloat16):
-            autocast = model(x, time, label)
-        half = model.bfloat16()(x, time, label)
+            autocast = model(x, time, label=label)
+        half = model.bfloat16()(x, time, label=label)
     for out in (autocast, half):
         assert out.dtype == torch.float32
         assert not torch.equal(out, exact)
@@ -174,23 +182,27 @@ def test_bfloat16_autocast_and_weights_answer_close_and_in_the_dtype_of_x():
 
 def test_compiles_to_one_graph():
     torch._dynamo.reset()
-    model = randomised(UNet(**TINY, attention_levels=()))  # the middle has attention
+    model = randomised(by_class(attention_levels=()))  # the middle has attention
     x, time = inputs()
     label = torch.tensor([0, 4, 5])
     compiled = torch.compile(model, fullgraph=True, backend="eager")  # fullgraph raises at a graph break
-    torch.testing.assert_close(compiled(x, time, label), model(x, time, label))
+    torch.testing.assert_close(compiled(x, time, label=label), model(x, time, label=label))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"width": 0}, "must be positive"),
-        ({"multipliers": ()}, "must be positive"),
+        ({"width": 0}, "a UNet: width: Input should be greater than or equal to 1"),
+        ({"multipliers": ()}, "multipliers: Tuple should have at least 1 item"),
+        ({"multipliers": (1, 0)}, "must be positive"),
         ({"out_channels": -1}, "must be positive"),
-        ({"dims": 3}, "1 or 2 grid axes, not 3"),
+        ({"concat_channels": -1}, "concat_channels 0 or more"),
+        ({"grid": (2, 2, 2)}, "1 or 2 grid axes, not 3"),
+        ({"tokens": True}, "prompts need a DiT"),
+        ({"blocks": 501}, "more than 1000 in all"),
         ({"attention_levels": (2,)}, r"attention_levels \(2,\) must lie in 0\.\.1"),
         ({"heads": 3}, "16 channels at level 1 do not split into 3 heads"),
-        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"dropout": 1.0}, "dropout: Input should be less than 1"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(change, message):
@@ -199,14 +211,19 @@ def test_sizes_that_do_not_fit_are_refused(change, message):
 
 
 @pytest.mark.parametrize(
-    ("x", "time", "label", "message"),
+    ("x", "time", "values", "message"),
     [
-        (torch.zeros(2, 4, 7, 7), torch.zeros(2), None, r"\(2, 4, 7, 7\), expected 3 channels over 2 grid axes"),
-        (torch.zeros(2, 3, 7), torch.zeros(2), None, "over 2 grid axes"),
-        (torch.zeros(2, 3, 7, 7), torch.zeros(2, 1), None, r"times have shape \(2, 1\), expected \(2,\)"),
-        (torch.zeros(2, 3, 7, 7), torch.zeros(2), torch.tensor([-1, 0]), "labels run from -1 to 0"),
+        (torch.zeros(2, 4, 7, 7), torch.zeros(2), {}, r"\(2, 4, 7, 7\), expected 3 channels over 2 grid axes"),
+        (torch.zeros(2, 3, 7), torch.zeros(2), {}, "over 2 grid axes"),
+        (torch.zeros(2, 3, 7, 7), torch.zeros(2, 1), {}, r"times have shape \(2, 1\), expected \(2,\)"),
+        (torch.zeros(2, 3, 7, 7), torch.zeros(2), {"label": torch.tensor([-1, 0])}, "labels run from -1 to 0"),
     ],
 )
-def test_inputs_that_do_not_fit_are_refused(x, time, label, message):
+def test_inputs_that_do_not_fit_are_refused(x, time, values, message):
     with pytest.raises(LatentiaError, match=message):
-        UNet(**TINY)(x, time, label)
+        by_class()(x, time, **values)
+
+
+def test_a_config_makes_the_same_network():
+    model = UNet(**TINY, multipliers=(1, 2, 2), attention_levels=(2,), grid=(9,), concat_channels=1)
+    assert UNet(**model.config).config == model.config

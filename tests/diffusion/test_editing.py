@@ -27,7 +27,7 @@ from latentia.diffusion import (
 from latentia.errors import LatentiaError
 
 F64 = torch.float64
-PROCESS_LIST = [VP("cosine"), RectifiedFlow(), EDM()]
+PROCESS_LIST = [VP("cosine", prediction_type="epsilon"), RectifiedFlow(), EDM()]
 MEAN = torch.tensor([0.5, -0.3], dtype=F64)
 COVARIANCE = torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=F64)
 

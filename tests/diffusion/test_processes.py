@@ -28,11 +28,11 @@ from latentia.errors import LatentiaError
 
 F64 = torch.float64
 PROCESS_LIST = [
-    *(VP(prediction_type=kind) for kind in ("epsilon", "sample", "v_prediction")),
+    *(VP("linear", prediction_type=kind) for kind in ("epsilon", "sample", "v_prediction")),
     VP("cosine", prediction_type="v_prediction"),
-    VP("scaled_linear", beta_start=0.00085, beta_end=0.012),
-    VP(prediction_type="v_prediction", zero_terminal_snr=True),
-    VP(prediction_type="sample", zero_terminal_snr=True, timesteps=100),
+    VP("scaled_linear", 1000, "epsilon", 0.00085, 0.012),
+    VP("linear", prediction_type="v_prediction", zero_terminal_snr=True),
+    VP("linear", prediction_type="sample", zero_terminal_snr=True, timesteps=100),
     RectifiedFlow(),
     RectifiedFlow(shift=3.0),
     EDM(),
@@ -119,7 +119,10 @@ def test_vp_tables_match_diffusers(schedule: str, theirs: str, betas: tuple[floa
 
 def test_vp_times_between_steps():
     """log σ/α is linear between steps, σ/α below 0, α/σ above the last but one step of a zero-terminal-SNR schedule."""
-    process, zero_snr = VP(), VP(prediction_type="v_prediction", zero_terminal_snr=True)
+    process, zero_snr = (
+        VP("linear", prediction_type="epsilon"),
+        VP("linear", prediction_type="v_prediction", zero_terminal_snr=True),
+    )
 
     def ratio(of: VP, t: float) -> float:
         time = torch.tensor(t, dtype=F64)
@@ -137,7 +140,7 @@ def test_min_snr_weighs_the_error_of_z_by_the_clamped_snr(zero_snr: bool):
     z, z_hat, eps = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0), dtype=F64)
     t = torch.tensor([0.0, 100.0, 300.0, 600.0, 900.0], dtype=F64)
     for kind in ("sample", "v_prediction") if zero_snr else ("epsilon", "sample", "v_prediction"):
-        process = VP(prediction_type=kind, min_snr_gamma=5.0, zero_terminal_snr=zero_snr)
+        process = VP("linear", prediction_type=kind, min_snr_gamma=5.0, zero_terminal_snr=zero_snr)
         snr = (process.alpha(t) / process.sigma(t)) ** 2
         assert snr[0] > 5 > snr[-1]
         z_t = process.noise(z, eps, t)
@@ -178,7 +181,7 @@ def test_training_times_follow_their_distributions():
     assert p_value(torch.logit(shifted / (3 - 2 * shifted)), stats.norm(0.5, 0.8).cdf) > 0.01
     assert p_value(draw(RectifiedFlow(logit_std=None)), stats.uniform.cdf) > 0.01
     assert p_value(draw(EDM(p_mean=-1.2, p_std=1.1)).log(), stats.norm(-1.2, 1.1).cdf) > 0.01
-    counts = torch.bincount(draw(VP(timesteps=10)).long(), minlength=10)
+    counts = torch.bincount(draw(VP("linear", 10, "epsilon")).long(), minlength=10)
     assert stats.chisquare(counts.numpy()).pvalue > 0.01
 
 
@@ -241,14 +244,18 @@ def test_denoise_with_takes_one_time_or_many_and_passes_the_condition(process: P
 
 
 def test_initial_noise_has_the_deviation_of_noised_latents():
-    for process, expected in ((VP(), 1.0), (RectifiedFlow(), 1.0), (EDM(), math.hypot(1, 80))):
+    for process, expected in (
+        (VP("linear", prediction_type="epsilon"), 1.0),
+        (RectifiedFlow(), 1.0),
+        (EDM(), math.hypot(1, 80)),
+    ):
         noise = initial_noise(process, (1000, 2, 3), torch.Generator().manual_seed(0))
         plain = torch.randn(1000, 2, 3, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(noise, expected * plain)
 
 
 def test_a_table_made_in_inference_mode_serves_training():
-    process = VP(timesteps=77)
+    process = VP("linear", 77, "epsilon")
     with torch.inference_mode():
         process.alpha(torch.zeros(1))
     weight = torch.ones(3, requires_grad=True)
@@ -270,26 +277,66 @@ def test_config_round_trip(process: VP | RectifiedFlow | EDM):
     [
         ({}, "None.*VP, RectifiedFlow, EDM"),
         ({"_class_name": ["VP"]}, "expected one of VP"),
-        ({"_class_name": "VP", "beta": 1}, "VP cannot be built.*'beta'"),
-        ({"_class_name": "VP", "schedule": "sigmoid"}, "'sigmoid', expected one of linear, scaled_linear, cosine"),
-        ({"_class_name": "VP", "prediction_type": "eps"}, "'eps', expected one of epsilon"),
-        ({"_class_name": "VP", "prediction_type": []}, "prediction_type is"),
+        ({"_class_name": "VP", "beta": 1}, "VP: beta: Unexpected keyword argument"),
+        (
+            {"_class_name": "VP", "schedule": "sigmoid"},
+            r"schedule: Input should be 'linear', 'scaled_linear' or 'cosine' \(got 'sigmoid'\)",
+        ),
+        (
+            {"_class_name": "VP", "prediction_type": "eps"},
+            r"prediction_type: Input should be 'epsilon', .* \(got 'eps'\)",
+        ),
+        ({"_class_name": "VP", "prediction_type": []}, r"prediction_type: Input should be .* \(got \[\]\)"),
         ({"_class_name": "VP", "timesteps": 10**12}, "timesteps is 1000000000000"),
-        ({"_class_name": "VP", "timesteps": 1000.0}, "timesteps is 1000.0"),
+        ({"_class_name": "VP", "timesteps": 1000.0}, r"timesteps: Input should be a valid integer \(got 1000\.0\)"),
         ({"_class_name": "VP", "beta_start": 0}, "beta_start is 0"),
         ({"_class_name": "VP", "beta_end": 1.0}, "beta_end is 1.0"),
-        ({"_class_name": "VP", "beta_end": "0.02"}, "beta_end is '0.02'"),
+        ({"_class_name": "VP", "beta_end": "0.02"}, r"beta_end: Input should be a valid number \(got '0\.02'\)"),
         ({"_class_name": "VP", "min_snr_gamma": -1}, "min_snr_gamma is -1"),
-        ({"_class_name": "VP", "zero_terminal_snr": "no"}, "zero_terminal_snr is 'no'"),
-        ({"_class_name": "VP", "zero_terminal_snr": True}, "epsilon.*v_prediction"),
-        ({"_class_name": "RectifiedFlow", "logit_mean": float("nan")}, "logit_mean is nan"),
+        (
+            {"_class_name": "VP", "zero_terminal_snr": "no"},
+            r"zero_terminal_snr: Input should be a valid boolean \(got 'no'\)",
+        ),
+        ({"_class_name": "VP", "zero_terminal_snr": True, "prediction_type": "epsilon"}, "epsilon.*v_prediction"),
+        (
+            {"_class_name": "RectifiedFlow", "logit_mean": float("nan")},
+            r"logit_mean: Input should be a finite number \(got nan\)",
+        ),
         ({"_class_name": "RectifiedFlow", "logit_std": 0}, "logit_std is 0"),
-        ({"_class_name": "RectifiedFlow", "shift": float("inf")}, "shift is inf"),
-        ({"_class_name": "EDM", "sigma_data": True}, "sigma_data is True"),
+        (
+            {"_class_name": "RectifiedFlow", "shift": float("inf")},
+            r"shift: Input should be a finite number \(got inf\)",
+        ),
+        ({"_class_name": "EDM", "sigma_data": True}, r"sigma_data: Input should be a valid number \(got True\)"),
         ({"_class_name": "EDM", "sigma_min": 80.0}, "sigma_min is 80.0"),
-        ({"_class_name": "EDM", "sigma_max": None}, "sigma_max is None"),
+        ({"_class_name": "EDM", "sigma_max": None}, r"sigma_max: Input should be a valid number \(got None\)"),
     ],
 )
 def test_bad_configs_are_refused(config: dict, words: str):
     with pytest.raises(LatentiaError, match=words):
         process_from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        (VP, {"schedule": "sigmoid"}, "'sigmoid', expected one of linear, scaled_linear, cosine"),
+        (VP, {"prediction_type": "eps"}, "'eps', expected one of epsilon"),
+        (VP, {"prediction_type": []}, "prediction_type is"),
+        (VP, {"timesteps": 1000.0}, "timesteps is 1000.0"),
+        (VP, {"beta_end": "0.02"}, "beta_end is '0.02'"),
+        (VP, {"zero_terminal_snr": "no"}, "zero_terminal_snr is 'no'"),
+        (VP, {"prediction_type": "epsilon", "zero_terminal_snr": True}, "epsilon.*v_prediction"),
+        (RectifiedFlow, {"logit_mean": float("nan")}, "logit_mean is nan"),
+        (RectifiedFlow, {"shift": float("inf")}, "shift is inf"),
+        (EDM, {"sigma_data": True}, "sigma_data is True"),
+        (EDM, {"sigma_max": None}, "sigma_max is None"),
+    ],
+)
+def test_bad_arguments_are_refused(kind: type, arguments: dict, words: str):
+    with pytest.raises(LatentiaError, match=words):
+        kind(**arguments)
+
+
+def test_the_defaults_are_the_recipe_s():
+    assert VP() == VP("cosine", 1000, "v_prediction")

@@ -35,7 +35,7 @@ def test_uniform_and_trailing_match_diffusers_for_vp(spacing: str):
     scheduler = diffusers.DDIMScheduler(timestep_spacing=spacing)
     for n in (10, 50, 1000):
         scheduler.set_timesteps(n)
-        ours = (trailing if spacing == "trailing" else uniform)(n, VP())
+        ours = (trailing if spacing == "trailing" else uniform)(n, VP("linear", prediction_type="epsilon"))
         torch.testing.assert_close(ours[:-1].round().long(), scheduler.timesteps)
 
 
@@ -80,9 +80,9 @@ def test_shift_of_rectified_flow_matches_diffusers():
 def test_bad_numbers_are_refused():
     for spacing in SPACINGS.values():
         with pytest.raises(LatentiaError, match="steps is 0, expected 1 or more"):
-            spacing(0, VP())
+            spacing(0, VP("linear", prediction_type="epsilon"))
     with pytest.raises(LatentiaError, match="rho is 0"):
-        karras(5, VP(), rho=0)
+        karras(5, VP("linear", prediction_type="epsilon"), rho=0)
 
 
 @settings(deadline=None, derandomize=True)

@@ -160,8 +160,8 @@ def without(values: Values, null: Values, dropped: Tensor) -> Values:
 def check_numbers(what: str, numbers: Tensor, null: int) -> int | None:
     """The largest of integers (B,) from 0 to `null`, which stands for nothing; None where that is not looked at.
 
-    Raises LatentiaError for another shape or type, or, on the CPU, range. On a GPU the range is left to the kernel's own
-    assertion, since a check would wait for the device.
+    Raises LatentiaError for another shape or type, or, on the CPU, range. On a GPU the range is left to the kernel's
+    own assertion, since a check would wait for the device.
     """
     if numbers.ndim != 1 or numbers.is_floating_point() or numbers.dtype == torch.bool:
         raise LatentiaError(f"{what} are {numbers.dtype} {tuple(numbers.shape)}, expected integers (B,)")

@@ -74,8 +74,8 @@ class Label(Condition):
         known = data.items.labels
         label = torch.full((len(rows),), self.null_label) if known is None else torch.from_numpy(known[rows.numpy()])
         if self.numbers is not None:
-            finer = len(self.class_names) + self.numbers[rows]
-            label = torch.where(chance[:, 0] < self.coarse, label, finer)
+            clustered = len(self.class_names) + self.numbers[rows]
+            label = torch.where(chance[:, 0] < self.coarse, label, clustered)
         return {"label": label}
 
     def request(self, request: Request, like: Tensor) -> tuple[Values, Values]:
@@ -103,7 +103,7 @@ class Label(Condition):
         return {"label": torch.full((len(like),), self.null_label, device=like.device)}
 
     def forward(self, values: Values) -> Signals:
-        """label (B,), integers in 0..null_label. Raises what `check_numbers` raises, and for no class where one must be."""
+        """label (B,), integers in 0..null_label. Raises LatentiaError for others, or for no class where one must be."""
         label = values["label"]
         high = check_numbers("labels", label, self.null_label)
         if high == self.null_label and not self.nullable and self.class_names:

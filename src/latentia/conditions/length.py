@@ -52,6 +52,6 @@ class Length(Condition):
         return {"length": torch.full((len(like),), self.longest, device=like.device)}
 
     def forward(self, values: Values) -> Signals:
-        """length (B,), integers in 0..longest. Raises what `check_numbers` raises."""
+        """length (B,), integers in 0..longest. Raises LatentiaError for others."""
         check_numbers("lengths", values["length"], self.longest)
         return Signals(vector=self.table(values["length"]))

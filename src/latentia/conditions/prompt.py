@@ -52,15 +52,15 @@ class Prompt(Condition):
 
     @classmethod
     def of(cls, plan: Plan, **settings: Any) -> "Prompt | None":
-        wanted = plan.recipe.prompt
-        if wanted is None:
+        settings = plan.recipe.prompt
+        if settings is None:
             return None
         codec = kept_codec(plan)
-        encoder = None if wanted.encoder is None else encoder_config(encoder_folder(wanted.encoder))
-        prompt = cls(plan.width, codec.tokenizer.vocab_size, codec.size, wanted.depth, plan.heads, encoder)
+        encoder = None if settings.encoder is None else encoder_config(encoder_folder(settings.encoder))
+        prompt = cls(plan.width, codec.tokenizer.vocab_size, codec.size, settings.depth, plan.heads, encoder)
         prompt.codec = codec
-        if wanted.encoder is not None and prompt.encoder.frozen is not None:
-            prompt.encoder.frozen.load(encoder_folder(wanted.encoder))
+        if settings.encoder is not None and prompt.encoder.frozen is not None:
+            prompt.encoder.frozen.load(encoder_folder(settings.encoder))
         return prompt
 
     def draw(self, data: TrainingData, rows: Tensor, chance: Tensor) -> Values:
@@ -77,8 +77,8 @@ class Prompt(Condition):
             raise LatentiaError(f"there are {len(asked)} prompts for {request.count} items")
         negative = self._words().to_ids([request.options.get("negative_prompt", "")])
         against = (value.expand(request.count, -1) for value in negative)
-        wanted = self._words().to_ids(asked)
-        return dict(zip(self.inputs, wanted, strict=True)), dict(zip(self.inputs, against, strict=True))
+        asked_ids = self._words().to_ids(asked)
+        return dict(zip(self.inputs, asked_ids, strict=True)), dict(zip(self.inputs, against, strict=True))
 
     def null(self, like: Tensor) -> Values:
         ids = torch.full((len(like), self.config["max_tokens"]), Tokenizer.pad_id, device=like.device)
@@ -117,20 +117,20 @@ def kept_codec(plan: Plan) -> PromptCodec:
 
     Raises LatentiaError where the items have no captions.
     """
-    wanted, captions = plan.recipe.prompt, plan.items.captions
+    settings, captions = plan.recipe.prompt, plan.items.captions
     if captions is None:
         raise LatentiaError(f"{plan.items.name} has no captions to learn prompts from: set prompt=null")
     path = plan.folder / TOKENIZER_NAME
     start = None if plan.recipe.init is None else Path(plan.recipe.init) / TOKENIZER_NAME
     if not path.exists():
         if start is not None and start.is_file():  # its denoiser knows words by these numbers
-            PromptCodec.load(start, wanted.max_tokens).tokenizer.save(path)
-        elif wanted.encoder is None:
+            PromptCodec.load(start, settings.max_tokens).tokenizer.save(path)
+        elif settings.encoder is None:
             lines = (line for caption in captions for line in caption.splitlines())
-            train_tokenizer(lines, wanted.vocab_size).save(path)
+            train_tokenizer(lines, settings.vocab_size).save(path)
         else:
-            encoder_tokenizer(encoder_folder(wanted.encoder))[0].save(path)
-    return PromptCodec.load(path, wanted.max_tokens)
+            encoder_tokenizer(encoder_folder(settings.encoder))[0].save(path)
+    return PromptCodec.load(path, settings.max_tokens)
 
 
 def without_padding(ids: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class PromptEncoder(nn.Module):
         nn.init.normal_(self.positions, std=0.02)
 
     def forward(self, ids: Tensor, emphasis: Tensor | None = None) -> Tokens:
-        """ids (B, L ≤ max_tokens) int64, pad at the end, none empty; `emphasis` (B, L or more) scales the tokens' vectors.
+        """ids (B, L ≤ max_tokens) int64, pad at the end, none empty; `emphasis` (B, L or more) scales the vectors.
 
         Raises LatentiaError where shape, type or, on the CPU, an id does not fit.
         """

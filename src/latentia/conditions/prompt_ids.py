@@ -101,8 +101,8 @@ class CaptionIds:
             ids[i, : len(kept) + 1] = [*kept, Tokenizer.eos_id]
         return cls(ids, starts, sum(len(row) >= codec.size for row in rows))
 
-    def draw(self, rows: NDArray[np.int64], luck: NDArray[np.floating]) -> Tensor:
-        """One caption of each of the pictures `rows` (B,), by `luck` (B,) in [0, 1): int64 (B, size)."""
+    def draw(self, rows: NDArray[np.int64], chance: NDArray[np.floating]) -> Tensor:
+        """One caption of each of the pictures `rows` (B,), by `chance` (B,) in [0, 1): int64 (B, size)."""
         first, last = self.starts[rows], self.starts[rows + 1]
-        chosen = np.minimum(first + (luck * (last - first)).astype(np.int64), last - 1)
+        chosen = np.minimum(first + (chance * (last - first)).astype(np.int64), last - 1)
         return torch.from_numpy(self.ids[chosen].astype(np.int64))

@@ -87,9 +87,9 @@ def join_grid(x: Tensor, grid: Tensor | None, channels: int) -> Tensor:
 
     Raises LatentiaError where the signal has another shape.
     """
-    wanted = (x.shape[0], channels, *x.shape[2:])
-    if grid is not None and grid.shape != wanted:
-        raise LatentiaError(f"the conditions' grid has shape {tuple(grid.shape)}, expected {wanted}")
+    expected = (x.shape[0], channels, *x.shape[2:])
+    if grid is not None and grid.shape != expected:
+        raise LatentiaError(f"the conditions' grid has shape {tuple(grid.shape)}, expected {expected}")
     if not channels:
         return x
-    return torch.cat([x, x.new_zeros(wanted) if grid is None else grid.to(x.dtype)], dim=1)
+    return torch.cat([x, x.new_zeros(expected) if grid is None else grid.to(x.dtype)], dim=1)

@@ -46,17 +46,17 @@ def upgraded(folder: Path, state: Mapping[str, Tensor]) -> tuple[dict[str, Any],
 
 
 def _config(kind: str, old: Mapping[str, Any], index: Mapping[str, Any]) -> dict[str, Any]:
-    hints, channels = old.get("hint_channels", 0), old["in_channels"]
+    beside, channels = old.get("hint_channels", 0), old["in_channels"]
     clusters = index.get("clusters")
     names = index.get("class_names", [str(number) for number in range(old["num_classes"])])
     parts: dict[str, Any] = {"label": {"class_names": names, "clusters": clusters}}
     objective = {"kind": "denoising"}
     if "max_tokens" in index or old.get("lengths"):
         parts = {"estimate": {"channels": channels}, **parts, "length": {"longest": old["lengths"]}}
-        parts["context"] = {"channels": hints - channels}
+        parts["context"] = {"channels": beside - channels}
         objective = {"kind": "self_conditioned"}
-    elif hints:
-        parts["repair"] = {"channels": hints, "task": index.get("task", {"kind": "inpaint"})}
+    elif beside:
+        parts["repair"] = {"channels": beside, "task": index.get("task", {"kind": "inpaint"})}
     if old.get("prompt_vocab"):
         parts["prompt"] = {
             "vocab_size": old["prompt_vocab"],
@@ -69,7 +69,7 @@ def _config(kind: str, old: Mapping[str, Any], index: Mapping[str, Any]) -> dict
     if kind == "DiffusersUNet":
         parts["label"]["nullable"] = False
     else:
-        core |= {"concat_channels": hints, "tokens": bool(old.get("prompt_vocab"))}
+        core |= {"concat_channels": beside, "tokens": bool(old.get("prompt_vocab"))}
     if kind == "UNet":
         core["grid"] = [1] * core.pop("dims", 2)  # of a UNet only the number of axes matters
     return {"core": {"_class_name": kind, **core}, "conditions": parts, "objective": objective}

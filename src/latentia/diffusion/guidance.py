@@ -65,8 +65,8 @@ class Guidance:
         if self.rescale == 0:
             return guided
         axes = tuple(range(1, guided.ndim))
-        wanted, found = (x.std(axes, correction=0, keepdim=True) for x in (conditional, guided))
-        ratio = torch.where(found > 0, wanted / found, 1.0)
+        aim, found = (x.std(axes, correction=0, keepdim=True) for x in (conditional, guided))
+        ratio = torch.where(found > 0, aim / found, 1.0)
         return guided * (self.rescale * ratio + 1 - self.rescale)
 
 

@@ -149,9 +149,9 @@ def encoder_config(folder: Path, kind: str | None = None) -> dict[str, Any]:
     Raises LatentiaError for another model.
     """
     config = read_json(folder / "config.json")
-    name, wanted = str(config.get("model_type")), KINDS if kind is None else (kind,)
-    if name not in wanted:
-        raise LatentiaError(f"{folder} holds a model of type {name!r}, expected {' or '.join(map(repr, wanted))}")
+    name, expected = str(config.get("model_type")), KINDS if kind is None else (kind,)
+    if name not in expected:
+        raise LatentiaError(f"{folder} holds a model of type {name!r}, expected {' or '.join(map(repr, expected))}")
     kept = ("model_type", *KINDS[name].sizes, *KINDS[name].choices)
     return {name: config[name] for name in kept if name in config}
 

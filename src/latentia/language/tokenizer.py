@@ -32,7 +32,7 @@ ENCODED_AT_ONCE = 4096  # texts; what the library returns for one takes far more
 class Tokenizer:
     """A vocabulary of byte sequences: any text can be encoded, and comes back exactly.
 
-    What else `backend` does (no normalisation, no blank put first, words told apart as GPT-2 does) is the same for all
+    What else `backend` does (no normalisation, no blank put first, words separated as GPT-2 does) is the same for all
     tokenizers, whatever a file says. Made by `train_tokenizer` or `Tokenizer.load`.
     """
 

@@ -39,13 +39,13 @@ class LatentCache:
 
         Raises LatentiaError where a row or a view is not in the cache.
         """
-        wanted = [view] if isinstance(view, str) else view
-        if unknown := [name for name in wanted if name not in self.numbers]:
+        expected = [view] if isinstance(view, str) else view
+        if unknown := [name for name in expected if name not in self.numbers]:
             raise LatentiaError(f"the latent cache has no view {unknown[0]!r}, only {', '.join(self.numbers)}")
         numbers = rows.cpu().numpy()
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(self):
             raise LatentiaError(f"rows {numbers.min()} to {numbers.max()} were asked of a latent cache of {len(self)}")
-        chosen = np.array([self.numbers[name] for name in wanted])
+        chosen = np.array([self.numbers[name] for name in expected])
         return torch.from_numpy(np.asarray(self.latents[numbers, chosen], dtype=np.float32))
 
 
@@ -101,7 +101,7 @@ def build_latent_cache(
     """
     if dtype not in ("float16", "float32"):
         raise LatentiaError(f"latent dtype {dtype!r} is unknown, expected float16 or float32")
-    wanted = {
+    expected = {
         "format": FORMAT,
         "first_stage": module_hash(first_stage),
         "items": items.fingerprint,
@@ -110,22 +110,22 @@ def build_latent_cache(
         "shape": [len(items), len(items.views), *first_stage.latent_shape(items.size)],
     }
     views = "" if len(items.views) == 1 else f"-{len(items.views)}"
-    path = folder / f"{wanted['first_stage']}-{wanted['items']}-{dtype}{views}"
+    path = folder / f"{expected['first_stage']}-{expected['items']}-{dtype}{views}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         with locked(path / LOCK_NAME):
-            done = rows_done(path, wanted)
+            done = rows_done(path, expected)
             if done is None:
-                create(path, wanted)
+                create(path, expected)
                 done = 0
             if done < len(items):
-                encode_rows(first_stage, items, path, wanted, done, batch_size, torch.device(device), progress)
+                encode_rows(first_stage, items, path, expected, done, batch_size, torch.device(device), progress)
     except OSError as error:
         raise LatentiaError(f"the latent cache {path} cannot be written: {error}; choose another folder") from None
     return LatentCache(np.load(path / LATENTS_NAME, mmap_mode="r", allow_pickle=False), list(items.views))
 
 
-def rows_done(path: Path, wanted: dict[str, Any]) -> int | None:
+def rows_done(path: Path, expected: dict[str, Any]) -> int | None:
     """How many items a cache already holds, or None where it must be built anew."""
     try:
         meta = read_json(path / META_NAME)
@@ -133,20 +133,20 @@ def rows_done(path: Path, wanted: dict[str, Any]) -> int | None:
     except (LatentiaError, OSError, ValueError, EOFError):  # missing, truncated or not what its name says
         return None
     done = meta.pop("rows", None)
-    count = wanted["shape"][0]
+    count = expected["shape"][0]
     fits = (
-        meta == wanted
-        and (latents.dtype, list(latents.shape)) == (np.dtype(wanted["dtype"]), wanted["shape"])
+        meta == expected
+        and (latents.dtype, list(latents.shape)) == (np.dtype(expected["dtype"]), expected["shape"])
         and isinstance(done, int)
         and 0 <= done <= count
     )
     return done if fits else None
 
 
-def create(path: Path, wanted: dict[str, Any]) -> None:
+def create(path: Path, expected: dict[str, Any]) -> None:
     """Makes an empty cache. `meta.json` goes first and comes last: without it nothing else is believed."""
     (path / META_NAME).unlink(missing_ok=True)
-    needed = int(np.prod(wanted["shape"])) * np.dtype(wanted["dtype"]).itemsize
+    needed = int(np.prod(expected["shape"])) * np.dtype(expected["dtype"]).itemsize
     (path / LATENTS_NAME).unlink(missing_ok=True)
     free = shutil.disk_usage(path).free
     if needed > free:  # a memory map on a full disk would end the process without a message
@@ -154,15 +154,15 @@ def create(path: Path, wanted: dict[str, Any]) -> None:
             f"the latent cache needs {needed / 1e9:.1f} GB and {path} has {free / 1e9:.1f} GB free; "
             "free some, choose another folder, or use float16"
         )
-    np.lib.format.open_memmap(path / LATENTS_NAME, "w+", wanted["dtype"], tuple(wanted["shape"])).flush()
-    write_json(path / META_NAME, {**wanted, "rows": 0})
+    np.lib.format.open_memmap(path / LATENTS_NAME, "w+", expected["dtype"], tuple(expected["shape"])).flush()
+    write_json(path / META_NAME, {**expected, "rows": 0})
 
 
 def encode_rows(
     first_stage: FirstStage,
     items: ItemSet,
     path: Path,
-    wanted: dict[str, Any],
+    expected: dict[str, Any],
     done: int,
     batch_size: int,
     device: torch.device,
@@ -175,14 +175,14 @@ def encode_rows(
 
     def record() -> None:
         latents.flush()
-        write_json(path / META_NAME, {**wanted, "rows": done})
+        write_json(path / META_NAME, {**expected, "rows": done})
 
     recorded = time.monotonic()
     bar = tqdm(total=len(items), initial=done, desc="Encoding", unit="item", disable=not progress)
     try:
         for start in range(done, len(items), batch_size):
             stop = min(start + batch_size, len(items))
-            latents[start:stop] = encode_views(first_stage, items, slice(start, stop), wanted, device)
+            latents[start:stop] = encode_views(first_stage, items, slice(start, stop), expected, device)
             done = stop
             bar.update(stop - start)
             if time.monotonic() - recorded > SECONDS:
@@ -196,14 +196,14 @@ def encode_rows(
 
 @torch.inference_mode()
 def encode_views(
-    first_stage: FirstStage, items: ItemSet, rows: slice, wanted: dict[str, Any], device: torch.device
+    first_stage: FirstStage, items: ItemSet, rows: slice, expected: dict[str, Any], device: torch.device
 ) -> NDArray[Any]:
     """Latents (B, V, C, *grid) of some rows. Raises LatentiaError where one is not finite in the cache's dtype."""
-    z = torch.stack([first_stage.encode(items.tensor(rows, view).to(device)) for view in wanted["views"]], dim=1)
-    z = z.to(getattr(torch, wanted["dtype"]))
+    z = torch.stack([first_stage.encode(items.tensor(rows, view).to(device)) for view in expected["views"]], dim=1)
+    z = z.to(getattr(torch, expected["dtype"]))
     if not torch.isfinite(z).all():
         raise LatentiaError(
-            f"the first stage gives latents that are NaN or infinite in {wanted['dtype']} among items {rows.start} "
+            f"the first stage gives latents that are NaN or infinite in {expected['dtype']} among items {rows.start} "
             f"to {rows.stop - 1}; it has diverged: train it again with a lower learning rate"
         )
     return z.cpu().numpy()

@@ -69,18 +69,18 @@ def start_from(denoiser: Denoiser, folder: Path) -> None:
     """
     given, own = load_denoiser(folder).state_dict(), denoiser.state_dict()
     for name in sorted(given.keys() | own.keys()):
-        value, wanted = given.get(name), own.get(name)
-        shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (value, wanted)]
+        value, target = given.get(name), own.get(name)
+        shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (value, target)]
         may_differ = 0 if name == CLASS_TABLE else 1 if name in INPUT_LAYERS else None  # axis
         alike = [shape and [n for axis, n in enumerate(shape) if axis != may_differ] for shape in shapes]
-        if value is None or wanted is None or alike[0] != alike[1]:
+        if value is None or target is None or alike[0] != alike[1]:
             raise LatentiaError(f"{folder} does not fit the recipe's denoiser: {name} is {shapes[0]}, not {shapes[1]}")
-        if value.shape == wanted.shape:
-            wanted.copy_(value)
+        if value.shape == target.shape:
+            target.copy_(value)
         elif name == CLASS_TABLE:
-            wanted[-1] = value[-1]  # "no class"
+            target[-1] = value[-1]  # "no class"
         else:
-            wanted.zero_()[:, : value.shape[1]] = value
+            target.zero_()[:, : value.shape[1]] = value
     denoiser.load_state_dict(own)
 
 

@@ -118,7 +118,7 @@ class Recipe(Section):
         None, description="model folder whose first stage is used and from whose denoiser training starts"
     )
     clusters: int = Field(
-        0, ge=0, description="pictures only: clusters of look-alikes in each class, told the denoiser; 0: none"
+        0, ge=0, description="pictures only: clusters of look-alikes in each class that the denoiser knows; 0: none"
     )
     label_dropout: float = Field(
         0.1, ge=0, le=1, description="share of the examples of which each condition says nothing, for guidance"
@@ -306,16 +306,16 @@ def describe_fields() -> list[tuple[str, str, str]]:
 def _described(part: type[Any], prefix: str) -> list[tuple[str, str, str]]:
     if dataclasses.is_dataclass(part):
         found = {name: value for name, value in described(part).items() if name != "kind"}
-        hints = get_type_hints(part)
+        types = get_type_hints(part)
     else:
         found = {
             name: (dataclasses.MISSING if field.is_required() else field.get_default(), field.description or "")
             for name, field in part.model_fields.items()
         }
-        hints = {name: field.annotation for name, field in part.model_fields.items()}
+        types = {name: field.annotation for name, field in part.model_fields.items()}
     rows = []
     for name, (default, description) in found.items():
-        sections = _sections(hints[name])
+        sections = _sections(types[name])
         shown = "required" if default is dataclasses.MISSING else str(default)
         rows.append((prefix + name, "" if sections else shown, description))
         for section in sections:

@@ -1,4 +1,4 @@
-"""Clusters of look-alikes inside each class, which a denoiser may be told beside the class."""
+"""Clusters of look-alikes inside each class, which a denoiser may know beside the class."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ def cluster_pictures(pictures: ItemSet, clusters: int, seed: int) -> NDArray[np.
     """The number (N,) in [0, clusters) of each picture's cluster among those of its class, or of all without classes.
 
     k-means (Sculley 2010) on the pixels, of pictures averaged to at most 28 × 28. Which cluster a picture belongs to
-    tells a denoiser at no cost the rough shape that it else has to find in pure noise, and how often each occurs need
+    gives a denoiser at no cost the rough shape that it otherwise finds in pure noise, and how often each occurs need
     not be learned (Bao et al. 2022, "Why are conditional generative models better than unconditional ones?", §4).
     Raises LatentiaError where a class has fewer pictures than clusters.
     """

@@ -18,7 +18,7 @@ from latentia.latents.normalise import denormalise, normalise, register_statisti
 PAD, BOS, EOS, MASK = Tokenizer.pad_id, Tokenizer.bos_id, Tokenizer.eos_id, Tokenizer.mask_id
 MAX_WEIGHTS = 2**28
 AT_ONCE = 256  # texts
-UNTOLD = 0.1  # share of texts in training whose class the decoder is not told
+WITHOUT_CLASS = 0.1  # share of texts in training whose class the decoder does not see
 
 
 class Memory(NamedTuple):
@@ -75,15 +75,15 @@ class TextAutoencoder(FirstStage):
     As in LD4LG (Lovelace et al. 2023, §4.1) queries draw a fixed number of vectors from the encoder's output (Perceiver
     resampler, Jaegle et al. 2021) and the decoder is autoregressive. Here the queries start from the tokens at their
     own share of the text, `patch` places a vector, and the decoder's places from the vectors at theirs: the order of a
-    text need not be found out by attention, and a short text uses all vectors. How long it is every vector is told, and
-    the decoder reads it from them first. Each vector is scaled to a root mean square of 1 and, in training, gets noise
-    of standard deviation `noise` · u², u uniform for each text, and from half of the texts up to `masking` of the
+    text need not be found out by attention, and a short text uses all vectors. Every vector knows the text's length,
+    and the decoder reads it from them first. Each vector is scaled to a root mean square of 1 and, in training, gets
+    noise of standard deviation `noise` · u², u uniform for each text, and from half of the texts up to `masking` of the
     tokens are hidden (COSMOS, Meshchaninov et al. 2025, §3): near latents decode to near texts. Noise well above 1
     leaves a vague idea of the text, and the decoder learns to write one from that, as a language model: diffusion may
-    then stop early (`stop_sigma` in sampling) and leave the wording to it.
+    then stop early (`stop_sigma` in sampling) and leave the words to it.
 
-    With `classes` the decoder is told the class of a text, or, as in a tenth of training, none: what noise leaves of a
-    text need not say that as well.
+    With `classes` the decoder sees the class of a text, or, as in a tenth of training, none: what noise leaves of a
+    text need not hold that as well.
 
     `encoder`, the config of a BART encoder (see `FrozenEncoder`), has that read the text as well, as LD4LG does.
 
@@ -209,8 +209,8 @@ class TextAutoencoder(FirstStage):
         size = latents.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-3)
         if labels is None:
             labels = torch.full((len(latents),), self.config["classes"], device=latents.device)
-        told = self.noise_embed(size.log()) + self.class_embed(labels)[:, None] + self.latent_positions
-        vectors = self.mixer(self.from_latent(latents / size) + told)
+        known = self.noise_embed(size.log()) + self.class_embed(labels)[:, None] + self.latent_positions
+        vectors = self.mixer(self.from_latent(latents / size) + known)
         places = self.unfold(vectors).unflatten(2, (self.config["patch"], -1)).flatten(1, 2)
         return Memory(vectors, places, F.linear(self.length_norm(vectors.mean(1)), self.length_embed.weight))
 
@@ -223,15 +223,15 @@ class TextAutoencoder(FirstStage):
     def hidden(self, memory: Memory, lengths: Tensor, before: Tensor) -> Tensor:
         """Memory, lengths (B,), eos counted, and the tokens before each of the first P places → (B, P, width)."""
         count = before.shape[1]
-        h = self.starts(memory, lengths, count) + self.told(before)
+        h = self.starts(memory, lengths, count) + self.previous_tokens(before)
         causal = torch.ones(count, count, dtype=torch.bool, device=h.device).triu(1)
         for layer in self.decoder:
             h = layer(h, memory.vectors, tgt_mask=causal, tgt_is_causal=True)
         out: Tensor = self.norm(h)
         return out
 
-    def told(self, before: Tensor) -> Tensor:
-        """What the tokens before each place say to it: (B, P) → (B, P, width)."""
+    def previous_tokens(self, before: Tensor) -> Tensor:
+        """What each place reads of the token before it: (B, P) → (B, P, width)."""
         out: Tensor = self.previous(self.embed(before) * math.sqrt(self.config["width"]))
         return out
 
@@ -264,9 +264,9 @@ class TextAutoencoder(FirstStage):
         At temperature 0 each token and the length are the likeliest, else they are drawn, with `generator`, which lies
         on the CPU. Raises LatentiaError where the latents do not fit, or the temperature is negative.
         """
-        wanted = (self.config["latent_channels"], self.config["latents"])
-        if z.shape[1:] != wanted:
-            raise LatentiaError(f"latents have shape {tuple(z.shape)}, expected (batch, {wanted[0]}, {wanted[1]})")
+        expected = (self.config["latent_channels"], self.config["latents"])
+        if z.shape[1:] != expected:
+            raise LatentiaError(f"latents have shape {tuple(z.shape)}, expected (batch, {expected[0]}, {expected[1]})")
         if not 0 <= temperature < math.inf:
             raise LatentiaError(f"temperature is {temperature!r}, expected 0 or more")
         latents = denormalise(z, self.latent_mean, self.latent_std).transpose(1, 2)
@@ -303,7 +303,7 @@ class TextAutoencoder(FirstStage):
         ids = torch.empty_like(begin)
         token = torch.full_like(begin[:, :1], BOS)
         for place in range(count):
-            h = starts[:, place : place + 1] + self.told(token)
+            h = starts[:, place : place + 1] + self.previous_tokens(token)
             for layer, kept, read in zip(layers, earlier, latents, strict=True):
                 x = layer.norm1(h)
                 kept[:, :, :, place : place + 1] = keys_values(layer.self_attn, x)
@@ -335,15 +335,15 @@ class TextAutoencoder(FirstStage):
         latents = self.unit_latents(ids.masked_fill(hidden, MASK))
         sigma = self.noise * uniform(len(ids), 1, 1) ** 2
         noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(ids.device)
-        wanted = ids != PAD
-        lengths = wanted.sum(1)
+        expected = ids != PAD
+        lengths = expected.sum(1)
         if labels is not None:
-            labels = labels.masked_fill(uniform(len(ids)) < UNTOLD, self.config["classes"])
+            labels = labels.masked_fill(uniform(len(ids)) < WITHOUT_CLASS, self.config["classes"])
         memory = self.memory(latents + sigma * noise, labels)
         before = F.pad(ids[:, :-1], (1, 0), value=BOS)
-        logits = self.logits(self.hidden(memory, lengths, before)[wanted])
+        logits = self.logits(self.hidden(memory, lengths, before)[expected])
         stats = {
-            "token_accuracy": (logits.detach().argmax(-1) == ids[wanted]).float().mean(),
+            "token_accuracy": (logits.detach().argmax(-1) == ids[expected]).float().mean(),
             "length_accuracy": (memory.length.detach().argmax(-1) == lengths).float().mean(),
         }
         return Reconstruction(logits, F.cross_entropy(memory.length.float(), lengths), stats)

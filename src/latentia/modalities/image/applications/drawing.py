@@ -44,7 +44,7 @@ def check_pictures_for(model: LatentModel, pictures: Pictures, labels: Labels, f
     """
     first_stage = picture_stage(model)
     size, channels = model.codec.size // factor, first_stage.config["in_channels"]
-    wanted = (len(labels), size, size, channels)
-    if pictures.dtype != np.uint8 or pictures.shape != wanted:
-        raise LatentiaError(f"pictures are {pictures.dtype} {pictures.shape}, expected uint8 {wanted}")
+    expected = (len(labels), size, size, channels)
+    if pictures.dtype != np.uint8 or pictures.shape != expected:
+        raise LatentiaError(f"pictures are {pictures.dtype} {pictures.shape}, expected uint8 {expected}")
     return first_stage

@@ -108,9 +108,9 @@ def restore(
     """
     first_stage = picture_stage(model)
     channels, size = first_stage.config["in_channels"], model.codec.size
-    wanted = degradation(torch.zeros(1, channels, size, size)).shape[1:]
-    if measured.shape != (len(labels), *wanted):
-        raise LatentiaError(f"degraded pictures are {tuple(measured.shape)}, expected {(len(labels), *wanted)}")
+    expected = degradation(torch.zeros(1, channels, size, size)).shape[1:]
+    if measured.shape != (len(labels), *expected):
+        raise LatentiaError(f"degraded pictures are {tuple(measured.shape)}, expected {(len(labels), *expected)}")
     y = measured.to(model.device)
 
     def bind(rows: slice) -> Sampler:

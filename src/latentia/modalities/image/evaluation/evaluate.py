@@ -117,12 +117,12 @@ def _with_retrieval(
     reconstructed: NDArray[np.uint8],
 ) -> Report:
     """The report and how often a picture drawn from a caption is nearest to the one that has this caption."""
-    features, floor, wanted = (network.extract(images) for images in (made, reconstructed, real))
+    features, floor, targets = (network.extract(images) for images in (made, reconstructed, real))
     figures = tuple(
         Figure(
             f"retrieval of the captioned picture, top {k}",
-            retrieval(features, wanted, k),
-            retrieval(floor, wanted, k),
+            retrieval(features, targets, k),
+            retrieval(floor, targets, k),
             "higher",
             len(made),
         )

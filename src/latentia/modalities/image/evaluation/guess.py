@@ -25,7 +25,7 @@ def guess_classes(
     device: str = "cpu",
     progress: bool = False,
 ) -> Labels:
-    """The model's label (N,) of each picture, to be told when it is repaired.
+    """The model's label (N,) of each picture, as its repair needs it.
 
     A classifier is trained on `real` with one of these masks on each picture, and kept (see `trained_classifier`). A
     denoiser that knows the class, and is guided towards it, draws one likely picture instead of any that could be.

@@ -34,7 +34,7 @@ class Labelled(NamedTuple):
 
     pictures: a set with the likeliest class as label.
     votes: (N, num_classes) in [0, 1], rows of sum 1: how likely each class is.
-    weights: (num_classes,), by which what the classifiers said was multiplied for that.
+    weights: (num_classes,), by which the classifiers' answers are multiplied for that.
     """
 
     pictures: PictureSet
@@ -118,5 +118,5 @@ def name_run(
         sure = label_by_votes(voters, few, rest, even=even).sure
         name_clusters(model, few.class_names, clusters, sure).save(folder)
     found = (sure > 0).sum(0)
-    told = ", ".join(f"{name} {count}" for name, count in zip(few.class_names, found, strict=True))
-    return f"{found.sum()} of {len(rest)} pictures speak for a class: {told}"
+    counts = ", ".join(f"{name} {count}" for name, count in zip(few.class_names, found, strict=True))
+    return f"{found.sum()} of {len(rest)} pictures speak for a class: {counts}"

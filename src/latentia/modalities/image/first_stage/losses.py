@@ -25,13 +25,13 @@ def perceptual_loss(features: nn.Module, x_hat: Tensor, x: Tensor) -> Tensor:
     tensor (B, D, ...) or a list of them; the gradient reaches `x_hat` only. Pictures are (B, C, H, W) in [-1, 1].
     """
     with torch.no_grad():
-        wanted = features(x)
+        target = features(x)
     given = features(x_hat)
     if isinstance(given, Tensor):
-        given, wanted = [given], [wanted]
+        given, target = [given], [target]
     distances = [
         (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean()
-        for a, b in zip(given, wanted, strict=True)
+        for a, b in zip(given, target, strict=True)
     ]
     return torch.stack(distances).sum()
 
@@ -85,7 +85,7 @@ def adaptive_weight(reconstruction: Tensor, generator_loss: Tensor, last_layer: 
     Esser et al. 2021, eq. 7. Give it the scalar losses, not yet back-propagated, and
     `first_stage.decoder.head.weight`.
     """
-    (wanted,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
+    (target,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (given,) = torch.autograd.grad(generator_loss, last_layer, retain_graph=True)
-    weight: Tensor = torch.linalg.vector_norm(wanted) / (torch.linalg.vector_norm(given) + 1e-6)
+    weight: Tensor = torch.linalg.vector_norm(target) / (torch.linalg.vector_norm(given) + 1e-6)
     return weight.detach().clamp(max=1e4)

@@ -70,7 +70,7 @@ class AutoencoderVQ(FirstStage):
     """An autoencoder whose decoder sees only `codebook_size` different vectors.
 
     As in LDM's VQ-reg (Rombach et al. 2022, §3.1) the quantisation belongs to the decoder: `encode` gives the
-    continuous vectors before it. `sizes` are the fields of `VQConfig`; shapes are those of `AutoencoderKL`. The codebook
+    continuous vectors before it. `sizes` are the fields of `VQConfig`, shapes are as of `AutoencoderKL`. The codebook
     is a buffer that training forwards move; under DDP that of rank 0 is broadcast before each forward.
     Raises LatentiaError where an argument is out of range.
     """

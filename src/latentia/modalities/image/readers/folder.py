@@ -37,8 +37,8 @@ def read_folder(path: Path, split: Split, size: int | Frame | None, on_corrupt: 
     if test is None:
         files = {name: status for name, status in files.items() if held_out(name) == (split == "test")}
     if not files:
-        hint = f"; {len(ignored)} were ignored, such as {ignored[0]}" if ignored else ""
-        raise LatentiaError(f"the {split} split of {path} holds no pictures ({', '.join(SUFFIXES)}){hint}")
+        advice = f"; {len(ignored)} were ignored, such as {ignored[0]}" if ignored else ""
+        raise LatentiaError(f"the {split} split of {path} holds no pictures ({', '.join(SUFFIXES)}){advice}")
     silent = [name for name in files if captions and captions[name] is None]
     if silent and on_corrupt == "refuse":
         raise LatentiaError(
@@ -62,5 +62,5 @@ def read_folder(path: Path, split: Split, size: int | Frame | None, on_corrupt: 
         "one in ten pictures held out by the hash of its path" if test is None else f"as the folder {base.name} has it"
     )
     source = f"The {split} split of the pictures in {path}, {rule}."
-    said = tuple(str(captions[names[i]]) for i in stored.kept) if captions else None
-    return PictureSet(stored.images, labels, classes, path.name, source, (*ignored, *stored.skipped), said)
+    kept_captions = tuple(str(captions[names[i]]) for i in stored.kept) if captions else None
+    return PictureSet(stored.images, labels, classes, path.name, source, (*ignored, *stored.skipped), kept_captions)

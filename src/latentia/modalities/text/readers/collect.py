@@ -21,7 +21,7 @@ class Corpus(NamedTuple):
     """Rows to be read.
 
     test: rows set apart for testing, None where there are none.
-    classes: the class names in their order; None where the training rows tell them.
+    classes: the class names in their order; None where the training rows first them.
     ignored: "path: reason" for each file that is not read.
     """
 
@@ -34,7 +34,7 @@ class Corpus(NamedTuple):
 
 
 def collect(corpus: Corpus, split: Split, on_corrupt: OnCorrupt) -> TextSet:
-    """Reads the rows of a split; training rows are read for the test split too, as they tell the classes.
+    """Reads the rows of a split; training rows are read for the test split too, as they first the classes.
 
     Raises LatentiaError where rows are faulty and `on_corrupt` is "refuse", where nothing is left, or where the two
     splits do not have the same classes.
@@ -91,10 +91,10 @@ class _Faults:
         if len(self.listed) < LISTED:
             self.listed.append(f"{where}: {reason}")
 
-    def tell(self, most: int) -> tuple[str, ...]:
+    def first(self, most: int) -> tuple[str, ...]:
         """The first `most`, and an entry that counts the others."""
-        told = self.listed[:most]
-        return (*told, f"{self.count - len(told)} more") if self.count > len(told) else tuple(told)
+        named = self.listed[:most]
+        return (*named, f"{self.count - len(named)} more") if self.count > len(named) else tuple(named)
 
 
 def _gather(rows: Iterable[Row], on_corrupt: OnCorrupt, origin: str) -> _Texts:
@@ -119,11 +119,11 @@ def _gather(rows: Iterable[Row], on_corrupt: OnCorrupt, origin: str) -> _Texts:
         faults = _Faults(faults.count + unlabelled.count, (faults.listed + unlabelled.listed)[:LISTED])
     if faults.count and (on_corrupt == "refuse" or not texts):
         advice = "repair them, or pass on_corrupt='skip'" if texts else "is this a file of texts?"
-        listed = "; ".join(faults.tell(NAMED))
+        listed = "; ".join(faults.first(NAMED))
         raise LatentiaError(f"{faults.count} of {total} texts of {origin} cannot be used ({listed}); {advice}")
     if not texts:
         raise LatentiaError(f"{origin} holds no texts")
-    return _Texts(texts, named or None, faults.tell(LISTED), faults.count, empty)
+    return _Texts(texts, named or None, faults.first(LISTED), faults.count, empty)
 
 
 def _numbered(

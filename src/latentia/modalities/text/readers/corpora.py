@@ -105,7 +105,7 @@ def _rows_of_parts(parts: Any, name: str, origin: str) -> Corpus:
     text = "text" if "text" in strings else strings[0]
 
     def rows(part: Any, part_name: str) -> Iterator[Row]:
-        missing = [wanted for wanted in (text, column) if wanted is not None and wanted not in part.features]
+        missing = [name for name in (text, column) if name is not None and name not in part.features]
         if missing:
             raise LatentiaError(f"{origin} {part_name} lacks the column {missing[0]}, which the training rows have")
         labels = part[column][:] if column is not None else [None] * len(part)
