@@ -82,8 +82,8 @@ def test_hash_tells_weights_shapes_and_scalars_apart() -> None:
     [
         ({"_class_name": "os.system"}, "expected one of Linear"),
         ({"_class_name": ["Linear"]}, "expected one of Linear"),
-        ({"_class_name": "Linear", "width": "wide"}, "does not describe a Linear"),
-        ({"_class_name": "Linear", "depth": 3}, "does not describe a Linear"),
+        ({"_class_name": "Linear", "width": "wide"}, "does not describe a part of a model"),
+        ({"_class_name": "Linear", "depth": 3}, "does not describe a part of a model"),
         ({"_class_name": "Linear", "width": 4}, "does not fit Linear"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_type_hints
@@ -14,6 +14,7 @@ from latentia.errors import LatentiaError
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Kind = TypeVar("Kind")
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 class Section(BaseModel):
@@ -54,11 +55,12 @@ def config(kind: type[Kind]) -> type[Kind]:
 def checked(kind: type[Kind], values: Mapping[str, Any], owner: str, joint: str = ": ") -> Kind:
     """The dataclass of these values. Raises LatentiaError that names `owner`, field, expectation and value."""
     try:
-        return _adapter(kind).validate_json(json.dumps(dict(values)), strict=True)  # as of JSON: lists become tuples
+        made: Kind = _adapter(kind).validate_json(json.dumps(dict(values)), strict=True)  # of JSON: lists become tuples
     except TypeError as error:
         raise LatentiaError(f"{owner}: {error}") from None
     except ValidationError as error:
         raise LatentiaError(f"{owner}{joint}{fault(error)}") from None
+    return made
 
 
 def fault(error: ValidationError) -> str:
@@ -90,11 +92,6 @@ def described(kind: type[Any]) -> dict[str, tuple[Any, str]]:
         )
         for field in dataclasses.fields(kind)
     }
-
-
-@cache
-def _adapter(kind: type[Kind]) -> TypeAdapter[Kind]:
-    return TypeAdapter(kind)
 
 
 def check_integer(name: str, value: Any, low: int, high: int) -> int:

@@ -188,7 +188,7 @@ class LatentModel:
         )
 
     def settings(self, asked: Mapping[str, Any]) -> Sampling:
-        """The model's own settings, changed by those asked for. Raises LatentiaError where the decoder takes one not."""
+        """The model's own settings, changed by those asked for. Raises LatentiaError for one that is not known."""
         given = self.sampling | {name: value for name, value in asked.items() if value is not None}
         wrong = [name for name in ("stop_sigma", "temperature") if given.get(name) and name not in self.codec.settings]
         if wrong:

@@ -155,7 +155,7 @@ def test_the_checksum_of_the_official_file_is_required_by_default(tmp_path):
     for name, root in (("cifar10", tmp_path), (tmp_path / "cifar-10-python.tar.gz", None)):
         with pytest.raises(LatentiaError, match="expected c58f30108f718f92721af3d95e74349a"):
             load_pictures(name, root=root)
-    with pytest.raises(LatentiaError, match=r"not found in .*fetch_cifar10"):
+    with pytest.raises(LatentiaError, match=r"not found in .*latentia data fetch cifar10"):
         load_pictures("cifar10", root=tmp_path / "empty")
 
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from latentia.errors import LatentiaError
+from latentia.items import ItemSet, joined
+from latentia.modalities.image.items import mirrored, picture_items
 from latentia.modalities.image.pictures import Frame, NoneFits, parse_size
 from latentia.modalities.image.readers.aspect_buckets import load_framed
 from latentia.modalities.image.readers.builtin import load_pictures
@@ -28,6 +30,11 @@ def test_a_picture_belongs_to_the_one_frame_that_keeps_most_of_it(sizes, height:
         return size[0] * size[1] * fits**2 / (height * width)
 
     assert kept(sizes[takers[0]]) == pytest.approx(max(map(kept, sizes)))
+
+
+def in_sizes(folder: Path, sizes: tuple[tuple[int, int], ...]) -> ItemSet:
+    """The pictures in several sizes as one set of items."""
+    return joined([picture_items(part) for part in load_framed(folder, "train", sizes)], 8)
 
 
 @pytest.fixture
@@ -51,40 +58,46 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_each_picture_is_in_one_part_with_its_class(folder: Path) -> None:
-    framed = load_framed(folder, "train", SIZES)
-    assert [part.images.shape for part in framed.parts] == [(4, 8, 8, 3), (3, 8, 16, 3), (3, 16, 8, 3)]
-    assert (len(framed), framed.size, framed.num_classes) == (10, 8, 3)
+    parts, framed = load_framed(folder, "train", SIZES), in_sizes(folder, SIZES)
+    assert [part.images.shape for part in parts] == [(4, 8, 8, 3), (3, 8, 16, 3), (3, 16, 8, 3)]
+    assert [part.size for part in framed.parts] == [8, (8, 16), (16, 8)]
+    assert (len(framed), framed.size, len(framed.class_names)) == (10, 8, 3)
+    assert framed.description == "4 pictures of 8×8, 3 pictures of 16×8, 3 pictures of 8×16"
     names = [framed.class_names[label] for label in framed.labels]
     assert names == ["square"] * 4 + ["wide"] * 3 + ["high"] * 3
-    for part, channel in zip(framed.parts, (2, 0, 1), strict=True):
+    for part, channel in zip(parts, (2, 0, 1), strict=True):
         assert (part.images[..., channel] == 255).all()
         assert part.images.sum() == 255 * part.images[..., 0].size
-    again = load_framed(folder, "train", SIZES)  # from what was decoded before
+    again = in_sizes(folder, SIZES)  # from what was decoded before
     assert again.fingerprint == framed.fingerprint
-    assert load_framed(folder, "train", SIZES[:2]).fingerprint != framed.fingerprint
+    assert in_sizes(folder, SIZES[:2]).fingerprint != framed.fingerprint
 
 
 def test_one_tensor_is_of_one_part(folder: Path) -> None:
-    framed = load_framed(folder, "train", SIZES)
+    framed = in_sizes(folder, SIZES)
     assert framed.tensor(slice(4, 6)).shape == (2, 3, 8, 16)
     np.testing.assert_array_equal(framed.tensor(np.array([7, 9])), framed.parts[2].tensor(np.array([0, 2])))
     with pytest.raises(LatentiaError, match="different sizes"):
         framed.tensor(slice(3, 5))
+    flipped = mirrored(framed)
+    assert flipped.targets == ("plain", "mirror")
+    np.testing.assert_array_equal(flipped.tensor(slice(4, 6), "mirror"), framed.tensor(slice(4, 6)).flip(-1))
+    assert [[*part.views] for part in flipped.parts] == [["plain", "mirror"]] * 3
 
 
 def test_captions_stay_with_their_pictures(folder: Path) -> None:
     for path in folder.rglob("*.png"):
         path.with_suffix(".txt").write_text(f"a {path.parent.name} picture")
-    framed = load_framed(folder, "train", SIZES)
+    framed = in_sizes(folder, SIZES)
     assert framed.captions == ("a square picture",) * 4 + ("a wide picture",) * 3 + ("a high picture",) * 3
 
 
 def test_sizes_without_pictures_are_left_out(folder: Path) -> None:
     framed = load_framed(folder, "train", ((8, 8), (8, 64), (8, 16), (16, 8)))
-    assert [part.images.shape[1:3] for part in framed.parts] == [(8, 8), (8, 16), (16, 8)]
+    assert [part.images.shape[1:3] for part in framed] == [(8, 8), (8, 16), (16, 8)]
     with pytest.raises(NoneFits):
         load_pictures(folder, "train", Frame(((8, 8), (8, 64)), 1))
-    assert len(load_framed("digits", "train", SIZES).parts) == 1
+    assert len(load_framed("digits", "train", SIZES)) == 1
 
 
 @pytest.mark.parametrize("text", ["64", "64x", "x64", "0x64", "64x-1", "5000x64", "64x64x64", "axb"])

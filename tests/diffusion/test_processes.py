@@ -27,6 +27,7 @@ from latentia.diffusion import (
 from latentia.errors import LatentiaError
 
 F64 = torch.float64
+DDPM = VP("linear", prediction_type="epsilon")
 PROCESS_LIST = [
     *(VP("linear", prediction_type=kind) for kind in ("epsilon", "sample", "v_prediction")),
     VP("cosine", prediction_type="v_prediction"),
@@ -120,7 +121,7 @@ def test_vp_tables_match_diffusers(schedule: str, theirs: str, betas: tuple[floa
 def test_vp_times_between_steps():
     """log σ/α is linear between steps, σ/α below 0, α/σ above the last but one step of a zero-terminal-SNR schedule."""
     process, zero_snr = (
-        VP("linear", prediction_type="epsilon"),
+        DDPM,
         VP("linear", prediction_type="v_prediction", zero_terminal_snr=True),
     )
 
@@ -245,7 +246,7 @@ def test_denoise_with_takes_one_time_or_many_and_passes_the_condition(process: P
 
 def test_initial_noise_has_the_deviation_of_noised_latents():
     for process, expected in (
-        (VP("linear", prediction_type="epsilon"), 1.0),
+        (DDPM, 1.0),
         (RectifiedFlow(), 1.0),
         (EDM(), math.hypot(1, 80)),
     ):
@@ -280,36 +281,36 @@ def test_config_round_trip(process: VP | RectifiedFlow | EDM):
         ({"_class_name": "VP", "beta": 1}, "VP: beta: Unexpected keyword argument"),
         (
             {"_class_name": "VP", "schedule": "sigmoid"},
-            r"schedule: Input should be 'linear', 'scaled_linear' or 'cosine' \(got 'sigmoid'\)",
+            r"VP: schedule: Input should be .* 'sigmoid'",
         ),
         (
             {"_class_name": "VP", "prediction_type": "eps"},
-            r"prediction_type: Input should be 'epsilon', .* \(got 'eps'\)",
+            "VP: prediction_type: Input should be 'epsilon'",
         ),
-        ({"_class_name": "VP", "prediction_type": []}, r"prediction_type: Input should be .* \(got \[\]\)"),
+        ({"_class_name": "VP", "prediction_type": []}, "VP: prediction_type: Input should be 'epsilon'"),
         ({"_class_name": "VP", "timesteps": 10**12}, "timesteps is 1000000000000"),
-        ({"_class_name": "VP", "timesteps": 1000.0}, r"timesteps: Input should be a valid integer \(got 1000\.0\)"),
+        ({"_class_name": "VP", "timesteps": 1000.0}, r"timesteps: .* valid integer"),
         ({"_class_name": "VP", "beta_start": 0}, "beta_start is 0"),
         ({"_class_name": "VP", "beta_end": 1.0}, "beta_end is 1.0"),
-        ({"_class_name": "VP", "beta_end": "0.02"}, r"beta_end: Input should be a valid number \(got '0\.02'\)"),
+        ({"_class_name": "VP", "beta_end": "0.02"}, r"beta_end: .* valid number"),
         ({"_class_name": "VP", "min_snr_gamma": -1}, "min_snr_gamma is -1"),
         (
             {"_class_name": "VP", "zero_terminal_snr": "no"},
-            r"zero_terminal_snr: Input should be a valid boolean \(got 'no'\)",
+            r"zero_terminal_snr: .* valid boolean",
         ),
         ({"_class_name": "VP", "zero_terminal_snr": True, "prediction_type": "epsilon"}, "epsilon.*v_prediction"),
         (
             {"_class_name": "RectifiedFlow", "logit_mean": float("nan")},
-            r"logit_mean: Input should be a finite number \(got nan\)",
+            r"logit_mean: .* finite number",
         ),
         ({"_class_name": "RectifiedFlow", "logit_std": 0}, "logit_std is 0"),
         (
             {"_class_name": "RectifiedFlow", "shift": float("inf")},
-            r"shift: Input should be a finite number \(got inf\)",
+            r"shift: .* finite number",
         ),
-        ({"_class_name": "EDM", "sigma_data": True}, r"sigma_data: Input should be a valid number \(got True\)"),
+        ({"_class_name": "EDM", "sigma_data": True}, r"sigma_data: .* valid number"),
         ({"_class_name": "EDM", "sigma_min": 80.0}, "sigma_min is 80.0"),
-        ({"_class_name": "EDM", "sigma_max": None}, r"sigma_max: Input should be a valid number \(got None\)"),
+        ({"_class_name": "EDM", "sigma_max": None}, r"sigma_max: .* valid number"),
     ],
 )
 def test_bad_configs_are_refused(config: dict, words: str):

@@ -26,9 +26,10 @@ from latentia.diffusion import (
 )
 from latentia.errors import LatentiaError
 
+DDPM = VP("linear", prediction_type="epsilon")
 F64 = torch.float64
 PROCESS_LIST = [
-    VP("linear", prediction_type="epsilon"),
+    DDPM,
     VP("cosine", prediction_type="epsilon"),
     VP("linear", prediction_type="v_prediction", zero_terminal_snr=True),
     RectifiedFlow(),
@@ -115,7 +116,7 @@ def test_a_mixture_keeps_its_quantiles(name: str, process: Process):
     np.testing.assert_allclose(after, before, atol=0.03 if name in ("ddim", "euler") else 1e-3)
 
 
-@pytest.mark.parametrize("process", [VP("linear", prediction_type="epsilon"), RectifiedFlow(), EDM()], ids=repr)
+@pytest.mark.parametrize("process", [DDPM, RectifiedFlow(), EDM()], ids=repr)
 @pytest.mark.parametrize("name", ["ddpm", "heun"])
 def test_samples_of_a_mixture_have_its_distribution(name: str, process: Process):
     z, generator = start_of(process, 8000, 1), torch.Generator().manual_seed(1)
@@ -129,7 +130,7 @@ def test_samples_of_a_mixture_have_its_distribution(name: str, process: Process)
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_ddim_with_noise_has_the_moments_of_gaussian_data(eta: float):
-    process = VP("linear", prediction_type="epsilon")
+    process = DDPM
     times, generator = karras(400, process), torch.Generator().manual_seed(1)
     z = start_of(process, 4000, 3)
     found = ddim(gaussian_denoise(process), z, times, process, eta=eta, generator=generator)
@@ -180,7 +181,7 @@ def test_euler_is_the_rule_that_each_process_is_known_by():
 
 
 def test_noise_comes_from_the_generator_alone():
-    process = VP("linear", prediction_type="epsilon")
+    process = DDPM
     args = gaussian_denoise(process), start_of(process, 4, 3), trailing(5, process), process
     first, again, other = (ddpm(*args, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert torch.equal(first, again)
@@ -219,10 +220,4 @@ def test_bad_times_are_refused_before_the_network_is_asked(times: list, words: s
 
 def test_eta_out_of_range_is_refused():
     with pytest.raises(LatentiaError, match="eta is"):
-        ddim(
-            gaussian_denoise(VP("linear", prediction_type="epsilon")),
-            torch.zeros(1, 3),
-            trailing(3, VP("linear", prediction_type="epsilon")),
-            VP("linear", prediction_type="epsilon"),
-            eta=1.5,
-        )
+        ddim(gaussian_denoise(DDPM), torch.zeros(1, 3), trailing(3, DDPM), DDPM, eta=1.5)

@@ -17,6 +17,8 @@ processes = st.one_of(
     st.builds(EDM, sigma_min=st.floats(1e-4, 0.1), sigma_max=st.floats(1, 200)),
 )
 
+DDPM = VP("linear", prediction_type="epsilon")
+
 
 @settings(deadline=None, derandomize=True)
 @given(processes, st.sampled_from(sorted(SPACINGS)), st.integers(1, 60))
@@ -35,7 +37,7 @@ def test_uniform_and_trailing_match_diffusers_for_vp(spacing: str):
     scheduler = diffusers.DDIMScheduler(timestep_spacing=spacing)
     for n in (10, 50, 1000):
         scheduler.set_timesteps(n)
-        ours = (trailing if spacing == "trailing" else uniform)(n, VP("linear", prediction_type="epsilon"))
+        ours = (trailing if spacing == "trailing" else uniform)(n, DDPM)
         torch.testing.assert_close(ours[:-1].round().long(), scheduler.timesteps)
 
 
@@ -80,9 +82,9 @@ def test_shift_of_rectified_flow_matches_diffusers():
 def test_bad_numbers_are_refused():
     for spacing in SPACINGS.values():
         with pytest.raises(LatentiaError, match="steps is 0, expected 1 or more"):
-            spacing(0, VP("linear", prediction_type="epsilon"))
+            spacing(0, DDPM)
     with pytest.raises(LatentiaError, match="rho is 0"):
-        karras(5, VP("linear", prediction_type="epsilon"), rho=0)
+        karras(5, DDPM, rho=0)
 
 
 @settings(deadline=None, derandomize=True)

@@ -16,17 +16,24 @@ import pytest
 import torch
 
 from latentia.errors import LatentiaError
+from latentia.items import ItemSet, joined
 from latentia.latents import cache
-from latentia.latents.cache import LatentCache, build_latent_cache
+from latentia.latents.cache import JoinedCache, LatentCache, build_latent_cache, cached_latents
 from latentia.modalities.image.first_stage.kl import AutoencoderKL
+from latentia.modalities.image.items import mirrored, picture_items
 from latentia.modalities.image.pictures import PictureSet, to_float
 
 
-def make_pictures(count: int = 21, seed: int = 0, labelled: bool = True) -> PictureSet:
+def make_pictures(count: int = 21, seed: int = 0, labelled: bool = True, width: int = 8) -> PictureSet:
     rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8)
+    images = rng.integers(0, 256, (count, 8, width, 1), dtype=np.uint8)
     labels = rng.integers(0, 3, count) if labelled else None
     return PictureSet(images, labels, ("a", "b", "c") if labelled else (), "test", "made by a test")
+
+
+def make_items(views: int = 1, **how) -> ItemSet:
+    items = picture_items(make_pictures(**how))
+    return items if views == 1 else mirrored(items)
 
 
 def make_model(seed: int = 0) -> AutoencoderKL:
@@ -36,11 +43,9 @@ def make_model(seed: int = 0) -> AutoencoderKL:
     return model
 
 
-def build(
-    folder: Path, model: AutoencoderKL | None = None, pictures: PictureSet | None = None, **options
-) -> LatentCache:
+def build(folder: Path, model: AutoencoderKL | None = None, items: ItemSet | None = None, **options) -> LatentCache:
     options = {"batch_size": 4, "progress": False} | options
-    return build_latent_cache(model or make_model(), pictures or make_pictures(), folder, **options)
+    return build_latent_cache(model or make_model(), items or make_items(), folder, **options)
 
 
 def only_folder(folder: Path) -> Path:
@@ -63,32 +68,52 @@ def encoded(monkeypatch) -> list[int]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("variants", [1, 2])
-def test_rows_are_what_encode_gives(variants, dtype, tmp_path):
+@pytest.mark.parametrize("views", [1, 2])
+def test_rows_are_what_encode_gives(views, dtype, tmp_path):
     model, pictures = make_model(), make_pictures()
-    held = build(tmp_path, model, pictures, variants=variants, dtype=dtype)
+    held = build(tmp_path, model, make_items(views), dtype=dtype)
     rows = torch.tensor([20, 3, 3, 0])
     x = to_float(pictures.images)[rows]
     tolerance = 1e-5 if dtype == "float32" else 4e-3
-    z, labels = held.batch(rows)
+    z = held.batch(rows)
     torch.testing.assert_close(z, model.encode(x).detach(), rtol=tolerance, atol=tolerance)
     assert z.dtype == torch.float32
-    assert labels.tolist() == pictures.labels[rows].tolist()
-    assert labels.dtype == torch.int64
-    assert (len(held), held.latents.shape[2:], held.variants) == (21, (2, 4, 4), variants)
-    mirrored = torch.tensor([True, False, True, False])
-    if variants == 2:
-        x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
-        z, _ = held.batch(rows, mirrored.long())
-        torch.testing.assert_close(z, model.encode(x).detach(), rtol=tolerance, atol=tolerance)
-    else:
-        with pytest.raises(LatentiaError, match="variants 0 to 1 were asked of a latent cache of 1"):
-            held.batch(rows, mirrored.long())
+    assert torch.equal(z, held.batch(rows, ["plain"] * 4))
+    assert (len(held), held.latents.shape[1:]) == (21, (views, 2, 4, 4))
+    flipped = torch.tensor([True, False, True, False])
+    names = ["mirror" if one else "plain" for one in flipped]
+    if views == 2:
+        x_mixed = torch.where(flipped[:, None, None, None], x.flip(-1), x)
+        torch.testing.assert_close(
+            held.batch(rows, names), model.encode(x_mixed).detach(), rtol=tolerance, atol=tolerance
+        )
+        torch.testing.assert_close(
+            held.batch(rows, "mirror"), model.encode(x.flip(-1)).detach(), rtol=tolerance, atol=tolerance
+        )
+    for view in (names, "gap"):
+        if views == 1 or view == "gap":
+            with pytest.raises(LatentiaError, match=r"latent cache has no view '(mirror|gap)', only plain"):
+                held.batch(rows, view)
 
 
-def test_pictures_without_labels(tmp_path):
-    _, labels = build(tmp_path, pictures=make_pictures(labelled=False)).batch(torch.tensor([1]))
-    assert labels is None
+def test_parts_of_other_sizes_are_one_cache(tmp_path):
+    model = make_model()
+    parts = [picture_items(make_pictures()), picture_items(make_pictures(count=5, seed=1, width=12))]
+    held = cached_latents(model, joined(parts, 8), tmp_path, progress=False)
+    assert isinstance(held, JoinedCache)
+    assert len(held) == 26
+    assert held.part_of.tolist() == [0] * 21 + [1] * 5
+    assert held.batch(torch.tensor([20, 0])).shape == (2, 2, 4, 4)
+    wide = held.batch(torch.tensor([25, 21]))
+    x = parts[1].tensor(np.array([4, 0]))
+    torch.testing.assert_close(wide, model.encode(x).detach(), rtol=1e-5, atol=1e-5)
+    assert wide.shape == (2, 2, 4, 6)
+    with pytest.raises(LatentiaError, match="of 2 parts of a latent cache"):
+        held.batch(torch.tensor([20, 21]))
+    for rows in ([26], [-1]):
+        with pytest.raises(LatentiaError, match="latent cache of 26"):
+            held.batch(torch.tensor(rows))
+    assert isinstance(cached_latents(model, parts[0], tmp_path, progress=False), LatentCache)
 
 
 @pytest.mark.parametrize("rows", [[21], [-1]])
@@ -111,26 +136,26 @@ def test_the_first_stage_keeps_its_mode(tmp_path):
     assert model.training
 
 
-@pytest.mark.parametrize("variants", [1, 2])
-def test_an_interrupted_cache_goes_on_and_ends_with_the_same_bytes(variants, tmp_path, encoded, monkeypatch):
-    whole = build(tmp_path / "whole", variants=variants).latents.tobytes()
-    encode_variants = cache.encode_variants
+@pytest.mark.parametrize("views", [1, 2])
+def test_an_interrupted_cache_goes_on_and_ends_with_the_same_bytes(views, tmp_path, encoded, monkeypatch):
+    whole = build(tmp_path / "whole", items=make_items(views)).latents.tobytes()
+    encode_views = cache.encode_views
 
-    def interrupted(first_stage, examples, rows, *rest):
+    def interrupted(first_stage, items, rows, *rest):
         if rows.start == 12:
             raise KeyboardInterrupt
-        return encode_variants(first_stage, examples, rows, *rest)
+        return encode_views(first_stage, items, rows, *rest)
 
-    monkeypatch.setattr(cache, "encode_variants", interrupted)
+    monkeypatch.setattr(cache, "encode_views", interrupted)
     model = make_model().train()
     with pytest.raises(KeyboardInterrupt):
-        build(tmp_path / "stopped", model, variants=variants)
+        build(tmp_path / "stopped", model, make_items(views))
     assert model.training
     assert json.loads((only_folder(tmp_path / "stopped") / "meta.json").read_text())["rows"] == 12
-    monkeypatch.setattr(cache, "encode_variants", encode_variants)
+    monkeypatch.setattr(cache, "encode_views", encode_views)
     encoded.clear()
-    resumed = build(tmp_path / "stopped", variants=variants)
-    assert sum(encoded) == 9 * variants
+    resumed = build(tmp_path / "stopped", items=make_items(views))
+    assert sum(encoded) == 9 * views
     assert resumed.latents.tobytes() == whole
 
 
@@ -142,12 +167,12 @@ def test_a_killed_process_leaves_a_cache_that_goes_on(tmp_path):
         import test_latent_cache as here
         from latentia.latents import cache
         cache.SECONDS = 0.0
-        encode_variants = cache.encode_variants
-        def killed(first_stage, examples, rows, *rest):
+        encode_views = cache.encode_views
+        def killed(first_stage, items, rows, *rest):
             if rows.start == 12:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return encode_variants(first_stage, examples, rows, *rest)
-        cache.encode_variants = killed
+            return encode_views(first_stage, items, rows, *rest)
+        cache.encode_views = killed
         here.build(Path(sys.argv[1]))
     """
     path = os.pathsep.join(sys.path)
@@ -162,12 +187,12 @@ def test_a_killed_process_leaves_a_cache_that_goes_on(tmp_path):
     "change",
     [
         lambda: {"model": make_model(seed=1)},
-        lambda: {"pictures": make_pictures(seed=1)},
-        lambda: {"pictures": make_pictures(labelled=False)},
-        lambda: {"variants": 2},
+        lambda: {"items": make_items(seed=1)},
+        lambda: {"items": make_items(labelled=False)},
+        lambda: {"items": make_items(views=2)},
         lambda: {"dtype": "float16"},
     ],
-    ids=["weights", "pictures", "labels", "variants", "dtype"],
+    ids=["weights", "pictures", "labels", "views", "dtype"],
 )
 def test_another_input_means_another_cache(change: Callable[[], dict], tmp_path, encoded):
     build(tmp_path)
@@ -203,15 +228,13 @@ DAMAGE = {
     "latents of another shape": lambda path: np.save(path / "latents.npy", np.zeros((21, 1, 2, 4, 2), np.float32)),
     "latents of another type": lambda path: np.save(path / "latents.npy", np.zeros((21, 1, 2, 4, 4), np.float64)),
     "latents a pickle": lambda path: np.save(path / "latents.npy", np.array([{}]), allow_pickle=True),
-    "labels truncated": lambda path: _truncate(path / "labels.npy"),
-    "labels missing": lambda path: (path / "labels.npy").unlink(),
-    "labels too few": lambda path: np.save(path / "labels.npy", np.zeros(20, np.int64)),
     "meta missing": lambda path: (path / "meta.json").unlink(),
     "meta truncated": lambda path: _truncate(path / "meta.json"),
     "meta a list": lambda path: (path / "meta.json").write_text("[]"),
     "meta of another format": _edit_meta(format=0),
     "meta of another first stage": _edit_meta(first_stage="0" * 16),
-    "meta of other pictures": _edit_meta(pictures="0" * 16),
+    "meta of other items": _edit_meta(items="0" * 16),
+    "meta of other views": _edit_meta(views=["mirror"]),
     "meta promising too much": _edit_meta(rows=22),
     "meta promising nonsense": _edit_meta(rows="all"),
     "meta without rows": lambda path: _edit_meta(rows=None)(path),
@@ -220,20 +243,19 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_cache_is_built_anew(damage, tmp_path, encoded):
-    built = build(tmp_path)
-    latents, labels = built.latents.tobytes(), built.labels.tobytes()
+    latents = build(tmp_path).latents.tobytes()
     DAMAGE[damage](only_folder(tmp_path))
     encoded.clear()
     again = build(tmp_path)
     assert sum(encoded) == 21
-    assert (again.latents.tobytes(), again.labels.tobytes()) == (latents, labels)
+    assert again.latents.tobytes() == latents
 
 
 def test_latents_that_are_not_finite_are_refused_every_time(tmp_path):
     model = make_model()
     model.encoder.head.bias.data[0] = float("nan")
     for _ in range(2):
-        with pytest.raises(LatentiaError, match="NaN or infinite in float32 among examples 0 to 3"):
+        with pytest.raises(LatentiaError, match="NaN or infinite in float32 among items 0 to 3"):
             build(tmp_path, model)
 
 
@@ -261,7 +283,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 def test_pictures_that_do_not_fit_are_refused_before_anything_is_written(tmp_path):
     odd = PictureSet(np.zeros((3, 9, 9, 1), np.uint8), None, (), "odd", "made by a test")
     with pytest.raises(LatentiaError, match="picture size 9"):
-        build(tmp_path, pictures=odd)
+        build(tmp_path, items=picture_items(odd))
     with pytest.raises(LatentiaError, match="float64"):
         build(tmp_path, dtype="float64")
     assert list(tmp_path.iterdir()) == []

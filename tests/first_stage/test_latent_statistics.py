@@ -8,15 +8,15 @@ from torch import Tensor
 from latentia.errors import LatentiaError
 from latentia.latents.first_stage import FirstStage
 from latentia.latents.statistics import measure_latent_statistics, set_latent_statistics
+from latentia.modalities import first_stages
 from latentia.modalities.image.first_stage.kl import AutoencoderKL
-from latentia.modalities.stages import FIRST_STAGES
 
 BOTH = pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderVQ"])
 
 
 def build(kind: str = "AutoencoderKL") -> FirstStage:
     torch.manual_seed(0)
-    return FIRST_STAGES[kind](latent_channels=3, channels=(4, 8))
+    return first_stages()[kind](latent_channels=3, channels=(4, 8))
 
 
 def pictures(count: int, seed: int = 0) -> Tensor:

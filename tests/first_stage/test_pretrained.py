@@ -13,7 +13,7 @@ from latentia.errors import LatentiaError
 from latentia.files import load_part, save_part
 from latentia.language.frozen_encoder import FrozenEncoder, encoder_config, encoder_tokenizer
 from latentia.language.tokenizer import adopt_tokenizer
-from latentia.modalities.stages import FIRST_STAGES
+from latentia.modalities import first_stages
 from latentia.modalities.text.autoencoder import TextAutoencoder
 from latentia.model import load
 from latentia.training import load_recipe, train
@@ -115,7 +115,7 @@ def test_it_is_kept_with_the_first_stage(bart, tmp_path):
     torch.nn.init.normal_(model.adapter.weight)
     ids = torch.tensor([[*tokenizer.encode(["1 plus 1 is 2"])[0], 2]])
     save_part(tmp_path, model, model.config)
-    again = load_part(tmp_path, FIRST_STAGES).eval()
+    again = load_part(tmp_path, first_stages()).eval()
     torch.testing.assert_close(again.encode(ids), model.encode(ids))
     model.adapter.weight.data.zero_()
     assert not torch.allclose(again.encode(ids), model.encode(ids))

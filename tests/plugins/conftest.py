@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from latentia.conditions import conditions
-from latentia.diffusion import objectives
+from latentia.diffusion.objectives import objectives
 from latentia.modalities import first_stages, modalities
 
 TOYS = Path(__file__).parent / "toys"

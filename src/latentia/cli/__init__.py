@@ -2,14 +2,14 @@
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentia.cli.apply import add_commands
+from latentia.cli import edit
 from latentia.cli.shared import (
+    Asked,
     Device,
     Guidance,
     Model,
@@ -21,10 +21,11 @@ from latentia.cli.shared import (
     SetName,
     Size,
     Steps,
+    asked_options,
     interval_of,
+    load_with_modality,
     one_of,
     say,
-    scale_of,
     show_pairs,
 )
 from latentia.errors import LatentiaError, Stopped
@@ -33,9 +34,44 @@ from latentia.threads import settle
 from latentia.version import __version__
 
 if TYPE_CHECKING:
-    from latentia.modalities.image.pictures import PictureSet
-    from latentia.modalities.text.texts import TextSet
+    from latentia.modalities.base import Modality
     from latentia.model import LatentModel
+
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Pictures: a .png grid, a .npy array, a .gif of the denoising, or a folder of PNGs. Texts: a .txt file; "
+        "without it they are printed."
+    ),
+]
+ClassInTurn = Annotated[str | None, typer.Option("--class", help="Class name or number; without one, all in turn.")]
+Count = Annotated[
+    int | None, typer.Option(min=1, help="How many; without it 64, or 1 of a prompt.", show_default=False)
+]
+Interval = Annotated[str | None, typer.Option(help="Guide only for σ/α within LOW,HIGH.")]
+Rescale = Annotated[float | None, typer.Option(help="Guidance rescale, 0 to 1.")]
+Solver = Annotated[str | None, typer.Option(help="ddpm, ddim, euler, heun, dpm_solver_2m or unipc_2.")]
+Spacing = Annotated[str | None, typer.Option(help="uniform, trailing or karras.")]
+Weaker = Annotated[
+    Path | None, typer.Option(help="Model folder of a weaker denoiser to be guided away from (autoguidance).")
+]
+Unconditional = Annotated[bool, typer.Option("--unconditional", help="Draw without a class.")]
+Length = Annotated[int | None, typer.Option(min=1, help="Texts: how many tokens each has.")]
+Prompt = Annotated[str | None, typer.Option(help='What the items show, such as "a (sad:1.5) cat", emphasised by 1.5.')]
+Negative = Annotated[str, typer.Option(help="A prompt that guidance leads away from.")]
+Shape = Annotated[
+    str | None, typer.Option(help="Pictures: WIDTHxHEIGHT in pixels, if not that of the training pictures.")
+]
+StopSigma = Annotated[
+    float | None, typer.Option(min=0, help="Texts: σ/α at which diffusion leaves the rest to the decoder.")
+]
+Temperature = Annotated[float | None, typer.Option(min=0, help="Texts: of the decoder's draws; 0 is none.")]
+Prefix = Annotated[str | None, typer.Option(help="Texts: a beginning to be continued.")]
+Infill = Annotated[str | None, typer.Option(help="Texts: a template whose ___ is to be filled.")]
+Between = Annotated[
+    tuple[str, str] | None, typer.Option(help="Texts: two texts; COUNT on the way from one to the other.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Items at a time.")]
 
 app = typer.Typer(
     name="latentia",
@@ -58,71 +94,33 @@ def data_show(
     root: Root = None,
     size: Size = None,
     on_corrupt: OnCorrupt = "refuse",
-    texts: Annotated[bool, typer.Option("--texts", help="Read texts: needed for hf:NAME and folders only.")] = False,
+    modality: Annotated[str | None, typer.Option(help="Read the set as one of this modality.")] = None,
+    texts: Annotated[bool, typer.Option("--texts", hidden=True, help="Old spelling of --modality text.")] = False,
 ) -> None:
     """Say what a data set holds: count, size, classes, fingerprint, what was skipped."""
-    from latentia.modalities.image.grids import picture_grid, save_png
-    from latentia.modalities.image.readers.builtin import load_pictures
-    from latentia.modalities.text.readers.corpora import load_texts
+    from latentia.modalities import modalities, modality_named
 
     chosen = one_of("--split", split, "train", "test"), one_of("--on-corrupt", on_corrupt, "refuse", "skip")
-    if texts or name == "wordnet" or name.endswith((".txt", ".jsonl")):
-        if out or size:
-            raise LatentiaError("--out and --size are for pictures")
-        held = load_texts(name, *chosen, root)
-        _show_set(held, f"{len(held)} texts")
-        for text in held.texts[:10]:
-            typer.echo(f"  {text}")
-        return
-    pictures = load_pictures(name, chosen[0], size, chosen[1], root)
-    side = pictures.image_size
-    _show_set(pictures, f"{len(pictures)} pictures of {side}×{side}×{pictures.channels}")
-    if out:
-        save_png(picture_grid(pictures.images[:64], scale=scale_of(side)), out)
-        typer.echo(f"wrote {out}")
-
-
-def _show_set(held: "PictureSet | TextSet", what: str) -> None:
-    show_pairs(
-        {
-            "source": held.source,
-            "holds": what,
-            "classes": ", ".join(held.class_names) or "none",
-            "fingerprint": held.fingerprint,
-            "skipped": len(held.skipped),
-        }
-    )
-    for reason in held.skipped[:20]:
-        typer.echo(f"  {reason}")
+    if texts:
+        modality = next(known.name for known in modalities().values() if known.plural == "texts")
+        say(f"--texts is an old spelling of --modality {modality}")
+    sure = max(modalities().values(), key=lambda known: known.claims(name))
+    own = sure if modality is None else modality_named(modality)
+    held = own.show(name, chosen[0], {"root": root, "on_corrupt": chosen[1], "size": size, "out": out})
+    show_pairs(held.facts)
+    for line in held.lines:
+        typer.echo(f"  {line}")
 
 
 @data_app.command("fetch")
 def data_fetch(name: Annotated[str, typer.Argument(help="fashion-mnist, wordnet or cifar10.")]) -> None:
     """Fetch a public data set into the cache: Fashion-MNIST and WordNet from Debian, CIFAR-10 from its home page."""
-    from latentia.modalities.image.readers.fetch import fetch_cifar10, fetch_fashion_mnist
-    from latentia.modalities.text.readers.fetch import fetch_wordnet
+    from latentia.modalities import modalities
 
-    fetch = {"fashion-mnist": fetch_fashion_mnist, "wordnet": fetch_wordnet, "cifar10": fetch_cifar10}
+    fetch = {name: fetcher for modality in modalities().values() for name, fetcher in modality.fetchers.items()}
     if name not in fetch:
         raise LatentiaError(f"{name} cannot be fetched, expected one of {', '.join(fetch)}")
     typer.echo(f"{name} lies in {fetch[name]()}")
-
-
-@data_app.command("prepare")
-def data_prepare(
-    name: Annotated[str, typer.Argument(help="emoji.")],
-    out: Annotated[Path, typer.Option(help="Folder for the pictures; one that is there is replaced.")],
-    size: Annotated[int, typer.Option(help="Side in pixels.")] = 64,
-    language: Annotated[
-        list[str] | None, typer.Option(help="Language of the captions, such as en or zh. Repeatable.")
-    ] = None,
-) -> None:
-    """Make a set of captioned pictures: some 1,900 emoji in four styles, a tenth of them held out, style by style."""
-    from latentia.modalities.image.readers.emoji import EMOJI_LANGUAGES, prepare_emoji
-
-    one_of("NAME", name, "emoji")
-    counts = prepare_emoji(out, size, language or EMOJI_LANGUAGES)
-    show_pairs({"pictures": sum(counts.values()), **counts, "folder": out})
 
 
 @recipe_app.command("list")
@@ -190,111 +188,75 @@ def train(
 @app.command()
 def sample(
     model: ModelOrShipped = EMOJI,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Pictures: a .png grid, a .npy array, a .gif of the denoising, or a folder of PNGs. "
-            "Texts: a .txt file; without it they are printed."
-        ),
-    ] = None,
-    class_: Annotated[
-        str | None, typer.Option("--class", help="Class name or number; without one, all in turn.")
-    ] = None,
-    count: Annotated[
-        int | None, typer.Option(min=1, help="How many; without it 64, or 1 of a prompt.", show_default=False)
-    ] = None,
+    out: Out = None,
+    class_: ClassInTurn = None,
+    count: Count = None,
     steps: Steps = None,
     guidance: Guidance = None,
-    interval: Annotated[str | None, typer.Option(help="Guide only for σ/α within LOW,HIGH.")] = None,
-    rescale: Annotated[float | None, typer.Option(help="Guidance rescale, 0 to 1.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler, heun, dpm_solver_2m or unipc_2.")] = None,
-    spacing: Annotated[str | None, typer.Option(help="uniform, trailing or karras.")] = None,
-    unconditional: Annotated[bool, typer.Option("--unconditional", help="Draw without a class.")] = False,
-    length: Annotated[int | None, typer.Option(min=1, help="Texts: how many tokens each shall have.")] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help='Pictures: what they shall show, such as "a (sad:1.5) cat", emphasised by 1.5.')
-    ] = None,
-    negative: Annotated[str, typer.Option(help="Pictures: a prompt that guidance leads away from.")] = "",
-    size: Annotated[
-        str | None, typer.Option(help="Pictures: WIDTHxHEIGHT in pixels, if not that of the training pictures.")
-    ] = None,
-    stop_sigma: Annotated[
-        float | None, typer.Option(min=0, help="Texts: σ/α at which diffusion leaves the rest to the decoder.")
-    ] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="Texts: of the decoder's draws; 0 is none.")] = None,
-    prefix: Annotated[str | None, typer.Option(help="Texts: a beginning to be continued.")] = None,
-    infill: Annotated[str | None, typer.Option(help="Texts: a template whose ___ is to be filled.")] = None,
-    between: Annotated[
-        tuple[str, str] | None, typer.Option(help="Texts: two texts; COUNT on the way from one to the other.")
-    ] = None,
+    interval: Interval = None,
+    rescale: Rescale = None,
+    sampler: Solver = None,
+    spacing: Spacing = None,
+    weaker: Weaker = None,
+    unconditional: Unconditional = False,
+    length: Length = None,
+    prompt: Prompt = None,
+    negative: Negative = "",
+    condition: Asked = None,
+    size: Shape = None,
+    stop_sigma: StopSigma = None,
+    temperature: Temperature = None,
+    prefix: Prefix = None,
+    infill: Infill = None,
+    between: Between = None,
     seed: Seed = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Items at a time.")] = 256,
+    batch_size: BatchSize = 256,
     device: Device = "cpu",
 ) -> None:
-    """Draw pictures or texts from a model, and say how long it took from the start of the process on."""
+    """Draw items from a model, and say how long it took from the start of the process on."""
     import psutil
 
-    from latentia.files import write_text
-    from latentia.modalities.image.codec import PictureCodec
-    from latentia.modalities.image.pictures import parse_size
-    from latentia.modalities.text.codec import GAP
     from latentia.model import load
 
-    loaded = load(model, device)
-    if count is None:
-        count = 64 if prompt is None else 1
-    settings: dict[str, Any] = {
-        "sampler": sampler,
-        "steps": steps,
-        "spacing": spacing,
-        "guidance_scale": guidance,
-        "guidance_interval": interval_of(interval),
-        "guidance_rescale": rescale,
-        "stop_sigma": stop_sigma,
-        "temperature": temperature,
-        "seed": seed,
-        "batch_size": batch_size,
-    }
-    if prefix is not None and infill is not None:
-        raise LatentiaError("--prefix and --infill exclude each other")
-    template = f"{prefix} {GAP}" if prefix is not None else infill
-    if isinstance(loaded.codec, PictureCodec):
-        if length is not None or template is not None or between is not None:
-            raise LatentiaError("--length, --prefix, --infill and --between are for texts; this model makes pictures")
-        if prompt is not None or negative:
-            settings |= {"prompts": [prompt or ""] * count, "negative_prompt": negative}
-        if size is not None:
-            settings["size"] = parse_size("--size", size)
-        if out is None:
-            raise LatentiaError("--out is missing: say where the pictures go, such as --out grid.png")
-        _writer(out)(loaded, _labels(loaded, class_, count, unconditional), settings, out)
-    else:
-        if prompt is not None or negative or size is not None:
-            raise LatentiaError("--prompt, --negative and --size are for pictures; this model makes texts")
-        if out is not None and out.suffix.lower() != ".txt":
-            raise LatentiaError(f"--out {out}: expected a name that ends in .txt")
-        texts = _texts(loaded, class_, count, unconditional, length, template, between, settings)
-        if out is None:
-            typer.echo("\n".join(texts))
-            return
-        write_text(out, "".join(f"{text}\n" for text in texts))
+    loaded, modality = load_with_modality(model, device)
+    count = count or (64 if prompt is None else 1)
+    settings: dict[str, Any] = {"sampler": sampler, "steps": steps, "spacing": spacing, "guidance_scale": guidance}
+    settings |= {"guidance_interval": interval_of(interval), "guidance_rescale": rescale, "seed": seed}
+    settings |= {"stop_sigma": stop_sigma, "temperature": temperature, "batch_size": batch_size}
+    settings |= {"weaker": None if weaker is None else load(weaker, device).denoiser}
+    settings |= {"lengths": None if length is None else [length] * count}
+    settings |= {"size": None if size is None else modality.size_of("--size", size)}
+    if prompt is not None or negative:
+        settings |= {"prompts": [prompt or ""] * count, "negative_prompt": negative}
+    settings |= asked_options(loaded, condition, count)
+    writer = _writer(modality, out)
+    templates = {"prefix": prefix, "infill": infill, "between": between}
+    labels, draw = _drawing(loaded, modality, class_, count, unconditional, templates, settings)
+    if out is None:
+        typer.echo("\n".join(draw()))
+        return
+    writer(loaded, draw, labels, out)
     typer.echo(f"wrote {out} after {time.time() - psutil.Process().create_time():.1f} s")
 
 
 @app.command()
 def evaluate(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder for report.md, report.json and pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.md, report.json and samples.")],
     data: Annotated[str | None, typer.Option(help="Data set to measure against; without it, the model's own.")] = None,
     root: Root = None,
-    count: Annotated[int, typer.Option(min=10, help="How many pictures or texts to generate.")] = 10_000,
+    count: Annotated[int, typer.Option(min=10, help="How many items to generate.")] = 10_000,
     features: Annotated[
-        str, typer.Option(help="classifier (trained here), imagenet (EfficientNet-Lite0), inception (the real FID).")
-    ] = "classifier",
+        str | None,
+        typer.Option(
+            help="Pictures: classifier (trained here), imagenet (EfficientNet-Lite0), inception (the real FID)."
+        ),
+    ] = None,
     inception_weights: Annotated[Path | None, typer.Option(help="File of torch-fidelity's Inception weights.")] = None,
     judge_steps: Annotated[
-        int, typer.Option(min=1, help="Texts: updates of the language model that judges them, kept once trained.")
-    ] = 2000,
+        int | None,
+        typer.Option(min=1, help="Texts: updates of the language model that judges them, kept once trained."),
+    ] = None,
     steps: Steps = None,
     guidance: Guidance = None,
     seed: Seed = 0,
@@ -302,26 +264,19 @@ def evaluate(
 ) -> None:
     """Measure a model: reconstruction, distances, accuracy, memorisation, perplexity of texts, each with its floor."""
     from latentia.evaluation.run import evaluate_model
+    from latentia.modalities.base import Evaluation
 
-    report = evaluate_model(
-        model,
-        out,
-        data=data,
-        root=root,
-        count=count,
-        features=one_of("--features", features, "classifier", "imagenet", "inception"),
-        inception_weights=inception_weights,
-        judge_steps=judge_steps,
-        sampling={"steps": steps, "guidance_scale": guidance},
-        seed=seed,
-        device=device,
-        say=say,
-    )
-    typer.echo(report)
+    more = {"features": features, "inception_weights": inception_weights, "judge_steps": judge_steps}
+    if features is not None:
+        one_of("--features", features, "classifier", "imagenet", "inception")
+    sampling = {"steps": steps, "guidance_scale": guidance}
+    how = Evaluation(data, root, count, sampling, seed, device, say, more)
+    typer.echo(evaluate_model(model, out, how))
     typer.echo(f"wrote {out}")
 
 
-add_commands(app)
+app.command()(edit.vary)
+app.command()(edit.interpolate)
 
 
 @app.command()
@@ -343,7 +298,9 @@ def info(model: ModelOrShipped = EMOJI) -> None:
             "process": str(loaded.process),
             "denoiser": f"{type(loaded.denoiser).__name__}, {count_parameters(loaded.denoiser):,} parameters, "
             f"hash {module_hash(loaded.denoiser)}",
-            "makes": f"{_what(loaded)}, latent {loaded.latent_shape}",
+            "makes": f"{loaded.codec.describe()}, latent {loaded.latent_shape}",
+            "conditions": ", ".join(loaded.denoiser.known),
+            "objective": str(loaded.denoiser.objective),
             "classes": ", ".join(loaded.class_names) or "none",
             "sampling": loaded.sampling,
             "data": made.get("data", "unknown"),
@@ -356,11 +313,46 @@ def info(model: ModelOrShipped = EMOJI) -> None:
     )
 
 
-def _what(model: "LatentModel") -> str:
-    from latentia.modalities.image.codec import PictureCodec
+def _writer(modality: "Modality", out: Path | None) -> Any:
+    """What writes the items, by the ending of the file's name; None where they are printed."""
+    if out is None:
+        if modality.prints:
+            return None
+        example = f"grid{modality.ending}"
+        raise LatentiaError(f"--out is missing: say where the {modality.plural} go, such as --out {example}")
+    writers = modality.all_writers()
+    if out.suffix.lower() not in writers:
+        endings = " or ".join(ending for ending in writers if ending) + (", or a folder" if "" in writers else "")
+        raise LatentiaError(f"--out {out}: expected a name that ends in {endings}")
+    return writers[out.suffix.lower()]
 
-    size = model.codec.size
-    return f"pictures of {size}×{size}" if isinstance(model.codec, PictureCodec) else f"texts of up to {size} tokens"
+
+def _drawing(
+    model: "LatentModel",
+    modality: "Modality",
+    class_: str | None,
+    count: int,
+    unconditional: bool,
+    templates: dict[str, Any],
+    settings: dict[str, Any],
+) -> tuple[Any, Any]:
+    """Labels, and a function that draws the items: plainly, by a template, or between two items."""
+    if sum(value is not None for value in templates.values()) > 1:
+        raise LatentiaError("--prefix, --infill and --between exclude each other")
+    if (ends := templates.pop("between")) is not None:
+        return None, lambda **more: modality.between(model, *ends, count)
+    if any(value is not None for value in templates.values()):
+        label = None if class_ is None else model.class_index(class_)
+
+        def complete(**more: Any) -> Any:
+            items, missed = modality.complete(model, count, label=label, **templates, **(settings | more))
+            if missed:
+                say(f"{missed} of {count} {modality.plural} do not keep the template word for word")
+            return items
+
+        return None, complete
+    labels = _labels(model, class_, count, unconditional)
+    return labels, lambda **more: model.generate(labels, progress=True, **(settings | more))
 
 
 def _labels(model: "LatentModel", class_: str | None, count: int, unconditional: bool) -> Any:
@@ -369,82 +361,10 @@ def _labels(model: "LatentModel", class_: str | None, count: int, unconditional:
     names = model.class_names
     if unconditional or not names:
         if class_ is not None:
-            raise LatentiaError(f"--class {class_}: the model has no classes, or --unconditional forbids one")
+            reason = "--unconditional forbids one" if names else "the model has no classes"
+            raise LatentiaError(f"--class {class_}: {reason}")
         return np.full(count, len(names))
     return np.full(count, model.class_index(class_)) if class_ is not None else np.arange(count) % len(names)
-
-
-def _texts(
-    model: "LatentModel",
-    class_: str | None,
-    count: int,
-    unconditional: bool,
-    length: int | None,
-    template: str | None,
-    between: tuple[str, str] | None,
-    settings: dict[str, Any],
-) -> list[str]:
-    from latentia.modalities.text.write import complete, interpolate
-
-    if between is not None:
-        return interpolate(model, *between, count)
-    lengths = None if length is None else [length] * count
-    if template is None:
-        labels = _labels(model, class_, count, unconditional)
-        texts: list[str] = model.generate(labels, lengths=lengths, progress=True, **settings)
-        return texts
-    label = None if class_ is None else model.class_index(class_)
-    found = complete(model, template, count, label=label, lengths=lengths, **settings)
-    missed = sum(not completion.keeps_template for completion in found)
-    if missed:
-        say(f"{missed} of {count} texts do not keep the template word for word")
-    return [completion.text for completion in found]
-
-
-def _writer(out: Path) -> Callable[["LatentModel", Any, dict[str, Any], Path], None]:
-    """What writes the pictures, by the ending of the file's name."""
-    writers = {".png": _write_grid, ".npy": _write_array, ".gif": _write_film, "": _write_folder}
-    if out.suffix.lower() not in writers:
-        raise LatentiaError(f"--out {out}: expected a name that ends in .png, .npy or .gif, or a folder")
-    return writers[out.suffix.lower()]
-
-
-def _write_grid(model: "LatentModel", labels: Any, settings: dict[str, Any], out: Path) -> None:
-    from latentia.modalities.image.grids import picture_grid, save_png
-
-    images = model.generate(labels, progress=True, **settings)
-    save_png(picture_grid(images, scale=scale_of(model.codec.size)), out)
-
-
-def _write_array(model: "LatentModel", labels: Any, settings: dict[str, Any], out: Path) -> None:
-    import numpy as np
-
-    from latentia.files import atomic_path
-
-    images = model.generate(labels, progress=True, **settings)
-    with atomic_path(out) as temporary, temporary.open("wb") as file:
-        np.save(file, images)
-
-
-def _write_folder(model: "LatentModel", labels: Any, settings: dict[str, Any], out: Path) -> None:
-    """One PNG a picture, in a folder a class: `latentia data show OUT` reads it back."""
-    from latentia.modalities.image.grids import write_pictures
-
-    write_pictures(model.generate(labels, progress=True, **settings), labels, model.class_names, out)
-
-
-def _write_film(model: "LatentModel", labels: Any, settings: dict[str, Any], out: Path) -> None:
-    """Left to right as the sampler goes: what the model believes the clean pictures to be after each step."""
-    from latentia.modalities.image.grids import picture_grid, save_gif
-
-    scale, frames = scale_of(model.codec.size), []
-    settings = settings | {"batch_size": len(labels)}  # one batch, so that every frame shows all pictures
-
-    def keep(step: int, z_t: Any, denoised: Any) -> None:
-        frames.append(picture_grid(model.decode(denoised), scale=scale))
-
-    images = model.generate(labels, progress=True, callback=keep, **settings)
-    save_gif([*frames, picture_grid(images, scale=scale)], out)
 
 
 @app.command()
@@ -511,6 +431,17 @@ def options(
     ] = False,
 ) -> None:
     """Latent diffusion, end to end."""
+
+
+def _add_modalities() -> None:
+    """Adds the commands that modalities bring."""
+    from latentia.modalities import modalities
+
+    for modality in modalities().values():
+        modality.add_commands(app, data_app)
+
+
+_add_modalities()
 
 
 def main() -> None:

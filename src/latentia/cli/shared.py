@@ -1,11 +1,16 @@
 """Options and small helpers that several commands share."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from latentia.errors import LatentiaError
+
+if TYPE_CHECKING:
+    from latentia.modalities.base import Modality
+    from latentia.model import LatentModel
 
 Model = Annotated[Path, typer.Argument(help="Model folder, as `latentia train` leaves it.")]
 ModelOrShipped = Annotated[
@@ -19,8 +24,14 @@ SetName = Annotated[str, typer.Argument(help="fashion-mnist, digits, cifar10, wo
 Root = Annotated[Path | None, typer.Option(help="Folder that holds the files of a named set.")]
 Size = Annotated[int | None, typer.Option(help="Resize and centre-crop to this side in pixels.")]
 Steps = Annotated[int | None, typer.Option(min=1, max=10_000, help="Steps of the sampler.")]
-Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale; 1 is none.")]
 OnCorrupt = Annotated[str, typer.Option(help="What to do about what cannot be read: refuse or skip.")]
+Class = Annotated[str | None, typer.Option("--class", help="Class name or number; without one, no class.")]
+Fit = Annotated[bool, typer.Option("--fit", help="Cut or stretch an item of another size.")]
+Asked = Annotated[
+    list[str] | None,
+    typer.Option("--condition", help="Ask a condition of the model: NAME=VALUE. Repeatable."),
+]
 
 
 def interval_of(text: str | None) -> tuple[float, float] | None:
@@ -33,12 +44,46 @@ def interval_of(text: str | None) -> tuple[float, float] | None:
     return low, high
 
 
-def scale_of(image_size: int) -> int:
-    """How many times a small picture is enlarged for the eye."""
-    return max(1, 56 // image_size)
+def asked_options(model: "LatentModel", asked: Sequence[str] | None, count: int) -> dict[str, Any]:
+    """The options of `LatentModel.generate` that NAME=VALUE texts stand for, for `count` items.
+
+    Raises LatentiaError for a condition that the model does not have.
+    """
+    options: dict[str, Any] = {}
+    for text in asked or []:
+        name, equals, value = text.partition("=")
+        condition = model.condition(name)
+        if not equals or condition is None or not condition.options:
+            known = ", ".join(name for name, part in model.denoiser.known.items() if part.options)
+            raise LatentiaError(f"--condition {text}: expected NAME=VALUE with a condition of the model: {known}")
+        options |= {option: [single] * count for option, single in condition.parse(value).items()}
+    return options
 
 
-def show_pairs(pairs: dict[str, object]) -> None:
+def sampling_of(
+    model: "LatentModel", steps: int | None, guidance: float | None, prompt: str | None, asked: Any, count: int
+) -> dict[str, Any]:
+    """Options of `LatentModel.generate`; a prompt and the conditions count for each of `count` items."""
+    options: dict[str, Any] = {"steps": steps, "guidance_scale": guidance, **asked_options(model, asked, count)}
+    return options if prompt is None else options | {"prompts": [prompt] * count}
+
+
+def load_with_modality(folder: Path, device: str) -> tuple["LatentModel", "Modality"]:
+    from latentia.modalities import modality_named
+    from latentia.model import load
+
+    model = load(folder, device)
+    return model, modality_named(model.modality)
+
+
+def labels_of(model: "LatentModel", class_: str | None, count: int) -> Any:
+    """`count` labels of a class, or of none."""
+    import numpy as np
+
+    return np.full(count, len(model.class_names) if class_ is None else model.class_index(class_))
+
+
+def show_pairs(pairs: Any) -> None:
     for name, value in pairs.items():
         typer.echo(f"{name + ':':<14}{value}")
 

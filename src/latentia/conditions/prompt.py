@@ -52,15 +52,15 @@ class Prompt(Condition):
 
     @classmethod
     def of(cls, plan: Plan, **settings: Any) -> "Prompt | None":
-        settings = plan.recipe.prompt
-        if settings is None:
+        section = plan.recipe.prompt
+        if section is None:
             return None
         codec = kept_codec(plan)
-        encoder = None if settings.encoder is None else encoder_config(encoder_folder(settings.encoder))
-        prompt = cls(plan.width, codec.tokenizer.vocab_size, codec.size, settings.depth, plan.heads, encoder)
+        encoder = None if section.encoder is None else encoder_config(encoder_folder(section.encoder))
+        prompt = cls(plan.width, codec.tokenizer.vocab_size, codec.size, section.depth, plan.heads, encoder)
         prompt.codec = codec
-        if settings.encoder is not None and prompt.encoder.frozen is not None:
-            prompt.encoder.frozen.load(encoder_folder(settings.encoder))
+        if section.encoder is not None and prompt.encoder.frozen is not None:
+            prompt.encoder.frozen.load(encoder_folder(section.encoder))
         return prompt
 
     def draw(self, data: TrainingData, rows: Tensor, chance: Tensor) -> Values:

@@ -1,6 +1,7 @@
 """A denoiser: a network, the conditions that it knows, and the objective by which it was trained."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +14,8 @@ from latentia.denoiser.diffusers_unet import DiffusersUNet
 from latentia.denoiser.dit import DiT
 from latentia.denoiser.legacy import upgraded
 from latentia.denoiser.unet import UNet
-from latentia.diffusion import Denoise, Denoising, Guidance, Objective, Process, classifier_free, guide, objectives
+from latentia.diffusion import Denoise, Denoising, Guidance, Objective, Process, classifier_free, guide
+from latentia.diffusion.objectives import objectives
 from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, WEIGHTS_NAME, build_part, read_json, read_tensors
 
@@ -74,7 +76,8 @@ class Denoiser(nn.Module):
             signals.append(condition(given if len(given) == len(condition.inputs) else condition.null(x) | given))
         if values:
             raise LatentiaError(f"the denoiser does not know {', '.join(values)}")
-        return self.core(x, time, join(signals))
+        out: Tensor = self.core(x, time, join(signals))
+        return out
 
     def request(self, request: Request, like: Tensor) -> tuple[Values, Values]:
         """What a request gives the network, and what guidance leads away from, on the CPU; `like` (B, C, *grid).
@@ -95,19 +98,19 @@ class Denoiser(nn.Module):
 
     def bind(self, values: Values, null: Values, process: Process, guidance: Guidance | None = None) -> Denoise:
         """E[z | z_t] under these values, guided away from `null` or a weaker denoiser, for one batch of samples."""
-        guidance, denoise = guidance or Guidance(), self.objective.denoise(self, process)
-        if guidance.weaker is not None:
-            weaker: Denoiser = guidance.weaker
+        denoise, guided_by = self.objective.denoise(self, process), guidance or Guidance()
+        if guided_by.weaker is not None:
+            weaker: Denoiser = guided_by.weaker
             away = weaker.objective.denoise(weaker, process)
 
             def guided(z_t: Tensor, t: Tensor, **more: Tensor) -> Tensor:
-                both = (lambda z, s, call=call: call(z, s, **values, **more) for call in (denoise, away))
-                return guide(*both, guidance, process)(z_t, t)
+                own, other = (partial(call, **values, **more) for call in (denoise, away))
+                return guide(own, other, guided_by, process)(z_t, t)
 
             return self.objective.sampling(guided)
         if all(torch.equal(value, null[name]) for name, value in values.items()):
-            guidance = Guidance()
-        return self.objective.sampling(classifier_free(denoise, values, null, guidance, process))
+            guided_by = Guidance()
+        return self.objective.sampling(classifier_free(denoise, values, null, guided_by, process))
 
 
 def check_parts(core: Core, known: Mapping[str, Condition], objective: Objective) -> None:
@@ -149,7 +152,7 @@ def build_denoiser(
     if objective.estimates:
         parts = {"estimate": Estimate(0, arguments["in_channels"]), **parts}
     parts = {name: parts[name] for name in conditions() if name in parts}
-    needs = {
+    needs: dict[str, Any] = {
         "concat_channels": sum(part.grid_channels for part in parts.values()),
         "tokens": any(part.tokens for part in parts.values()),
     }

@@ -10,7 +10,7 @@ from latentia.diffusion.denoise import (
 )
 from latentia.diffusion.editing import invert, posterior, repaint, sdedit, slerp
 from latentia.diffusion.guidance import ConditionalDenoise, Guidance, Values, classifier_free, guide
-from latentia.diffusion.objectives import Denoising, Objective, SelfConditioned, objectives
+from latentia.diffusion.objectives import Denoising, Objective, SelfConditioned
 from latentia.diffusion.processes import EDM, PROCESSES, RectifiedFlow, process_config, process_from_config
 from latentia.diffusion.protocol import Process, expand
 from latentia.diffusion.samplers import (
@@ -58,7 +58,6 @@ __all__ = [
     "initial_noise",
     "invert",
     "karras",
-    "objectives",
     "posterior",
     "process_config",
     "process_from_config",

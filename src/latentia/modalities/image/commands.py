@@ -1,0 +1,312 @@
+"""Commands for pictures alone: inpaint, restore, augment and what that may need, and `data prepare`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from latentia.cli.shared import (
+    Asked,
+    Class,
+    Device,
+    Fit,
+    Guidance,
+    Model,
+    Root,
+    Seed,
+    Steps,
+    labels_of,
+    load_with_modality,
+    one_of,
+    sampling_of,
+    say,
+    show_pairs,
+)
+from latentia.errors import LatentiaError
+
+if TYPE_CHECKING:
+    from latentia.modalities.base import Modality
+    from latentia.modalities.image.degrade import Degradation
+    from latentia.model import LatentModel
+
+Picture = Annotated[Path, typer.Argument(help="A picture of the model's size.")]
+Prompt = Annotated[str | None, typer.Option(help="What the picture shows, for a model that reads prompts.")]
+Count = Annotated[int, typer.Option(min=1, max=4096, help="How many to draw.")]
+Out = Annotated[Path, typer.Option(help="Folder for sheet.png, before beside after, and one PNG for each picture.")]
+Even = Annotated[bool, typer.Option("--even", help="All classes are equally frequent among the unlabelled pictures.")]
+Noise = Annotated[
+    float,
+    typer.Option(min=0.01, max=255, help="Grey levels of 255 by which the input may miss: noise, and what the "
+                 "autoencoder cannot give back."),
+]  # fmt: skip
+
+
+Guess = Annotated[
+    str | None,
+    typer.Option(
+        help="Labelled pictures of the model's classes, a folder or a built-in set: the class is what a classifier, "
+        "trained on them with the same part hidden, sees in the rest."
+    ),
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="posterior (agrees with what is visible), repaint (faster, no gradients), or trained (for a model trained "
+        "with task.kind=inpaint); auto: what the model is made for."
+    ),
+]
+Simulate = Annotated[bool, typer.Option("--simulate", help="Degrade the picture first, to see what comes back.")]
+
+
+def add_commands(app: typer.Typer, data_app: typer.Typer) -> None:
+    for command in (inpaint, restore, augment, name):
+        app.command()(command)
+    data_app.command("prepare")(prepare)
+
+
+def inpaint(
+    model: Model,
+    picture: Picture,
+    mask: Annotated[Path, typer.Option(help="A picture of the same size: white is repaired, black is kept.")],
+    out: Out,
+    class_: Class = None,
+    prompt: Prompt = None,
+    condition: Asked = None,
+    guess: Guess = None,
+    count: Count = 4,
+    method: Method = "auto",
+    of: Annotated[int, typer.Option(min=1, max=256, help="Keep the most typical of so many draws, each time.")] = 1,
+    noise: Noise = 13.0,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    fit: Fit = False,
+    seed: Seed = 0,
+    root: Root = None,
+    device: Device = "cpu",
+) -> None:
+    """Repair the masked part of a picture; the rest comes back bit for bit."""
+    from latentia.modalities.image.applications.repair import inpaint as draw
+    from latentia.modalities.image.applications.repair import most_typical
+    from latentia.modalities.image.degrade import cover
+    from latentia.modalities.image.readers.single import read_mask
+
+    if guess is not None and class_ is not None:
+        raise LatentiaError("--class and --guess exclude each other: the class is known, or it is guessed")
+    chosen = one_of("--method", method, "auto", "posterior", "repaint", "trained")
+    loaded, modality = _load(model, device)
+    before, hidden = modality.read(picture, loaded, fit), read_mask(mask, loaded.codec.size, fit)
+    labels = labels_of(loaded, class_, count)
+    if not hidden.any():
+        say(f"{mask} is black all over: nothing is repaired")
+    if hidden.all():
+        say(f"{mask} is white all over: the picture is drawn anew, nothing of it is kept")
+    if guess is not None:
+        labels = _guessed(loaded, guess, root, before, hidden, device).repeat(count)
+    options: dict[str, Any] = {"noise_std": noise / 127.5, "progress": True}
+    options |= {"method": None if chosen == "auto" else chosen}
+    options |= sampling_of(loaded, steps, guidance, prompt, condition, count)
+    pictures, masks = before[None].repeat(count, 0), hidden[None].repeat(count, 0)
+    after = most_typical([draw(loaded, pictures, masks, labels, seed=of * seed + n, **options) for n in range(of)])
+    typer.echo(f"wrote {out}: {modality.write_results(out, [before, cover(before, hidden)], after)}")
+
+
+def _guessed(loaded: "LatentModel", guess: str, root: Path | None, before: Any, hidden: Any, device: str) -> Any:
+    """The class, as a label (1,), that a classifier trained on the pictures `guess` sees in what is not hidden."""
+    from latentia.modalities.image.evaluation.guess import guess_classes
+    from latentia.modalities.image.readers.builtin import load_pictures
+
+    real = load_pictures(guess, "train", loaded.codec.size, "refuse", root)
+    labels = guess_classes(loaded, real, before[None], hidden[None], device=device, progress=True)
+    say(f"guessed class: {loaded.class_names[labels[0]]}")
+    return labels
+
+
+def restore(
+    model: Model,
+    picture: Annotated[Path, typer.Argument(help="The degraded picture; with --simulate, an intact one.")],
+    task: Annotated[str, typer.Option(help="super-resolution, deblur, motion-deblur, denoise or colourise.")],
+    out: Out,
+    class_: Class = None,
+    prompt: Prompt = None,
+    condition: Asked = None,
+    count: Count = 4,
+    factor: Annotated[int, typer.Option(min=2, max=64, help="super-resolution: by how much it is enlarged.")] = 2,
+    blur: Annotated[float, typer.Option(help="deblur: standard deviation of the blur in pixels.")] = 1.5,
+    length: Annotated[float, typer.Option(help="motion-deblur: length of the motion in pixels.")] = 7.0,
+    angle: Annotated[float, typer.Option(help="motion-deblur: its direction in degrees.")] = 0.0,
+    noise: Noise = 13.0,
+    simulate: Simulate = False,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    fit: Fit = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Undo a known degradation of a picture: too few pixels, blur, noise, lost colour."""
+    from latentia.modalities.image import degrade
+
+    tasks: dict[str, Callable[[], Degradation]] = {
+        "super-resolution": lambda: degrade.shrink(factor),
+        "deblur": lambda: degrade.blur(degrade.gaussian_kernel(blur)),
+        "motion-deblur": lambda: degrade.blur(degrade.motion_kernel(length, angle)),
+        "denoise": lambda: degrade.keep_all,
+        "colourise": lambda: degrade.grey,
+    }
+    degradation = tasks[one_of("--task", task, *tasks)]()
+    loaded, modality = _load(model, device)
+    sampling = sampling_of(loaded, steps, guidance, prompt, condition, count)
+    how = {"seed": seed, "progress": True, **sampling}
+    before, degraded = _degraded(
+        loaded, picture, degradation, task, factor, fit, noise / 127.5 if simulate else None, seed
+    )
+    after = _restored(loaded, degraded, degradation, task, factor, labels_of(loaded, class_, count), noise / 127.5, how)
+    typer.echo(f"wrote {out}: {modality.write_results(out, before, after)}")
+
+
+def _degraded(
+    loaded: "LatentModel",
+    picture: Path,
+    degradation: "Degradation",
+    task: str,
+    factor: int,
+    fit: bool,
+    noise: float | None,
+    seed: int,
+) -> tuple[list[Any], Any]:
+    """Pictures to be shown before the result, and the degraded one, float (1, ...); with noise it is made here."""
+    import torch
+
+    from latentia.modalities.image.pictures import to_float, to_uint8
+    from latentia.modalities.image.readers.single import read_one
+
+    channels, size = loaded.first_stage.config["in_channels"], loaded.codec.size
+    made, small = (1 if task == "colourise" else channels), (size // factor if task == "super-resolution" else size)
+    before = []
+    if noise is None:
+        degraded = to_float(read_one(picture, made, small, fit)[None])
+    else:
+        before.append(read_one(picture, channels, size, fit))
+        degraded = degradation(to_float(before[0][None]))
+        if task == "denoise":
+            degraded = degraded + noise * torch.randn(degraded.shape, generator=torch.Generator().manual_seed(seed))
+    enlarged = to_uint8(degraded)[0].repeat(size // small, 0).repeat(size // small, 1)
+    return [*before, enlarged.repeat(channels // made, 2)], degraded
+
+
+def _restored(
+    loaded: "LatentModel",
+    degraded: Any,
+    degradation: "Degradation",
+    task: str,
+    factor: int,
+    labels: Any,
+    noise: float,
+    how: dict[str, Any],
+) -> Any:
+    """Draws by a denoiser that is trained for the task, or by one that is trained to draw, through the degradation."""
+    from latentia.modalities.image.applications.drawing import repair_task
+    from latentia.modalities.image.applications.repair import enlarge
+    from latentia.modalities.image.applications.repair import restore as draw
+    from latentia.modalities.image.pictures import to_uint8
+
+    trained, count = repair_task(loaded), len(labels)
+    if trained is None:
+        return draw(loaded, degraded.expand(count, *degraded.shape[1:]), degradation, labels, noise_std=noise, **how)
+    if (task.replace("-", "_"), factor) != (trained.kind, trained.factor):
+        raise LatentiaError(f"the model is trained for one task alone, {trained}")
+    return enlarge(loaded, to_uint8(degraded).repeat(count, 0), labels, **how)
+
+
+def augment(
+    model: Model,
+    data: Annotated[str, typer.Option(help="The real, labelled pictures: a folder or the name of a set.")],
+    out: Annotated[Path, typer.Option(help="New folder: class/number.png, and manifest.jsonl.")],
+    per_class: Annotated[int, typer.Option(min=1, help="Pictures of each class.")] = 500,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Instead: as many as each class lacks to be as large as the largest.")
+    ] = False,
+    strength: Annotated[
+        float | None, typer.Option(help="Vary real pictures by so much, instead of drawing from noise.")
+    ] = None,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(
+            help="Vary these pictures instead, a folder or the name of a set, each as the class that classifiers "
+            "trained on DATA see in it; the strength is 0.5 unless given."
+        ),
+    ] = None,
+    even: Even = False,
+    min_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="A classifier trained on DATA must give the class at least this.")
+    ] = 0.5,
+    allow_copies: Annotated[
+        bool, typer.Option("--allow-copies", help="Keep what lies as near to a real picture as hardly any other does.")
+    ] = False,
+    root: Root = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Write synthetic labelled pictures for a classifier that has too few real ones."""
+    from latentia.modalities.image.evaluation.augment import augment_set
+
+    text = augment_set(
+        model,
+        data,
+        out,
+        root=root,
+        per_class=None if balance else per_class,
+        strength=strength,
+        unlabelled=unlabelled,
+        even=even,
+        min_confidence=min_confidence,
+        allow_copies=allow_copies,
+        sampling={"steps": steps, "guidance_scale": guidance},
+        seed=seed,
+        device=device,
+    )
+    typer.echo(text)
+    typer.echo(f"wrote {out}")
+
+
+def name(
+    run: Annotated[Path, typer.Argument(help="The folder of a run on unlabelled pictures, with clusters.")],
+    data: Annotated[str, typer.Option(help="Few labelled pictures of the same size: a folder or the name of a set.")],
+    out: Annotated[Path, typer.Option(help="New model folder.")],
+    even: Even = False,
+    root: Root = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Tell a model of unlabelled pictures its classes, from few labelled pictures and without training it again."""
+    from latentia.modalities.image.evaluation.label import name_run
+
+    typer.echo(name_run(run, data, out, root=root, even=even, seed=seed, device=device))
+    typer.echo(f"wrote {out}")
+
+
+def prepare(
+    name: Annotated[str, typer.Argument(help="emoji.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures; one that is there is replaced.")],
+    size: Annotated[int, typer.Option(help="Side in pixels.")] = 64,
+    language: Annotated[
+        list[str] | None, typer.Option(help="Language of the captions, such as en or zh. Repeatable.")
+    ] = None,
+) -> None:
+    """Make a set of captioned pictures: some 1,900 emoji in four styles, a tenth of them held out, style by style."""
+    from latentia.modalities.image.readers.emoji import EMOJI_LANGUAGES, prepare_emoji
+
+    one_of("NAME", name, "emoji")
+    counts = prepare_emoji(out, size, language or EMOJI_LANGUAGES)
+    show_pairs({"pictures": sum(counts.values()), **counts, "folder": out})
+
+
+def _load(folder: Path, device: str) -> tuple["LatentModel", "Modality"]:
+    """The model, which must make pictures."""
+    from latentia.modalities.image.applications.drawing import picture_stage
+
+    model, modality = load_with_modality(folder, device)
+    picture_stage(model)
+    return model, modality
