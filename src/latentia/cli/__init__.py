@@ -102,7 +102,7 @@ def data_show(
 
     chosen = one_of("--split", split, "train", "test"), one_of("--on-corrupt", on_corrupt, "refuse", "skip")
     if texts:
-        modality = next(known.name for known in modalities().values() if known.plural == "texts")
+        modality = next(known.name for known in modalities().values() if known.prints)
         say(f"--texts is an old spelling of --modality {modality}")
     sure = max(modalities().values(), key=lambda known: known.claims(name))
     own = sure if modality is None else modality_named(modality)
@@ -255,7 +255,7 @@ def evaluate(
     inception_weights: Annotated[Path | None, typer.Option(help="File of torch-fidelity's Inception weights.")] = None,
     judge_steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Texts: updates of the language model that judges them, kept once trained."),
+        typer.Option(min=1, help="Texts: updates of the language model that judges them; it is kept."),
     ] = None,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -340,7 +340,8 @@ def _drawing(
     if sum(value is not None for value in templates.values()) > 1:
         raise LatentiaError("--prefix, --infill and --between exclude each other")
     if (ends := templates.pop("between")) is not None:
-        return None, lambda **more: modality.between(model, *ends, count)
+        first, last = ends
+        return None, lambda **more: modality.between(model, first, last, count)
     if any(value is not None for value in templates.values()):
         label = None if class_ is None else model.class_index(class_)
 

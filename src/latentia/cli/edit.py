@@ -72,9 +72,9 @@ def interpolate(
     endings = modality.way_endings or (modality.ending,)
     if out.suffix.lower() not in endings:
         raise LatentiaError(f"--out {out}: expected a name that ends in {' or '.join(endings)}")
-    ends = [modality.read(path, loaded, fit) for path in (first, second)]
+    start, end = (modality.read(path, loaded, fit) for path in (first, second))
     label = int(labels_of(loaded, class_, 1)[0])
-    way = between(loaded, *ends, label, count, steps, stack=modality.stack, prompt=prompt)
+    way = between(loaded, start, end, label, count, steps, stack=modality.stack, prompt=prompt)
     modality.write_way(out, way.items)
     typer.echo(f"round trip to the noise and back: {modality.distance(way.ends, way.expected)}")
     typer.echo(f"wrote {out}")

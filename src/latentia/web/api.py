@@ -6,29 +6,33 @@ import binascii
 import io
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from latentia.errors import LatentiaError
-from latentia.modalities.image.codec import PictureCodec
-from latentia.modalities.image.readers.single import read_mask, read_one
+from latentia.modalities import modality_named
 from latentia.model import LatentModel
 from latentia.version import __version__
 from latentia.web.jobs import Busy, Gone, Jobs, TimeUp
-from latentia.web.work import Wish, draw, repair
+from latentia.web.work import Ask, draw
 
 LOOK_EVERY = 0.1  # seconds between two looks whether the client is still there
 MOST_TEXT = 2000  # characters
 CLIENT_GONE = 499  # what nginx calls it; nobody reads it
 
+Work = Callable[[Ask, Callable[[], None]], Any]
+"""work(ask, check) → items; it calls `check()` often."""
 
-class Ask(BaseModel):
-    """What both requests share."""
+Answer = Callable[["Fields", Request, Work], Awaitable["Items"]]
+"""answer(fields, request, work) runs the work in its turn and answers with its items."""
+
+
+class Fields(BaseModel):
+    """What all requests share."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,85 +43,77 @@ class Ask(BaseModel):
     seed: int = Field(0, ge=0, lt=2**31, description="the same seed gives the same result")
 
 
-class Sample(Ask):
-    prompt: str = Field("", max_length=MOST_TEXT, description="what the pictures shall show, for models that read it")
+class Sample(Fields):
+    prompt: str = Field("", max_length=MOST_TEXT, description="what the items show, for models that read it")
     negative_prompt: str = Field("", max_length=MOST_TEXT, description="what guidance leads away from")
+    conditions: dict[str, str] = Field({}, max_length=16, description="further conditions of the model by name")
 
 
-class Inpaint(Ask):
-    picture: str = Field(description="a PNG, JPEG or WebP in base64; resized and cropped to the model's size")
-    mask: str = Field(description="a picture of the same shape in base64: white is repaired, black is kept")
+class Items(BaseModel):
+    """The items under the name of their modality's items, such as `pictures` (PNGs in base64) or `texts`."""
 
+    model_config = ConfigDict(extra="allow")
 
-class Answer(BaseModel):
-    pictures: list[str] = Field([], description="PNGs in base64")
-    texts: list[str] = Field([], description="texts")
     seconds: float = Field(description="how long the work took, without waiting")
 
 
 class About(BaseModel):
     version: str
-    makes: str = Field(description="pictures or texts")
-    size: int = Field(description="side of a picture in pixels, or most tokens of a text")
+    makes: str = Field(description="what the model makes, such as pictures or texts")
+    size: int = Field(description="side of a picture in pixels, most tokens of a text, samples of a sound, …")
     classes: list[str]
+    conditions: list[str] = Field(description="what the model can be asked for, by name")
     reads_prompts: bool
     sampling: dict[str, Any] = Field(description="defaults")
     limits: dict[str, float]
 
 
 def add_routes(app: FastAPI, model: LatentModel, jobs: Jobs) -> None:
-    """`GET /api/model`, `POST /api/sample` and `POST /api/inpaint`.
+    """`GET /api/model`, `POST /api/sample` and what the model's modality adds.
 
     A request that is wrong gets status 400 or 422 and says why, one too many 503, one that takes too long 504. Work for
     a client that goes away is ended at the next step.
     """
-    pictures = isinstance(model.codec, PictureCodec)
+    modality = modality_named(model.modality)
 
     @app.get("/api/model")
     def about() -> About:
         """What the model is, and what may be asked of it."""
         return About(
             version=__version__,
-            makes="pictures" if pictures else "texts",
+            makes=modality.plural,
             size=model.codec.size,
             classes=list(model.class_names),
-            reads_prompts=model.prompts is not None,
+            conditions=[name for name, condition in model.denoiser.known.items() if condition.options],
+            reads_prompts=model.condition("prompt") is not None,
             sampling=model.sampling,
             limits=asdict(jobs.limits),
         )
 
+    async def answer(fields: Fields, request: Request, work: Work) -> Items:
+        ask = _ask(fields, jobs)
+        items, seconds = await _run(request, jobs, lambda check: work(ask, check))
+        return Items(seconds=seconds, **{modality.plural: modality.answer(items)})
+
     @app.post("/api/sample")
-    async def sample(ask: Sample, request: Request) -> Answer:
-        """Draw pictures or write texts."""
-        wish = _wish(ask, jobs)
-        return await _answer(request, jobs, lambda check: draw(model, wish, check))
+    async def sample(fields: Sample, request: Request) -> Items:
+        """Draw items."""
+        return await answer(fields, request, lambda ask, check: draw(model, ask, check))
 
-    @app.post("/api/inpaint")
-    async def fill(ask: Inpaint, request: Request) -> Answer:
-        """Repair what a mask hides of a picture."""
-        wish = _wish(ask, jobs)
-
-        def work(check: Callable[[], None]) -> Any:
-            size = model.codec.size
-            channels = model.first_stage.config["in_channels"]
-            picture = read_one(_bytes(ask.picture, "picture"), channels, size, fit=True)
-            return repair(model, picture, read_mask(_bytes(ask.mask, "mask"), size, fit=True), wish, check)
-
-        if not pictures:
-            raise HTTPException(400, "the model makes texts, not pictures")
-        return await _answer(request, jobs, work)
+    modality.add_routes(app, model, answer)
 
 
-def _wish(ask: Ask, jobs: Jobs) -> Wish:
+def _ask(fields: Fields, jobs: Jobs) -> Ask:
     limits = jobs.limits
-    for name, value, most in (("count", ask.count, limits.count), ("steps", ask.steps or 1, limits.steps)):
+    for name, value, most in (("count", fields.count, limits.count), ("steps", fields.steps or 1, limits.steps)):
         if value > most:
             raise HTTPException(400, f"{name} is {value}, at most {most} may be asked for")
-    return Wish(**ask.model_dump(exclude={"picture", "mask"}))
+    known = {name: value for name, value in fields.model_dump().items() if name in Ask.__dataclass_fields__}
+    return Ask(**known)
 
 
-async def _answer(request: Request, jobs: Jobs, work: Callable[[Callable[[], None]], Any]) -> Answer:
-    """The result of the work, which runs in a thread, while an eye is kept on the client."""
+async def _run(request: Request, jobs: Jobs, work: Callable[[Callable[[], None]], Any]) -> tuple[Any, float]:
+    """The result of the work and its seconds; it runs in a thread, while an eye is kept on the client."""
     gone = threading.Event()
     seconds = 0.0
 
@@ -145,18 +141,11 @@ async def _answer(request: Request, jobs: Jobs, work: Callable[[Callable[[], Non
         raise HTTPException(400, str(error)) from None
     finally:
         gone.set()  # also where the server stops this request
-    if isinstance(result, list):
-        return Answer(texts=result, seconds=seconds)
-    return Answer(pictures=[_png(image) for image in result], seconds=seconds)
+    return result, seconds
 
 
-def _png(image: Any) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _bytes(text: str, name: str) -> io.BytesIO:
+def decoded(text: str, name: str) -> io.BytesIO:
+    """The bytes of base64. Raises LatentiaError that names the field."""
     try:
         return io.BytesIO(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError):

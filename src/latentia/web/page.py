@@ -1,100 +1,113 @@
-"""The page: draw, watch the denoising, repair with a brush, write."""
+"""The page: draw and watch the denoising, and what a modality adds, such as repairs with a brush."""
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-import numpy as np
-from PIL import Image
 
 from latentia.errors import LatentiaError
-from latentia.modalities.image.codec import PictureCodec
-from latentia.modalities.image.pictures import fit_picture
+from latentia.modalities import modality_named
 from latentia.model import LatentModel
 from latentia.web.jobs import Gone, Jobs
-from latentia.web.work import Wish, draw, enlarged, repair
+from latentia.web.work import Ask, draw
 
 ANY = "any"
 POLL = 0.1  # seconds
+USUAL = ("label", "prompt")  # conditions that have fields of their own
 
 
 def build_page(model: LatentModel, jobs: Jobs, title: str) -> gr.Blocks:
     """A page with what the model can do."""
-    pictures = isinstance(model.codec, PictureCodec)
+    modality, form = modality_named(model.modality), Form(model, jobs)
     page: gr.Blocks = gr.Blocks(title=title, analytics_enabled=False)
     with page:
         gr.Markdown(f"# {title}")
-        if pictures:
-            with gr.Tab("Draw"):
-                _draw_tab(model, jobs)
-            if model.task is None or model.task.kind == "inpaint":
-                with gr.Tab("Repair"):
-                    _repair_tab(model, jobs)
-        else:
-            with gr.Tab("Write"):
-                _write_tab(model, jobs)
+        with gr.Tab(modality.verb):
+            _draw_tab(model, jobs, form)
+        modality.add_tabs(model, jobs, form)
     page.queue(max_size=jobs.limits.waiting, default_concurrency_limit=jobs.limits.waiting)
     return page
 
 
-def _settings(model: LatentModel, jobs: Jobs) -> list[Any]:
-    """The fields that all tabs have: prompt, negative prompt, class, count, steps, guidance, seed."""
-    limits, sampling = jobs.limits, model.sampling
-    words = model.prompts is not None
-    return [
-        gr.Textbox(label="Prompt", placeholder="a sad cat", visible=words, elem_id="prompt"),
-        gr.Textbox(label="Negative prompt", visible=words),
-        gr.Dropdown([ANY, *model.class_names], value=ANY, label="Class", visible=bool(model.class_names)),
-        gr.Slider(1, limits.count, min(4, limits.count), step=1, label="How many"),
-        gr.Slider(1, limits.steps, min(sampling.get("steps", 20), limits.steps), step=1, label="Steps"),
-        gr.Slider(0, 10, sampling.get("guidance_scale", 1.0), step=0.1, label="Guidance"),
-        gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1),
-    ]
+@dataclass(frozen=True)
+class Form:
+    """The fields that all tabs have, and how they are read."""
+
+    model: LatentModel
+    jobs: Jobs
+
+    @property
+    def further(self) -> list[str]:
+        """Conditions without a field of their own, such as those of plug-ins."""
+        return [name for name, part in self.model.denoiser.known.items() if part.options and name not in USUAL]
+
+    def fields(self) -> list[Any]:
+        """Components: prompt, negative prompt, class, count, steps, guidance, seed, and a text for each condition."""
+        limits, sampling, names = self.jobs.limits, self.model.sampling, self.model.class_names
+        words = self.model.condition("prompt") is not None
+        return [
+            gr.Textbox(label="Prompt", placeholder="a sad cat", visible=words, elem_id="prompt"),
+            gr.Textbox(label="Negative prompt", visible=words),
+            gr.Dropdown([ANY, *names], value=ANY, label="Class", visible=bool(names)),
+            gr.Slider(1, limits.count, min(4, limits.count), step=1, label="How many"),
+            gr.Slider(1, limits.steps, min(sampling.get("steps", 20), limits.steps), step=1, label="Steps"),
+            gr.Slider(0, 10, sampling.get("guidance_scale", 1.0), step=0.1, label="Guidance"),
+            gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1),
+            *(gr.Textbox(label=name, elem_id=f"condition-{name}") for name in self.further),
+        ]
+
+    def read(self, values: tuple[Any, ...]) -> Ask:
+        """What the fields ask for. Values come from the network, whatever the sliders allow."""
+        prompt, negative, label, count, steps, guidance, seed, *texts = values
+        limits = self.jobs.limits
+        try:
+            numbers = int(count), int(steps), float(guidance), int(seed or 0)
+        except (TypeError, ValueError):
+            raise gr.Error("How many, steps, guidance and seed must be numbers") from None
+        if not (1 <= numbers[0] <= limits.count and 1 <= numbers[1] <= limits.steps and 0 <= numbers[2] <= 100):
+            raise gr.Error(f"At most {limits.count} at once and {limits.steps} steps")
+        if not 0 <= numbers[3] < 2**31:
+            raise gr.Error("The seed must be 0 or more and less than 2³¹")
+        named = None if label in (None, ANY) else str(label)
+        asked = {name: str(text) for name, text in zip(self.further, texts, strict=True) if text}
+        return Ask(numbers[0], named, str(prompt or ""), str(negative or ""), *numbers[1:], asked)
+
+    def run(self, work: Callable[[Callable[[], None]], Any]) -> Any:
+        """The result of work in its turn, an error of it as the page shows errors."""
+        try:
+            return self.jobs.run(work, lambda: False)
+        except LatentiaError as error:
+            raise gr.Error(str(error)) from None
 
 
-def _wish(jobs: Jobs, values: tuple[Any, ...]) -> Wish:
-    """What the fields say. Values come from the network, whatever the sliders allow."""
-    prompt, negative, label, count, steps, guidance, seed = values
-    limits = jobs.limits
-    try:
-        numbers = int(count), int(steps), float(guidance), int(seed or 0)
-    except (TypeError, ValueError):
-        raise gr.Error("How many, steps, guidance and seed must be numbers") from None
-    if not (1 <= numbers[0] <= limits.count and 1 <= numbers[1] <= limits.steps and 0 <= numbers[2] <= 100):
-        raise gr.Error(f"At most {limits.count} at once and {limits.steps} steps")
-    if not 0 <= numbers[3] < 2**31:
-        raise gr.Error("The seed must be 0 or more and less than 2³¹")
-    named = None if label in (None, ANY) else str(label)
-    return Wish(numbers[0], named, str(prompt or ""), str(negative or ""), numbers[1], numbers[2], numbers[3])
-
-
-def _draw_tab(model: LatentModel, jobs: Jobs) -> None:
+def _draw_tab(model: LatentModel, jobs: Jobs, form: Form) -> None:
+    modality = modality_named(model.modality)
     with gr.Row():
         with gr.Column():
-            fields = _settings(model, jobs)
-            button = gr.Button("Draw", variant="primary", elem_id="draw")
+            fields = form.fields()
+            button = gr.Button(modality.verb, variant="primary", elem_id=modality.verb.lower())
         with gr.Column():
-            way = gr.Image(label="On the way", format="png", elem_id="way")
-            gallery = gr.Gallery(label="Pictures", format="png", columns=4, elem_id="pictures")
+            way = gr.Image(label="On the way", format="png", elem_id="way", visible=modality.shows_way)
+            result = modality.widget(elem_id=modality.plural)
 
     def go(*values: Any) -> Iterator[tuple[Any, Any]]:
-        wish = _wish(jobs, values)
+        ask = form.read(values)
         frames: queue.Queue[Any] = queue.Queue()
         gone = threading.Event()
         outcome: dict[str, Any] = {}
 
         def work() -> None:
             try:
-                outcome["pictures"] = jobs.run(lambda check: draw(model, wish, check, frames.put), gone.is_set)
+                outcome["items"] = jobs.run(lambda check: draw(model, ask, check, frames.put), gone.is_set)
             except (LatentiaError, Gone) as error:
                 outcome["error"] = error
             finally:
                 frames.put(None)
 
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
+        threading.Thread(target=work, daemon=True).start()
         try:
             while True:
                 try:
@@ -108,57 +121,6 @@ def _draw_tab(model: LatentModel, jobs: Jobs) -> None:
             gone.set()  # the browser left, or all is done
         if "error" in outcome:
             raise gr.Error(str(outcome["error"]))
-        yield gr.skip(), enlarged(model, outcome["pictures"])
+        yield gr.skip(), modality.shown(outcome["items"], model)
 
-    button.click(go, fields, [way, gallery], api_visibility="private")
-
-
-def _repair_tab(model: LatentModel, jobs: Jobs) -> None:
-    with gr.Row():
-        with gr.Column():
-            editor = gr.ImageEditor(
-                label="A picture; paint over what shall be repaired",
-                type="pil",
-                brush=gr.Brush(colors=["#ff0000"], color_mode="fixed", default_size=24),
-                eraser=gr.Eraser(),
-                layers=False,
-                elem_id="editor",
-            )
-            fields = _settings(model, jobs)
-            button = gr.Button("Repair", variant="primary", elem_id="repair")
-        gallery = gr.Gallery(label="Repaired", format="png", columns=4, elem_id="repaired")
-
-    def go(edited: dict[str, Any] | None, *values: Any) -> list[Any]:
-        if not edited or edited.get("background") is None:
-            raise gr.Error("There is no picture yet")
-        wish = _wish(jobs, values)
-        size, channels = model.codec.size, model.first_stage.config["in_channels"]
-        opened = edited["background"].convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", opened.size, "white"), opened)
-        fitted = fit_picture(picture.convert("L" if channels == 1 else "RGB"), size)
-        painted = [layer.convert("RGBA").getchannel("A") for layer in edited.get("layers", [])]
-        mask = np.zeros((size, size), bool)
-        for alpha in painted:
-            mask |= np.asarray(fit_picture(alpha, size)) > 127
-        whole = np.asarray(fitted).reshape(size, size, channels)
-        try:
-            return enlarged(model, list(jobs.run(lambda check: repair(model, whole, mask, wish, check), lambda: False)))
-        except LatentiaError as error:
-            raise gr.Error(str(error)) from None
-
-    button.click(go, [editor, *fields], gallery, api_visibility="private")
-
-
-def _write_tab(model: LatentModel, jobs: Jobs) -> None:
-    fields = _settings(model, jobs)
-    button = gr.Button("Write", variant="primary", elem_id="write")
-    texts = gr.Textbox(label="Texts", lines=8, elem_id="texts")
-
-    def go(*values: Any) -> str:
-        wish = _wish(jobs, values)
-        try:
-            return "\n".join(jobs.run(lambda check: draw(model, wish, check), lambda: False))
-        except LatentiaError as error:
-            raise gr.Error(str(error)) from None
-
-    button.click(go, fields, texts, api_visibility="private")
+    button.click(go, fields, [way, result], api_visibility="private")

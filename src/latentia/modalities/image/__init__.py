@@ -1,5 +1,5 @@
 """Pictures: readers, autoencoders, repairs, metrics, files and the page's part."""
 
-from latentia.modalities.image.modality import Pictures
+from latentia.modalities.image.modality import MODALITY
 
-MODALITY = Pictures()
+__all__ = ["MODALITY"]

@@ -157,10 +157,10 @@ def restore(
     loaded, modality = _load(model, device)
     sampling = sampling_of(loaded, steps, guidance, prompt, condition, count)
     how = {"seed": seed, "progress": True, **sampling}
-    before, degraded = _degraded(
-        loaded, picture, degradation, task, factor, fit, noise / 127.5 if simulate else None, seed
-    )
-    after = _restored(loaded, degraded, degradation, task, factor, labels_of(loaded, class_, count), noise / 127.5, how)
+    deviation = noise / 127.5
+    added = deviation if simulate else None
+    before, degraded = _degraded(loaded, picture, degradation, task, factor, fit, added, seed)
+    after = _restored(loaded, degraded, degradation, task, factor, labels_of(loaded, class_, count), deviation, how)
     typer.echo(f"wrote {out}: {modality.write_results(out, before, after)}")
 
 

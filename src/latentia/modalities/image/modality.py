@@ -217,7 +217,7 @@ class Pictures(Modality):
         """A tab that repairs pictures, where the model draws them or fills holes."""
         from latentia.modalities.image.page import repair_tab
 
-        repair_tab(model, jobs, form)
+        repair_tab(model, form)
 
     def add_routes(self, app: Any, model: Any, answer: Any) -> None:
         from latentia.modalities.image.api import add_inpaint
@@ -233,3 +233,6 @@ class Pictures(Modality):
 def page_scale(model: Any) -> int:
     """How many times a small picture is enlarged for the eye."""
     return max(1, 128 // int(model.codec.size))
+
+
+MODALITY = Pictures()

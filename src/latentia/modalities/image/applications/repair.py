@@ -116,7 +116,8 @@ def restore(
     def bind(rows: slice) -> Sampler:
         return partial(posterior, measure=_through(first_stage, degradation), measured=y[rows], noise_std=noise_std)
 
-    return draw_by(model, labels, bind, seed, batch_size, progress, sampling)
+    drawn: Pictures = draw_by(model, labels, bind, seed, batch_size, progress, sampling)
+    return drawn
 
 
 def enlarge(

@@ -99,7 +99,8 @@ class Critic:
             return None
         self.network.requires_grad_(False)
         fooling = hinge_generator_loss(self.judge(x_hat))
-        return self.settings.weight * adaptive_weight(total, fooling, last_layer) * fooling
+        share: Tensor = self.settings.weight * adaptive_weight(total, fooling, last_layer) * fooling
+        return share
 
     def update(self, step: int) -> dict[str, Tensor]:
         """Trains the discriminator; zeros before it joins: a log's columns are the same from the first row on."""
