@@ -35,7 +35,7 @@ from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, load_part, read_json, save_part, write_json
 from latentia.items import Codec, class_index
 from latentia.latents.first_stage import FirstStage
-from latentia.modalities import first_stages, modality_named, upgraded_index
+from latentia.modalities.registry import first_stages, modality_named, upgraded_index
 from latentia.version import __version__
 
 INDEX_NAME, TRAINING_NAME = "model_index.json", "training.json"

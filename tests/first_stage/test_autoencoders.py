@@ -14,11 +14,11 @@ from torch.distributions import Independent, Normal, kl_divergence
 from latentia.errors import LatentiaError
 from latentia.files import load_part, save_part
 from latentia.latents.first_stage import FirstStage
-from latentia.modalities import first_stages
 from latentia.modalities.image.first_stage.kl import AutoencoderKL
 from latentia.modalities.image.first_stage.kl import kl_divergence as closed_form
 from latentia.modalities.image.first_stage.losses import reconstruction_loss
 from latentia.modalities.image.first_stage.vq import AutoencoderVQ
+from latentia.modalities.registry import first_stages
 
 TINY = {"latent_channels": 2, "channels": (4, 8)}
 PICTURES = ("AutoencoderKL", "AutoencoderVQ")

@@ -13,7 +13,7 @@ from latentia.errors import LatentiaError
 from latentia.files import load_part, save_part
 from latentia.language.frozen_encoder import FrozenEncoder, encoder_config, encoder_tokenizer
 from latentia.language.tokenizer import adopt_tokenizer
-from latentia.modalities import first_stages
+from latentia.modalities.registry import first_stages
 from latentia.modalities.text.autoencoder import TextAutoencoder
 from latentia.model import load
 from latentia.training import load_recipe, train

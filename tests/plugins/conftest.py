@@ -8,7 +8,7 @@ import pytest
 
 from latentia.conditions import conditions
 from latentia.diffusion.objectives import objectives
-from latentia.modalities import first_stages, modalities
+from latentia.modalities.registry import first_stages, modalities
 
 TOYS = Path(__file__).parent / "toys"
 TABLES = (conditions, objectives, modalities, first_stages)

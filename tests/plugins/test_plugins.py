@@ -113,6 +113,7 @@ def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "conditions={colour: {}}",
         "objective={kind: clean_l1}",
         "data.name=digits",
+        "data.size=8",
         "denoiser={kind: DiT, width: 32, depth: 2, heads: 2}",
     ]
     sets += [

@@ -8,7 +8,7 @@ from latentia.config import part_of, plain
 from latentia.denoiser import CORES, PRESETS
 from latentia.diffusion import SAMPLERS, SPACINGS, process_config
 from latentia.errors import LatentiaError
-from latentia.modalities import first_stages
+from latentia.modalities.registry import first_stages
 from latentia.training import bundled_recipes, describe_fields, dump_recipe, load_recipe
 from latentia.training import recipe as room
 

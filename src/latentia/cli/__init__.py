@@ -29,6 +29,7 @@ from latentia.cli.shared import (
     show_pairs,
 )
 from latentia.errors import LatentiaError, Stopped
+from latentia.plugins import plugins
 from latentia.shipped import EMOJI
 from latentia.threads import settle
 from latentia.version import __version__
@@ -98,7 +99,7 @@ def data_show(
     texts: Annotated[bool, typer.Option("--texts", hidden=True, help="Old spelling of --modality text.")] = False,
 ) -> None:
     """Say what a data set holds: count, size, classes, fingerprint, what was skipped."""
-    from latentia.modalities import modalities, modality_named
+    from latentia.modalities.registry import modalities, modality_named
 
     chosen = one_of("--split", split, "train", "test"), one_of("--on-corrupt", on_corrupt, "refuse", "skip")
     if texts:
@@ -115,7 +116,7 @@ def data_show(
 @data_app.command("fetch")
 def data_fetch(name: Annotated[str, typer.Argument(help="fashion-mnist, wordnet or cifar10.")]) -> None:
     """Fetch a public data set into the cache: Fashion-MNIST and WordNet from Debian, CIFAR-10 from its home page."""
-    from latentia.modalities import modalities
+    from latentia.modalities.registry import modalities
 
     fetch = {name: fetcher for modality in modalities().values() for name, fetcher in modality.fetchers.items()}
     if name not in fetch:
@@ -322,7 +323,9 @@ def _writer(modality: "Modality", out: Path | None) -> Any:
         raise LatentiaError(f"--out is missing: say where the {modality.plural} go, such as --out {example}")
     writers = modality.all_writers()
     if out.suffix.lower() not in writers:
-        endings = " or ".join(ending for ending in writers if ending) + (", or a folder" if "" in writers else "")
+        *most, last = [ending for ending in writers if ending]
+        endings = f"{', '.join(most)} or {last}" if most else last
+        endings += ", or a folder" if "" in writers else ""
         raise LatentiaError(f"--out {out}: expected a name that ends in {endings}")
     return writers[out.suffix.lower()]
 
@@ -434,15 +437,8 @@ def options(
     """Latent diffusion, end to end."""
 
 
-def _add_modalities() -> None:
-    """Adds the commands that modalities bring."""
-    from latentia.modalities import modalities
-
-    for modality in modalities().values():
-        modality.add_commands(app, data_app)
-
-
-_add_modalities()
+for _add_commands in plugins("latentia.commands").values():
+    _add_commands(app, data_app)
 
 
 def main() -> None:

@@ -69,7 +69,7 @@ def sampling_of(
 
 
 def load_with_modality(folder: Path, device: str) -> tuple["LatentModel", "Modality"]:
-    from latentia.modalities import modality_named
+    from latentia.modalities.registry import modality_named
     from latentia.model import load
 
     model = load(folder, device)

@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from latentia.errors import LatentiaError
-from latentia.modalities import modality_named
 from latentia.modalities.base import Evaluation
+from latentia.modalities.registry import modality_named
 from latentia.model import load
 
 

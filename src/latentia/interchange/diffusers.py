@@ -13,7 +13,7 @@ from latentia.diffusion import VP
 from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, new_folder, read_json, save_part
 from latentia.latents.statistics import set_latent_statistics
-from latentia.modalities import first_stages, modality_of_stage
+from latentia.modalities.registry import first_stages, modality_of_stage
 from latentia.model import INDEX_NAME, LatentModel
 
 KL = "DiffusersKL"  # the first stage that runs their autoencoder

@@ -59,6 +59,8 @@ def summary(held: Any, what: str, lines: Sequence[str] = ()) -> Summary:
 class Modality:
     """A kind of data. A package names an object of a subclass by an entry point of the group `latentia.modalities`.
 
+    Commands of its own it adds by a function add_commands(app, data_app) under an entry point of `latentia.commands`.
+
     name: as in model_index.json. plural: what messages call its items. Data: the configuration of a recipe's section
     `data`. stages: first stages by class name; one that can be trained has a configuration `Recipe`, a recipe's section
     `first_stage`, with a field `kind` (its name) and a field `training`. objective: that of its denoisers unless a
@@ -176,11 +178,11 @@ class Modality:
 
         `options` are a `label`, None for no class, and those of `LatentModel.generate`.
         """
-        raise LatentiaError(f"--prefix and --infill are not for {self.plural}")
+        raise LatentiaError(f"--prefix and --infill are not for a model that makes {self.plural}")
 
     def between(self, model: Any, first: str, last: str, count: int) -> Any:
         """`count` items on the way from one to another, both written out."""
-        raise LatentiaError(f"--between is not for {self.plural}")
+        raise LatentiaError(f"--between is not for a model that makes {self.plural}")
 
     def claims(self, name: str) -> int:
         """How surely a data set of that name has such items: 2 surely, 1 unless another modality is sure, 0 not."""
@@ -199,6 +201,3 @@ class Modality:
 
     def add_routes(self, app: Any, model: Any, answer: Any) -> None:
         """Adds routes of its own to the HTTP interface."""
-
-    def add_commands(self, app: Any, data_app: Any) -> None:
-        """Adds commands of its own to the command line and to its group `data`."""

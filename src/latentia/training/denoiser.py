@@ -15,7 +15,7 @@ from latentia.errors import LatentiaError
 from latentia.items import ItemSet
 from latentia.latents.cache import JoinedCache, LatentCache
 from latentia.latents.first_stage import FirstStage
-from latentia.modalities import modality_of_stage
+from latentia.modalities.registry import modality_of_stage
 from latentia.model import LatentModel
 from latentia.training.checkpoint import Checkpoint, Trainee
 from latentia.training.engine import local_share, prepare

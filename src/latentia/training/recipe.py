@@ -26,7 +26,7 @@ from latentia.denoiser.dit import DiTConfig
 from latentia.denoiser.unet import UNetConfig
 from latentia.diffusion import PROCESSES
 from latentia.errors import LatentiaError
-from latentia.modalities import first_stages, modalities, modality_of_stage
+from latentia.modalities.registry import first_stages, modalities, modality_of_stage
 
 RECIPE_NAME = "recipe.yaml"  # in the folder of a run
 FREE_SECTIONS = ("name", "description", "sampling", "compute")

@@ -14,7 +14,7 @@ from latentia.files import load_part, module_hash, save_part, write_text
 from latentia.items import ItemSet
 from latentia.latents.cache import cached_latents
 from latentia.latents.first_stage import FirstStage
-from latentia.modalities import first_stages, modality_of_stage
+from latentia.modalities.registry import first_stages, modality_of_stage
 from latentia.model import DTYPES, INDEX_NAME, LatentModel
 from latentia.training.denoiser import train_denoiser
 from latentia.training.engine import build_accelerator

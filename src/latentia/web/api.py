@@ -14,7 +14,7 @@ from fastapi import FastAPI, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from latentia.errors import LatentiaError
-from latentia.modalities import modality_named
+from latentia.modalities.registry import modality_named
 from latentia.model import LatentModel
 from latentia.version import __version__
 from latentia.web.jobs import Busy, Gone, Jobs, TimeUp

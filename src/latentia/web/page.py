@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from latentia.errors import LatentiaError
-from latentia.modalities import modality_named
+from latentia.modalities.registry import modality_named
 from latentia.model import LatentModel
 from latentia.web.jobs import Gone, Jobs
 from latentia.web.work import Ask, draw

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentia.errors import LatentiaError
-from latentia.modalities import modality_named
+from latentia.modalities.registry import modality_named
 from latentia.model import LatentModel
 
 Check = Callable[[], None]

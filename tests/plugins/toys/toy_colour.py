@@ -26,9 +26,7 @@ class Colour(Condition):
 
     def request(self, request: Request, like: Tensor) -> tuple[Values, Values]:
         asked = request.options.get("colours")
-        return self.null(like) if asked is None else {"colour": pad(tensor(asked), (0, 1), value=1.0)}, self.null(
-            like
-        )
+        return self.null(like) if asked is None else {"colour": pad(tensor(asked), (0, 1), value=1.0)}, self.null(like)
 
     def parse(self, text: str) -> dict[str, Any]:
         return {"colours": [float(part) for part in text.split(",")]}

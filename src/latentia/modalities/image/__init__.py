@@ -1,5 +1,1 @@
-"""Pictures: readers, autoencoders, repairs, metrics, files and the page's part."""
-
-from latentia.modalities.image.modality import MODALITY
-
-__all__ = ["MODALITY"]
+"""Pictures: readers, autoencoders, repairs, metrics, files, commands and the page's part."""

@@ -224,11 +224,6 @@ class Pictures(Modality):
 
         add_inpaint(app, model, answer)
 
-    def add_commands(self, app: Any, data_app: Any) -> None:
-        from latentia.modalities.image.commands import add_commands
-
-        add_commands(app, data_app)
-
 
 def page_scale(model: Any) -> int:
     """How many times a small picture is enlarged for the eye."""

@@ -1,5 +1,1 @@
-"""Texts: readers, autoencoder, completion, metrics, files and the page's part."""
-
-from latentia.modalities.text.modality import Texts
-
-MODALITY = Texts()
+"""Texts: readers, autoencoder, completion, metrics and files."""

@@ -141,3 +141,6 @@ class Texts(Modality):
 
     def shown(self, items: Sequence[str], model: Any) -> str:
         return "\n".join(items)
+
+
+MODALITY = Texts()

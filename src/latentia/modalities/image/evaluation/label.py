@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from latentia.errors import LatentiaError
 from latentia.files import new_folder
-from latentia.modalities.image import MODALITY
 from latentia.modalities.image.applications.augment import check_nameless, name_clusters
 from latentia.modalities.image.clusters import CLUSTERS_NAME
 from latentia.modalities.image.metrics.classifier import (
@@ -20,6 +19,7 @@ from latentia.modalities.image.metrics.classifier import (
     vote,
     weighted,
 )
+from latentia.modalities.image.modality import MODALITY
 from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.model import load
