@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -125,29 +125,36 @@ class Batches:
 
 
 class OnDevice:
-    """Batches on a device; for an accelerator a thread reads the next one while the current step runs.
+    """Batches on a device; with `ahead` a thread reads the next one while the current step runs.
 
-    Its memory is pinned, so the copy does not hold up the device either. On a CPU reading ahead gains nothing.
+    For CUDA its memory is pinned, so the copy does not hold up the device either. On a CPU reading ahead gains nothing.
     """
 
-    def __init__(self, batches: Callable[[int], Batch], device: torch.device, steps: int) -> None:
+    def __init__(
+        self, batches: Callable[[int], Batch], device: torch.device, steps: int, ahead: bool | None = None
+    ) -> None:
         self.batches, self.device, self.steps = batches, device, steps
-        self.ahead = None if device.type == "cpu" else ThreadPoolExecutor(1, thread_name_prefix="batches")
+        ahead = device.type != "cpu" if ahead is None else ahead
+        self.reader = ThreadPoolExecutor(1, thread_name_prefix="batches") if ahead else None
         self.pending: tuple[int, Future[Batch]] | None = None
 
     def __call__(self, step: int) -> Batch:
-        if self.ahead is None:
+        if self.reader is None:
             return self.batches(step)
-        found = self.pending[1].result() if self.pending and self.pending[0] == step else self.pinned(step)
-        self.pending = (step + 1, self.ahead.submit(self.pinned, step + 1)) if step + 1 < self.steps else None
-        send: Any = {"device": self.device, "non_blocking": True}
-        return Batch(found.z.to(**send), {name: v.to(**send) for name, v in found.values.items()}, found.chance)
+        z, values, chance = self.pending[1].result() if self.pending and self.pending[0] == step else self.read(step)
+        self.pending = (step + 1, self.reader.submit(self.read, step + 1)) if step + 1 < self.steps else None
+        return Batch(self.send(z), {name: self.send(value) for name, value in values.items()}, chance)
 
-    def pinned(self, step: int) -> Batch:
-        batch = self.batches(step)
-        return Batch(batch.z.pin_memory(), {name: v.pin_memory() for name, v in batch.values.items()}, batch.chance)
+    def read(self, step: int) -> Batch:
+        z, values, chance = self.batches(step)
+        if self.device.type == "cuda":
+            z, values = z.pin_memory(), {name: value.pin_memory() for name, value in values.items()}
+        return Batch(z, values, chance)
+
+    def send(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
     def close(self) -> None:
         """Ends the thread."""
-        if self.ahead is not None:
-            self.ahead.shutdown(cancel_futures=True)
+        if self.reader is not None:
+            self.reader.shutdown(cancel_futures=True)
