@@ -250,24 +250,12 @@ def augment(
     device: Device = "cpu",
 ) -> None:
     """Write synthetic labelled pictures for a classifier that has too few real ones."""
-    from latentia.modalities.image.evaluation.augment import augment_set
+    from latentia.modalities.image.evaluation.augment import Augmentation, augment_set
 
-    text = augment_set(
-        model,
-        data,
-        out,
-        root=root,
-        per_class=None if balance else per_class,
-        strength=strength,
-        unlabelled=unlabelled,
-        even=even,
-        min_confidence=min_confidence,
-        allow_copies=allow_copies,
-        sampling={"steps": steps, "guidance_scale": guidance},
-        seed=seed,
-        device=device,
-    )
-    typer.echo(text)
+    per = None if balance else per_class
+    how = Augmentation(per, strength, unlabelled, even, min_confidence, allow_copies)
+    sampling = {"steps": steps, "guidance_scale": guidance}
+    typer.echo(augment_set(model, data, out, how, root=root, sampling=sampling, seed=seed, device=device))
     typer.echo(f"wrote {out}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,74 +65,91 @@ def picture_judge(
     return judge
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """What synthetic pictures are made, and which of them are kept.
+
+    per_class: pictures of each class; None fills every class up to the largest.
+    strength: None draws from noise; a number in (0, 1] varies real pictures by so much.
+    unlabelled: names pictures that are varied instead, by `strength` or 0.5, each as the class that classifiers of the
+        labelled ones see in it; even: each class is as frequent as the others among them (see `label_by_votes`).
+    min_confidence, allow_copies: see `picture_judge`.
+    """
+
+    per_class: int | None = 500
+    strength: float | None = None
+    unlabelled: str | None = None
+    even: bool = False
+    min_confidence: float = 0.5
+    allow_copies: bool = False
+
+
 def augment_set(
     model: str | Path,
     data: str,
     out: str | Path,
+    how: Augmentation,
     *,
     root: str | Path | None = None,
-    per_class: int | None = 500,
-    strength: float | None = None,
-    unlabelled: str | None = None,
-    even: bool = False,
-    min_confidence: float = 0.5,
-    allow_copies: bool = False,
     sampling: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> str:
-    """Writes pictures of each class of the training split of `data` into the new folder `out`, and says how many.
+    """Writes pictures of each class of the training split of `data` into the new folder `out`; returns their count.
 
-    Pictures are `class/number.png`; a line of manifest.jsonl each says file, class, scores, seed, strength, what was
-    varied, sampling and the hash of the model. `per_class` None fills every class up to the largest.
-
-    `unlabelled` names pictures that are varied instead, by `strength` or 0.5, each as the class that classifiers of
-    `data` see in it (`label_by_votes`, which explains `even`, too); the same classifiers judge what comes out.
-    See `synthesise` and `picture_judge` for the rest.
-    Raises LatentiaError where `out` exists, arguments contradict each other, or model and data do not fit.
+    Pictures are `class/number.png`; a line of manifest.jsonl each holds file, class, scores, seed, strength, what was
+    varied, sampling and the hash of the model. Raises LatentiaError where `out` exists, arguments contradict each
+    other, or model and data do not fit.
     """
-    if even and unlabelled is None:
-        raise LatentiaError("--even says something of --unlabelled pictures, and there are none")
+    if how.even and how.unlabelled is None:
+        raise LatentiaError("--even is for --unlabelled pictures, and there are none")
     with new_folder(Path(out)) as folder:
         loaded = load(model, device)
         real = load_pictures(data, "train", loaded.codec.size, "refuse", root)
         if real.labels is None:
             raise LatentiaError(f"{real.name} has no labels: there are no classes to draw")
-        if per_class is None:
+        counts = np.full(real.num_classes, how.per_class or 0)
+        if how.per_class is None:
             counts = balancing_counts(real.labels, real.num_classes)
-        else:
-            counts = np.full(real.num_classes, per_class)
-        start, classifiers, weights = real, [], None
-        if unlabelled is not None:
-            strength = VARIED if strength is None else strength
-            rest = load_pictures(unlabelled, "train", loaded.codec.size, "refuse", root)
-            classifiers = trained_voters(real, seed=seed, device=device, progress=True)
-            start, _, weights = label_by_votes(classifiers, real, rest, even=even)
-        judge = picture_judge(
-            real,
-            classifiers=classifiers,
-            weights=weights,
-            min_confidence=min_confidence,
-            allow_copies=allow_copies,
-            seed=seed,
-            device=device,
-            progress=True,
-        )
-        given = {name: value for name, value in (sampling or {}).items() if value is not None}
-        made = synthesise(loaded, start, counts, strength=strength, judge=judge, seed=seed, progress=True, **given)
+        start, strength, judge = _judged(real, how, loaded.codec.size, root, seed, device)
+        chosen = {name: value for name, value in (sampling or {}).items() if value is not None}
+        made = synthesise(loaded, start, counts, strength=strength, judge=judge, seed=seed, progress=True, **chosen)
         if not len(made.pictures):
             raise LatentiaError(f"none of {made.drawn} pictures was accepted: lower --min-confidence or vary more")
-        how = {
+        origin = {
             "seed": seed,
             "strength": strength,
-            "unlabelled": unlabelled,
-            "sampling": loaded.sampling | given,
+            "unlabelled": how.unlabelled,
+            "sampling": loaded.sampling | chosen,
             "model": f"{module_hash(loaded.first_stage)}-{module_hash(loaded.denoiser)}",
         }
-        _write(folder, made, real.class_names, how)
+        _write(folder, made, real.class_names, origin)
     short = [f"{name} {missing}" for name, missing in zip(real.class_names, made.missing, strict=True) if missing]
     ending = f"; short of what was asked for: {', '.join(short)}" if short else ""
     return f"{len(made.pictures)} of {made.drawn} drawn pictures were accepted{ending}"
+
+
+def _judged(
+    real: PictureSet, how: Augmentation, size: int, root: str | Path | None, seed: int, device: str
+) -> tuple[PictureSet, float | None, Judge]:
+    """The pictures to start from, the strength by which they are varied, and the judge of what comes out."""
+    start, strength, classifiers, weights = real, how.strength, [], None
+    if how.unlabelled is not None:
+        strength = VARIED if how.strength is None else how.strength
+        rest = load_pictures(how.unlabelled, "train", size, "refuse", root)
+        classifiers = trained_voters(real, seed=seed, device=device, progress=True)
+        start, _, weights = label_by_votes(classifiers, real, rest, even=how.even)
+    judge = picture_judge(
+        real,
+        classifiers=classifiers,
+        weights=weights,
+        min_confidence=how.min_confidence,
+        allow_copies=how.allow_copies,
+        seed=seed,
+        device=device,
+        progress=True,
+    )
+    return start, strength, judge
 
 
 def _write(folder: Path, made: Synthetic, class_names: Sequence[str], how: Mapping[str, Any]) -> None:
