@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+import latentia
 from latentia.cli import app
 from latentia.files import read_json
 from latentia.modalities.image.readers.builtin import load_pictures
@@ -163,3 +165,48 @@ def test_hostile_class_names_stay_inside_the_folder(tmp_path: Path, tiny_model: 
 
 def test_version() -> None:
     assert say("--version").startswith("latentia ")
+
+
+def test_a_weaker_model_is_guided_away_from(tmp_path: Path, tiny_model: Path) -> None:
+    """A model that is its own weaker one changes nothing; another one does, and more so with a higher scale."""
+    weaker = latentia.load(tiny_model)
+    with torch.no_grad():
+        for parameter in weaker.denoiser.parameters():
+            parameter.mul_(0.9)
+    weaker.save(tmp_path / "weaker")
+    more = ["--class", "3", "--count", "4", "--steps", "3", "--seed", "1", "--out"]
+    for name, *options in (
+        ["plain", "--guidance", "1"],
+        ["same", "--guidance", "3", "--weaker", str(tiny_model)],
+        ["two", "--guidance", "2", "--weaker", str(tmp_path / "weaker")],
+        ["four", "--guidance", "4", "--weaker", str(tmp_path / "weaker")],
+    ):
+        say("sample", str(tiny_model), *options, *more, str(tmp_path / f"{name}.npy"))
+    drawn = {name: np.load(tmp_path / f"{name}.npy").astype(float) for name in ("plain", "same", "two", "four")}
+    np.testing.assert_allclose(drawn["same"], drawn["plain"], atol=1)
+    moved = [np.abs(drawn[name] - drawn["plain"]).mean() for name in ("two", "four")]
+    assert 0 < moved[0] < moved[1]
+
+
+def test_conditions_that_a_model_does_not_have_are_one_error(tmp_path: Path, tiny_model: Path) -> None:
+    for asked, ending in (
+        ("weight=3", "with a condition of the model: label"),
+        ("label", "with a condition of the model: label"),
+        ("label=3", "ask for a class by --class"),
+    ):
+        done = run("sample", str(tiny_model), "--condition", asked, "--out", str(tmp_path / "c.npy"))
+        assert done.returncode == 1
+        assert done.stderr.strip().splitlines()[-1].endswith(ending)
+    assert not (tmp_path / "c.npy").exists()
+
+
+def test_a_set_is_read_as_one_of_a_modality(tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "a.txt").write_text("One sentence. Another one. " * 30)
+    shown = say("data", "show", str(folder), "--modality", "text")
+    assert "texts" in shown
+    done = run("data", "show", str(folder), "--texts")
+    assert done.returncode == 0
+    assert "--texts is an old spelling of --modality text" in done.stderr
+    assert "expected one of image, text" in run("data", "show", str(folder), "--modality", "smell").stderr

@@ -56,6 +56,8 @@ def asked_options(model: "LatentModel", asked: Sequence[str] | None, count: int)
         if not equals or condition is None or not condition.options:
             known = ", ".join(name for name, part in model.denoiser.known.items() if part.options)
             raise LatentiaError(f"--condition {text}: expected NAME=VALUE with a condition of the model: {known}")
+        if name == "label":
+            raise LatentiaError(f"--condition {text}: ask for a class by --class")
         options |= {option: [single] * count for option, single in condition.parse(value).items()}
     return options
 

@@ -44,7 +44,7 @@ class Ask:
             raise LatentiaError("the model was trained without captions and reads no prompts")
         for name, text in self.conditions.items():
             condition = model.condition(name)
-            if condition is None or not condition.options:
+            if condition is None or not condition.options or name == "label":  # a class has a field of its own
                 raise LatentiaError(f"the model has no condition {name!r}, only {', '.join(model.denoiser.known)}")
             options |= {option: [value] * self.count for option, value in condition.parse(text).items()}
         return options
