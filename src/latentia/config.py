@@ -84,11 +84,11 @@ def part_of(settings: Any, kind: type[Any]) -> dict[str, Any]:
 
 def described(kind: type[Any]) -> dict[str, tuple[Any, str]]:
     """Default (`dataclasses.MISSING` for none) and description of each field."""
-    hints = get_type_hints(kind, include_extras=True)
+    types = get_type_hints(kind, include_extras=True)
     return {
         field.name: (
             field.default,
-            next((part.description or "" for part in get_args(hints[field.name]) if isinstance(part, FieldInfo)), ""),
+            next((part.description or "" for part in get_args(types[field.name]) if isinstance(part, FieldInfo)), ""),
         )
         for field in dataclasses.fields(kind)
     }

@@ -58,11 +58,11 @@ class PromptEncoder(nn.Module):
                 raise LatentiaError(
                     f"prompt ids run from {low} to {high}, expected 0 to {self.vocab_size - 1}, none empty"
                 )
-        shown = ids != PAD
+        mask = ids != PAD
         h = self.embed(ids if self.frozen is None else self.frozen(ids)) + self.positions[: ids.shape[1]]
         for layer in self.layers:
-            h = layer(h, src_key_padding_mask=~shown)
+            h = layer(h, src_key_padding_mask=~mask)
         h = self.norm(h)
         if emphasis is not None:
             h = h * emphasis[:, : ids.shape[1], None].to(h.dtype)
-        return Tokens(h, shown)
+        return Tokens(h, mask)

@@ -116,7 +116,7 @@ class Modality:
         """The component of the page that shows items."""
         raise NotImplementedError
 
-    def shown(self, items: Any, model: Any) -> Any:
+    def component_value(self, items: Any, model: Any) -> Any:
         """Items as that component takes them."""
         raise NotImplementedError
 

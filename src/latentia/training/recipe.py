@@ -164,7 +164,7 @@ class Recipe(Section):
         return dict(_flat(self.model_dump(mode="json"), ""))
 
     def hash(self, *sections: str) -> str:
-        """A hash of what decides the result in the named sections, to tell whether a run can be continued."""
+        """A hash of what decides the result in the named sections: a run is continued only where it is the same."""
         fields = {name: value for name, value in self.fields().items() if name.split(".")[0] in sections}
         deciding = {name: value for name, value in fields.items() if not may_change(name) and name != GROWING}
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
@@ -316,8 +316,8 @@ def _described(part: type[Any], prefix: str) -> list[tuple[str, str, str]]:
     rows = []
     for name, (default, description) in found.items():
         sections = _sections(types[name])
-        shown = "required" if default is dataclasses.MISSING else str(default)
-        rows.append((prefix + name, "" if sections else shown, description))
+        text = "required" if default is dataclasses.MISSING else str(default)
+        rows.append((prefix + name, "" if sections else text, description))
         for section in sections:
             rows += _described(section, f"{prefix}{name}.")
     return rows

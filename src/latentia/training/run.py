@@ -55,30 +55,30 @@ def train(
         first_stage = Path(recipe.init) / "first_stage"
     accelerator = build_accelerator(recipe.compute)
     main, modality = accelerator.is_main_process, modality_of_stage(recipe.first_stage.kind)
-    tell = say if main else lambda message: None
+    inform = say if main else lambda message: None
 
     with accelerator.main_process_first():
         items = modality.load(recipe, out, None if first_stage is None else Path(first_stage))
-    tell(f"data: {items.source} {items.description}, {len(items.class_names)} classes")
+    inform(f"data: {items.source} {items.description}, {len(items.class_names)} classes")
     if items.skipped:
-        tell(f"data: {len(items.skipped)} skipped, the first {items.skipped[0]}")
+        inform(f"data: {len(items.skipped)} skipped, the first {items.skipped[0]}")
     with accelerator.main_process_first():
-        shown = modality.for_denoiser(recipe, items, out)
+        learned = modality.for_denoiser(recipe, items, out)
     stage = _held_stage(finished, first_stage, items)
     accelerator.wait_for_everyone()  # all have looked at the folder before one writes into it
     if main:
         _write_start(out, recipe, stage, finished)
     accelerator.wait_for_everyone()
     if stage is None:
-        stage = modality.train_stage(recipe, items, finished.parent, accelerator, tell, **stage_options)
+        stage = modality.train_stage(recipe, items, finished.parent, accelerator, inform, **stage_options)
         if main:
             _keep_stage(stage, finished)
         accelerator.wait_for_everyone()
     stage = stage.to(accelerator.device).eval().requires_grad_(False)
     with accelerator.main_process_first():
-        latents = cached_latents(stage, shown, out / "latents", device=accelerator.device, progress=main)
-    model = train_denoiser(recipe, stage, latents, shown, out / "denoiser", accelerator, run=out, say=tell)
-    _finish(recipe, items, model, accelerator, out, commit, tell)
+        latents = cached_latents(stage, learned, out / "latents", device=accelerator.device, progress=main)
+    model = train_denoiser(recipe, stage, latents, learned, out / "denoiser", accelerator, run=out, say=inform)
+    _finish(recipe, items, model, accelerator, out, commit, inform)
     return out / "model"
 
 

@@ -121,6 +121,6 @@ def _draw_tab(model: LatentModel, jobs: Jobs, form: Form) -> None:
             gone.set()  # the browser left, or all is done
         if "error" in outcome:
             raise gr.Error(str(outcome["error"]))
-        yield gr.skip(), modality.shown(outcome["items"], model)
+        yield gr.skip(), modality.component_value(outcome["items"], model)
 
     button.click(go, fields, [way, result], api_visibility="private")

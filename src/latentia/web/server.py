@@ -25,8 +25,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        said = dict(scope["headers"]).get(b"content-length", b"0")
-        if not said.isdigit() or int(said) > self.most:
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > self.most:
             await send({"type": "http.response.start", "status": 413, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": f"at most {self.most} bytes are read".encode()})
             return
@@ -75,5 +75,5 @@ def serve(
 
     try:
         uvicorn.run(app, host=host, port=port, log_level="warning")
-    except SystemExit:  # uvicorn has said why, on stderr
+    except SystemExit:  # uvicorn has printed why, on stderr
         raise LatentiaError(f"cannot listen on {host}:{port}; choose another --port") from None

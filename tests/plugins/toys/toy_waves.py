@@ -135,7 +135,7 @@ class Waves(Modality):
 
         return gradio.Audio(label="Sounds", **how)
 
-    def shown(self, items: NDArray[np.float32], model: Any) -> Any:
+    def component_value(self, items: NDArray[np.float32], model: Any) -> Any:
         return RATE, items.reshape(-1)
 
 

@@ -174,7 +174,7 @@ def _degraded(
     noise: float | None,
     seed: int,
 ) -> tuple[list[Any], Any]:
-    """Pictures to be shown before the result, and the degraded one, float (1, ...); with noise it is made here."""
+    """Pictures that precede the result on its sheet, and the degraded one, float (1, ...), made here with noise."""
     import torch
 
     from latentia.modalities.image.pictures import to_float, to_uint8

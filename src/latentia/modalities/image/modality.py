@@ -208,7 +208,7 @@ class Pictures(Modality):
 
         return gradio.Gallery(label="Pictures", format="png", columns=4, **how)
 
-    def shown(self, items: NDArray[np.uint8], model: Any) -> Any:
+    def component_value(self, items: NDArray[np.uint8], model: Any) -> Any:
         scale = page_scale(model)
         large = [image.repeat(scale, axis=0).repeat(scale, axis=1) for image in items]
         return [image[..., 0] if image.shape[2] == 1 else image for image in large]

@@ -36,8 +36,8 @@ def repair_tab(model: LatentModel, form: Form) -> None:
             raise gr.Error("There is no picture yet")
         ask, (picture, mask) = form.read(values), read_painted(edited, model)
         repaired = form.run(lambda check: repair(model, picture, mask, ask, check))
-        shown: list[Any] = MODALITY.shown(repaired, model)
-        return shown
+        pictures: list[Any] = MODALITY.component_value(repaired, model)
+        return pictures
 
     button.click(go, [editor, *fields], gallery, api_visibility="private")
 

@@ -139,7 +139,7 @@ class Texts(Modality):
 
         return gradio.Textbox(label="Texts", lines=8, **how)
 
-    def shown(self, items: Sequence[str], model: Any) -> str:
+    def component_value(self, items: Sequence[str], model: Any) -> str:
         return "\n".join(items)
 
 

@@ -90,11 +90,11 @@ def _write_sheets(
     classes: int,
 ) -> None:
     """Samples, their nearest training pictures, and reconstructions under their originals."""
-    shown = images[:SHEET_ROWS]
-    near = nearest_neighbours(shown, train.images, SHEET_NEIGHBOURS)
+    sheet = images[:SHEET_ROWS]
+    near = nearest_neighbours(sheet, train.images, SHEET_NEIGHBOURS)
     columns = classes if 2 < classes <= 16 else None
     save_png(picture_grid(images[: (GRID // columns) * columns if columns else GRID], columns), out / "samples.png")
-    save_png(neighbour_sheet(shown, train.images, near), out / "neighbours.png")
+    save_png(neighbour_sheet(sheet, train.images, near), out / "neighbours.png")
     both = np.concatenate([test.images[:16], reconstructed[:16]])
     save_png(picture_grid(both, min(16, len(test))), out / "reconstructions.png")
 
