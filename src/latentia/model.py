@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from latentia.conditions import Request, Values
+from latentia.config import checked
 from latentia.denoiser import Denoiser, load_denoiser
 from latentia.diffusion import (
     EDM,
@@ -23,9 +24,9 @@ from latentia.diffusion import (
     SPACINGS,
     VP,
     Denoise,
-    Guidance,
     RectifiedFlow,
     Sampler,
+    Sampling,
     cut_times,
     initial_noise,
     process_config,
@@ -41,33 +42,6 @@ from latentia.version import __version__
 INDEX_NAME, TRAINING_NAME = "model_index.json", "training.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CALLBACK = Callable[[int, Tensor, Tensor], None]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How items are drawn.
-
-    sampler: a name, or a function, such as `repaint` with its known latents bound; that is called on `batch_size` items
-        at a time. spacing: how the timesteps are spread.
-    guidance_scale, guidance_interval, guidance_rescale, weaker: see `Guidance`; `weaker` is a denoiser.
-    stop_sigma: σ/α at which diffusion stops and the decoder takes over, 0 for the end; steps beyond it are left out.
-    temperature: of the decoder's draws, 0 for the likeliest. These two are for decoders that draw.
-    """
-
-    sampler: str | Sampler = "dpm_solver_2m"
-    steps: int = 20
-    spacing: str = "uniform"
-    guidance_scale: float = 1.0
-    guidance_interval: tuple[float, float] | None = None
-    guidance_rescale: float = 0.0
-    weaker: Denoiser | None = None
-    stop_sigma: float = 0.0
-    temperature: float = 0.0
-
-    @property
-    def guidance(self) -> Guidance:
-        interval = None if self.guidance_interval is None else tuple(self.guidance_interval)
-        return Guidance(self.guidance_scale, interval, self.guidance_rescale, self.weaker)  # type: ignore[arg-type]
 
 
 SETTINGS = tuple(field.name for field in fields(Sampling))
@@ -143,6 +117,7 @@ class LatentModel:
         batch_size: int = 256,
         progress: bool = False,
         callback: CALLBACK | None = None,
+        weaker: Denoiser | None = None,
         **asked: Any,
     ) -> Any:
         """Draws one item for each label.
@@ -154,10 +129,12 @@ class LatentModel:
             latents: the noise (N, *latent_shape) that sampling starts from, instead of the seed's.
             seed: the same seed, labels and batch_size give the same items on the same machine.
             callback: called as callback(step, z_t, denoised) after each network evaluation of each batch.
-            asked: fields of `Sampling`, None for the model's own; and options of the model's conditions: `prompts`,
-                one for each item, "" for anything, "(words:1.5)" count by that factor; `negative_prompt`, what guidance
-                leads away from; `lengths` in tokens; `context`, for each text the one that it completes, with a "___"
-                where something is to be written; `remains`, what a repair starts from.
+            weaker: a denoiser that guidance leads away from, instead of from no condition (see `Guidance`).
+            asked: fields of `Sampling`, None for the model's own; `sampler` may also be a function, such as `repaint`
+                with its known latents bound, which is called on `batch_size` items at a time; and options of the
+                model's conditions: `prompts`, one for each item, "" for anything, "(words:1.5)" count by that factor;
+                `negative_prompt`, what guidance leads away from; `lengths` in tokens; `context`, for each text the one
+                that it completes, with a "___" where something is to be written; `remains`, what a repair starts from.
 
         Raises LatentiaError for an unknown sampler or spacing, a label out of range, or options that do not fit.
         """
@@ -185,6 +162,7 @@ class LatentModel:
             batch_size=batch_size,
             progress=progress,
             callback=callback,
+            weaker=weaker,
         )
 
     def settings(self, asked: Mapping[str, Any]) -> Sampling:
@@ -208,6 +186,7 @@ class LatentModel:
         batch_size: int = 256,
         progress: bool = False,
         callback: CALLBACK | None = None,
+        weaker: Denoiser | None = None,
     ) -> Any:
         """Items for values (N, ...) of the conditions, guided away from `null`; latents have this `shape`.
 
@@ -223,7 +202,7 @@ class LatentModel:
             for start in range(0, count, batch_size):
                 rows = slice(start, start + batch_size)
                 own = self._rows(values, rows)
-                denoise = self.denoiser.bind(own, self._rows(null, rows), self.process, settings.guidance)
+                denoise = self.denoiser.bind(own, self._rows(null, rows), self.process, settings.guidance(weaker))
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + start)  # on the CPU: one seed, any device
                 shape_here = (min(batch_size, count - start), *shape)
                 noise = initial_noise(self.process, shape_here, generator) if latents is None else latents[rows]
@@ -302,7 +281,7 @@ def load(
             denoiser=made["denoiser"](),
             codec=modality.codec(dict(index["codec"]), folder),
             modality=modality.name,
-            sampling=dict(index["sampling"]),
+            sampling=sampling_of(index["sampling"], folder),
             training=read_json(folder / TRAINING_NAME),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -313,6 +292,13 @@ def load(
     for part in (model.first_stage, model.denoiser):
         part.eval().requires_grad_(False)
     return model.to(device)
+
+
+def sampling_of(values: Any, folder: Path) -> dict[str, Any]:
+    """The settings of a model's index. Raises LatentiaError where one is unknown or wrong."""
+    settings = dict(values)  # a TypeError for what is no object
+    checked(Sampling, settings, f"{folder / INDEX_NAME}: sampling", ".")
+    return settings
 
 
 def check_fit(model: LatentModel, folder: Path) -> None:

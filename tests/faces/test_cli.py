@@ -13,10 +13,14 @@ from typer.testing import CliRunner
 
 import latentia
 from latentia.cli import app
+from latentia.denoiser import Denoiser
+from latentia.diffusion import EDM
+from latentia.errors import LatentiaError
 from latentia.files import read_json
 from latentia.modalities.image.readers.builtin import load_pictures
 
 runner = CliRunner()
+TRAINED = Path(__file__).parents[1] / "trained"
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -190,14 +194,69 @@ def test_a_weaker_model_is_guided_away_from(tmp_path: Path, tiny_model: Path) ->
 
 def test_conditions_that_a_model_does_not_have_are_one_error(tmp_path: Path, tiny_model: Path) -> None:
     for asked, ending in (
-        ("weight=3", "with a condition of the model: label"),
-        ("label", "with a condition of the model: label"),
-        ("label=3", "ask for a class by --class"),
+        ("weight=3", "the model has no condition 'weight', its conditions are none"),
+        ("weight", "expected NAME=VALUE with a condition of the model: none"),
+        ("label=3", "a class has an option of its own"),
     ):
         done = run("sample", str(tiny_model), "--condition", asked, "--out", str(tmp_path / "c.npy"))
         assert done.returncode == 1
         assert done.stderr.strip().splitlines()[-1].endswith(ending)
     assert not (tmp_path / "c.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "message"),
+    [
+        ("squares", ["--prompt", "a", "--condition", "prompt=b"], "prompt=b: prompts are asked for twice"),
+        ("squares", ["--condition", "prompt=a", "--condition", "prompt=b"], "prompt=b: prompts are asked for twice"),
+        ("squares", ["--condition", "weight=3"], "no condition 'weight', its conditions are prompt"),
+        ("inpainter", ["--condition", "repair=x"], "a repair starts from an item, not from words"),
+    ],
+)
+def test_what_a_condition_cannot_be_asked_is_one_error(
+    model: str, more: list[str], message: str, tmp_path: Path
+) -> None:
+    arguments = ["sample", str(TRAINED / model), "--count", "1", "--out", str(tmp_path / "x.npy"), *more]
+    with pytest.raises(LatentiaError, match=message):
+        runner.invoke(app, arguments, catch_exceptions=False)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_condition_is_the_option_of_its_own(tmp_path: Path) -> None:
+    """--condition prompt=… is --prompt …"""
+    for name, *asked in (["a", "--prompt", "a red square"], ["b", "--condition", "prompt=a red square"]):
+        out = str(tmp_path / f"{name}.npy")
+        say("sample", str(TRAINED / "squares"), "--count", "2", "--steps", "2", *asked, "--out", out)
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+
+
+def test_a_weaker_model_draws_the_same_latents_under_the_same_conditions(tmp_path: Path) -> None:
+    squares = TRAINED / "squares"
+    other = latentia.load(squares)
+    other.process = EDM()
+    other.save(tmp_path / "edm")
+    for name, change in (
+        ("wordless", lambda conditions: conditions.pop("prompt")),
+        ("classes", lambda conditions: conditions["label"].update(class_names=["red", "blue"])),
+    ):
+        other, config = latentia.load(squares), latentia.load(squares).denoiser.config
+        change(config["conditions"])
+        changed = Denoiser.from_config(config)
+        for part, condition in changed.known.items():
+            condition.take_files(other.denoiser.known[part])
+        other.denoiser = changed
+        other.save(tmp_path / name)
+    for weaker, message in (
+        (TRAINED / "flags", "has another first stage"),
+        (tmp_path / "edm", "has another process"),
+        (tmp_path / "wordless", "lacks the condition prompt"),
+        (tmp_path / "classes", "has other classes"),
+        (tmp_path / "nothing", "nothing"),
+    ):
+        arguments = ["sample", str(squares), "--weaker", str(weaker), "--out", str(tmp_path / "x.npy")]
+        with pytest.raises(LatentiaError, match=message):
+            runner.invoke(app, arguments, catch_exceptions=False)
+    assert not (tmp_path / "x.npy").exists()
 
 
 def test_a_set_is_read_as_one_of_a_modality(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.web import Limits, api, build_app
 from latentia.web.jobs import Busy, Gone, Jobs, TimeUp
 
+TRAINED = Path(__file__).parents[1] / "trained"
 LIMITS = Limits(count=4, steps=8, seconds=20, waiting=1, body=100_000)
 
 
@@ -60,6 +61,26 @@ def test_it_draws_what_the_model_draws(client: TestClient, model: latentia.Laten
     assert answer["seconds"] > 0
 
 
+def test_a_condition_goes_by_name() -> None:
+    words = latentia.load(TRAINED / "squares")
+    client = TestClient(build_app(words, "squares", LIMITS), base_url="http://localhost")
+    assert client.get("/api/model").json()["conditions"] == ["prompt"]
+    asked = {"count": 2, "steps": 2, "seed": 5}
+    by_name = client.post("/api/sample", json={**asked, "conditions": {"prompt": "a red square"}}).json()
+    wanted = client.post("/api/sample", json={**asked, "prompt": "a red square"}).json()
+    assert by_name["pictures"] == wanted["pictures"] != client.post("/api/sample", json=asked).json()["pictures"]
+    twice = client.post("/api/sample", json={"prompt": "a", "conditions": {"prompt": "b"}})
+    assert twice.status_code == 400
+    assert "asked for twice" in twice.text
+
+
+def test_what_a_repair_starts_from_is_not_asked_for_in_words() -> None:
+    client = TestClient(build_app(latentia.load(TRAINED / "inpainter"), "fill", LIMITS), base_url="http://localhost")
+    answer = client.post("/api/sample", json={"conditions": {"repair": "x"}})
+    assert answer.status_code == 400
+    assert "not from words" in answer.text
+
+
 def test_it_repairs_what_is_hidden_and_nothing_else(client: TestClient) -> None:
     held = load_pictures("digits", "test").images[0, ..., 0]
     mask = np.zeros((8, 8), np.uint8)
@@ -81,6 +102,9 @@ def test_it_repairs_what_is_hidden_and_nothing_else(client: TestClient) -> None:
         ("sample", {"label": "cat"}, 400, "no class 'cat'"),
         ("sample", {"prompt": "a cat"}, 400, "reads no prompts"),
         ("sample", {"colour": "red"}, 422, "Extra inputs"),
+        ("sample", {"conditions": {"weight": "3"}}, 400, "no condition 'weight'"),
+        ("sample", {"conditions": {"label": "3"}}, 400, "a class has an option of its own"),
+        ("sample", {"conditions": {"weight": "3" * 2001}}, 422, "at most 2000 characters"),
         ("inpaint", {"picture": "?", "mask": "?"}, 400, "not base64"),
         ("inpaint", {"picture": "aGVsbG8=", "mask": "aGVsbG8="}, 400, "cannot be read as a picture"),
         ("inpaint", {"picture": picture(np.zeros((8, 8), np.uint8)), "mask": ""}, 400, "cannot be read"),

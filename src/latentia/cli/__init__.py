@@ -110,7 +110,7 @@ def data_show(
     held = own.show(name, chosen[0], {"root": root, "on_corrupt": chosen[1], "size": size, "out": out})
     show_pairs(held.facts)
     for line in held.lines:
-        typer.echo(f"  {line}")
+        typer.echo(line)
 
 
 @data_app.command("fetch")
@@ -217,19 +217,18 @@ def sample(
     """Draw items from a model, and say how long it took from the start of the process on."""
     import psutil
 
-    from latentia.model import load
+    from latentia.requests import weaker_denoiser
 
     loaded, modality = load_with_modality(model, device)
     count = count or (64 if prompt is None else 1)
     settings: dict[str, Any] = {"sampler": sampler, "steps": steps, "spacing": spacing, "guidance_scale": guidance}
     settings |= {"guidance_interval": interval_of(interval), "guidance_rescale": rescale, "seed": seed}
     settings |= {"stop_sigma": stop_sigma, "temperature": temperature, "batch_size": batch_size}
-    settings |= {"weaker": None if weaker is None else load(weaker, device).denoiser}
+    settings |= {"weaker": None if weaker is None else weaker_denoiser(weaker, loaded)}
     settings |= {"lengths": None if length is None else [length] * count}
     settings |= {"size": None if size is None else modality.size_of("--size", size)}
-    if prompt is not None or negative:
-        settings |= {"prompts": [prompt or ""] * count, "negative_prompt": negative}
-    settings |= asked_options(loaded, condition, count)
+    settings |= {"prompts": None if prompt is None else [prompt] * count, "negative_prompt": negative or None}
+    settings |= asked_options(loaded, condition, count, settings)
     writer = _writer(modality, out)
     templates = {"prefix": prefix, "infill": infill, "between": between}
     labels, draw = _drawing(loaded, modality, class_, count, unconditional, templates, settings)
@@ -297,7 +296,7 @@ def info(model: ModelOrShipped = EMOJI) -> None:
             "first stage": f"{type(loaded.first_stage).__name__}, {count_parameters(loaded.first_stage):,} parameters, "
             f"hash {module_hash(loaded.first_stage)}",
             "process": str(loaded.process),
-            "denoiser": f"{type(loaded.denoiser).__name__}, {count_parameters(loaded.denoiser):,} parameters, "
+            "denoiser": f"{type(loaded.denoiser.core).__name__}, {count_parameters(loaded.denoiser):,} parameters, "
             f"hash {module_hash(loaded.denoiser)}",
             "makes": f"{loaded.codec.describe()}, latent {loaded.latent_shape}",
             "conditions": ", ".join(loaded.denoiser.known),

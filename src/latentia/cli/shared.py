@@ -1,6 +1,6 @@
 """Options and small helpers that several commands share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,30 +44,30 @@ def interval_of(text: str | None) -> tuple[float, float] | None:
     return low, high
 
 
-def asked_options(model: "LatentModel", asked: Sequence[str] | None, count: int) -> dict[str, Any]:
-    """The options of `LatentModel.generate` that NAME=VALUE texts stand for, for `count` items.
+def asked_options(
+    model: "LatentModel", asked: Sequence[str] | None, count: int, others: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of `LatentModel.generate` that NAME=VALUE texts stand for, for `count` items, beside `others`.
 
-    Raises LatentiaError for a condition that the model does not have.
+    Raises LatentiaError for a condition that the model does not have, and for an option that comes twice.
     """
-    options: dict[str, Any] = {}
-    for text in asked or []:
-        name, equals, value = text.partition("=")
-        condition = model.condition(name)
-        if not equals or condition is None or not condition.options:
-            known = ", ".join(name for name, part in model.denoiser.known.items() if part.options)
-            raise LatentiaError(f"--condition {text}: expected NAME=VALUE with a condition of the model: {known}")
-        if name == "label":
-            raise LatentiaError(f"--condition {text}: ask for a class by --class")
-        options |= {option: [single] * count for option, single in condition.parse(value).items()}
-    return options
+    from latentia.requests import askable, condition_options
+
+    if wrong := next((text for text in asked or [] if "=" not in text), None):
+        known = ", ".join(askable(model)) or "none"
+        raise LatentiaError(f"--condition {wrong}: expected NAME=VALUE with a condition of the model: {known}")
+    pairs = (text.split("=", 1) for text in asked or [])
+    return condition_options(model, ((name, value) for name, value in pairs), count, others)
 
 
 def sampling_of(
     model: "LatentModel", steps: int | None, guidance: float | None, prompt: str | None, asked: Any, count: int
 ) -> dict[str, Any]:
     """Options of `LatentModel.generate`; a prompt and the conditions count for each of `count` items."""
-    options: dict[str, Any] = {"steps": steps, "guidance_scale": guidance, **asked_options(model, asked, count)}
-    return options if prompt is None else options | {"prompts": [prompt] * count}
+    options: dict[str, Any] = {"steps": steps, "guidance_scale": guidance}
+    if prompt is not None:
+        options["prompts"] = [prompt] * count
+    return options | asked_options(model, asked, count, options)
 
 
 def load_with_modality(folder: Path, device: str) -> tuple["LatentModel", "Modality"]:

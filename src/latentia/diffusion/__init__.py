@@ -24,6 +24,7 @@ from latentia.diffusion.samplers import (
     heun,
     unipc_2,
 )
+from latentia.diffusion.sampling import Sampling
 from latentia.diffusion.times import SPACINGS, cut_times, karras, trailing, uniform
 from latentia.diffusion.vp import VP
 
@@ -42,6 +43,7 @@ __all__ = [
     "Process",
     "RectifiedFlow",
     "Sampler",
+    "Sampling",
     "SelfConditioned",
     "Values",
     "classifier_free",

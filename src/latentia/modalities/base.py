@@ -53,7 +53,7 @@ def summary(held: Any, what: str, lines: Sequence[str] = ()) -> Summary:
         "fingerprint": held.fingerprint,
         "skipped": len(held.skipped),
     }
-    return Summary(facts, (*held.skipped[:20], *lines))
+    return Summary(facts, (*(f"  {reason}" for reason in held.skipped[:20]), *lines))
 
 
 class Modality:

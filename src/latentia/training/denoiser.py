@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from latentia.conditions import Condition, Plan, TrainingData, Values, conditions
+from latentia.config import plain
 from latentia.denoiser import Denoiser, load_denoiser
 from latentia.denoiser.denoiser import build_denoiser, make_objective
 from latentia.errors import LatentiaError
@@ -127,7 +128,7 @@ def train_denoiser(
         batch=on_device,
     )
     modality = modality_of_stage(recipe.first_stage.kind)
-    model = LatentModel(first_stage, recipe.process, denoiser, items.codec, modality.name, recipe.sampling.model_dump())
+    model = LatentModel(first_stage, recipe.process, denoiser, items.codec, modality.name, plain(recipe.sampling))
 
     def preview(step: int) -> None:
         assert trainee.ema is not None

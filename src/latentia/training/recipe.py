@@ -24,7 +24,7 @@ from latentia.config import Loop, Section, checked, config, described, fault, pl
 from latentia.denoiser import PRESETS
 from latentia.denoiser.dit import DiTConfig
 from latentia.denoiser.unet import UNetConfig
-from latentia.diffusion import PROCESSES
+from latentia.diffusion import PROCESSES, Sampling
 from latentia.errors import LatentiaError
 from latentia.modalities.registry import first_stages, modalities, modality_of_stage
 
@@ -61,23 +61,6 @@ class Prompt(Section):
         description="all-MiniLM-L6-v2, or the folder of a BERT or BART model: its frozen encoder reads the prompt "
         "before that transformer does, and its vocabulary is used",
     )
-
-
-class Sampling(Section):
-    sampler: Literal["ddpm", "ddim", "euler", "heun", "dpm_solver_2m", "unipc_2"] = Field(
-        "dpm_solver_2m", description="solver"
-    )
-    steps: int = Field(20, ge=1, description="steps of the solver")
-    spacing: Literal["karras", "uniform", "trailing"] = Field("uniform", description="how the timesteps are spread")
-    guidance_scale: float = Field(1.0, ge=0, description="classifier-free guidance; 1: none")
-    guidance_interval: tuple[float, float] | None = Field(
-        None, description="σ/α between which guidance acts; null: everywhere"
-    )
-    guidance_rescale: float = Field(0.0, ge=0, le=1, description="share of the rescaling against over-exposure")
-    stop_sigma: float = Field(
-        0.0, ge=0, description="texts: σ/α at which diffusion stops, for the decoder to word what it has; 0: at the end"
-    )
-    temperature: float = Field(0.0, ge=0, description="texts: of the decoder's draws; 0: the likeliest tokens")
 
 
 def _no(value: Any) -> Any:

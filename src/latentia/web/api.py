@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from latentia.errors import LatentiaError
 from latentia.modalities.registry import modality_named
 from latentia.model import LatentModel
+from latentia.requests import askable
 from latentia.version import __version__
 from latentia.web.jobs import Busy, Gone, Jobs, TimeUp
 from latentia.web.work import Ask, draw
@@ -23,6 +24,8 @@ from latentia.web.work import Ask, draw
 LOOK_EVERY = 0.1  # seconds between two looks whether the client is still there
 MOST_TEXT = 2000  # characters
 CLIENT_GONE = 499  # what nginx calls it; nobody reads it
+
+Text = Annotated[str, Field(max_length=MOST_TEXT)]
 
 Work = Callable[[Ask, Callable[[], None]], Any]
 """work(ask, check) → items; it calls `check()` often."""
@@ -41,12 +44,12 @@ class Fields(BaseModel):
     steps: int | None = Field(None, ge=1, description="steps of the sampler; null: the model's own")
     guidance_scale: float | None = Field(None, ge=0, le=100, description="classifier-free guidance; 1: none")
     seed: int = Field(0, ge=0, lt=2**31, description="the same seed gives the same result")
+    conditions: dict[str, Text] = Field({}, max_length=16, description="further conditions of the model by name")
 
 
 class Sample(Fields):
     prompt: str = Field("", max_length=MOST_TEXT, description="what the items show, for models that read it")
     negative_prompt: str = Field("", max_length=MOST_TEXT, description="what guidance leads away from")
-    conditions: dict[str, str] = Field({}, max_length=16, description="further conditions of the model by name")
 
 
 class Items(BaseModel):
@@ -60,9 +63,9 @@ class Items(BaseModel):
 class About(BaseModel):
     version: str
     makes: str = Field(description="what the model makes, such as pictures or texts")
-    size: int = Field(description="side of a picture in pixels, most tokens of a text, samples of a sound, …")
+    size: int | list[int] = Field(description="side of a picture in pixels, most tokens of a text, …")
     classes: list[str]
-    conditions: list[str] = Field(description="what the model can be asked for, by name")
+    conditions: list[str] = Field(description="what `conditions` of a request may name")
     reads_prompts: bool
     sampling: dict[str, Any] = Field(description="defaults")
     limits: dict[str, float]
@@ -84,7 +87,7 @@ def add_routes(app: FastAPI, model: LatentModel, jobs: Jobs) -> None:
             makes=modality.plural,
             size=model.codec.size,
             classes=list(model.class_names),
-            conditions=[name for name, condition in model.denoiser.known.items() if condition.options],
+            conditions=askable(model),
             reads_prompts=model.condition("prompt") is not None,
             sampling=model.sampling,
             limits=asdict(jobs.limits),

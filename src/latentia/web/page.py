@@ -11,12 +11,12 @@ import gradio as gr
 from latentia.errors import LatentiaError
 from latentia.modalities.registry import modality_named
 from latentia.model import LatentModel
+from latentia.requests import askable
 from latentia.web.jobs import Gone, Jobs
 from latentia.web.work import Ask, draw
 
 ANY = "any"
 POLL = 0.1  # seconds
-USUAL = ("label", "prompt")  # conditions that have fields of their own
 
 
 def build_page(model: LatentModel, jobs: Jobs, title: str) -> gr.Blocks:
@@ -42,7 +42,7 @@ class Form:
     @property
     def further(self) -> list[str]:
         """Conditions without a field of their own, such as those of plug-ins."""
-        return [name for name, part in self.model.denoiser.known.items() if part.options and name not in USUAL]
+        return [name for name in askable(self.model) if name != "prompt"]
 
     def fields(self) -> list[Any]:
         """Components: prompt, negative prompt, class, count, steps, guidance, seed, and a text for each condition."""

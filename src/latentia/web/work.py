@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from latentia.errors import LatentiaError
 from latentia.modalities.registry import modality_named
 from latentia.model import LatentModel
+from latentia.requests import condition_options
 
 Check = Callable[[], None]
 See = Callable[[Any], None]
@@ -36,18 +37,13 @@ class Ask:
         return np.full(self.count, label, np.int64)
 
     def options(self, model: LatentModel) -> dict[str, Any]:
-        """Options of `generate`. Raises LatentiaError for a condition that the model does not have."""
+        """Options of `generate`. Raises LatentiaError for what the model cannot be asked for."""
         options: dict[str, Any] = {"steps": self.steps, "guidance_scale": self.guidance_scale, "seed": self.seed}
-        if model.condition("prompt") is not None:
-            options |= {"prompts": [self.prompt] * self.count, "negative_prompt": self.negative_prompt}
-        elif self.prompt or self.negative_prompt:
+        if model.condition("prompt") is None and (self.prompt or self.negative_prompt):
             raise LatentiaError("the model was trained without captions and reads no prompts")
-        for name, text in self.conditions.items():
-            condition = model.condition(name)
-            if condition is None or not condition.options or name == "label":  # a class has a field of its own
-                raise LatentiaError(f"the model has no condition {name!r}, only {', '.join(model.denoiser.known)}")
-            options |= {option: [value] * self.count for option, value in condition.parse(text).items()}
-        return options
+        options |= {"prompts": [self.prompt] * self.count} if self.prompt else {}
+        options |= {"negative_prompt": self.negative_prompt} if self.negative_prompt else {}
+        return options | condition_options(model, self.conditions.items(), self.count, options)
 
 
 def draw(model: LatentModel, ask: Ask, check: Check, see: See | None = None) -> Any:

@@ -129,7 +129,7 @@ class Texts(Modality):
         if how["out"] or how["size"]:
             raise LatentiaError("--out and --size are not for texts")
         held = load_texts(name, split, how["on_corrupt"], how["root"])
-        return summary(held, f"{len(held)} texts", held.texts[:10])
+        return summary(held, f"{len(held)} texts", [f"  {text}" for text in held.texts[:10]])
 
     def answer(self, items: Sequence[str]) -> list[str]:
         return list(items)

@@ -1,0 +1,40 @@
+"""How items are drawn: the settings that a recipe, a model folder and a request share."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from latentia.config import config
+from latentia.diffusion.guidance import Guidance
+
+Solver = Literal["ddpm", "ddim", "euler", "heun", "dpm_solver_2m", "unipc_2"]
+
+
+@config
+class Sampling:
+    """Settings of a sampler and its guidance; see `Guidance` for the latter."""
+
+    sampler: Annotated[Solver, Field(description="solver")] = "dpm_solver_2m"
+    steps: Annotated[int, Field(ge=1, description="steps of the solver")] = 20
+    spacing: Annotated[Literal["karras", "uniform", "trailing"], Field(description="how the timesteps are spread")] = (
+        "uniform"
+    )
+    guidance_scale: Annotated[float, Field(ge=0, description="classifier-free guidance; 1: none")] = 1.0
+    guidance_interval: Annotated[
+        tuple[float, float] | None, Field(description="σ/α between which guidance acts; null: everywhere")
+    ] = None
+    guidance_rescale: Annotated[
+        float, Field(ge=0, le=1, description="share of the rescaling against over-exposure")
+    ] = 0.0
+    stop_sigma: Annotated[
+        float,
+        Field(ge=0, description="texts: σ/α at which diffusion stops and the decoder takes over; 0: at the end"),
+    ] = 0.0
+    temperature: Annotated[float, Field(ge=0, description="texts: of the decoder's draws; 0: the likeliest tokens")] = (
+        0.0
+    )
+
+    def guidance(self, weaker: Any = None) -> Guidance:
+        interval = self.guidance_interval
+        bounds = None if interval is None else (interval[0], interval[1])
+        return Guidance(self.guidance_scale, bounds, self.guidance_rescale, weaker)
