@@ -217,7 +217,7 @@ def sample(
     """Draw items from a model, and say how long it took from the start of the process on."""
     import psutil
 
-    from latentia.requests import weaker_denoiser
+    from latentia.applications.requests import weaker_denoiser
 
     loaded, modality = load_with_modality(model, device)
     count = count or (64 if prompt is None else 1)
@@ -225,6 +225,8 @@ def sample(
     settings |= {"guidance_interval": interval_of(interval), "guidance_rescale": rescale, "seed": seed}
     settings |= {"stop_sigma": stop_sigma, "temperature": temperature, "batch_size": batch_size}
     settings |= {"weaker": None if weaker is None else weaker_denoiser(weaker, loaded)}
+    if weaker is not None and loaded.settings({"guidance_scale": guidance}).guidance_scale == 1:
+        say("--weaker changes nothing at a guidance of 1: give --guidance 2 or so")
     settings |= {"lengths": None if length is None else [length] * count}
     settings |= {"size": None if size is None else modality.size_of("--size", size)}
     settings |= {"prompts": None if prompt is None else [prompt] * count, "negative_prompt": negative or None}

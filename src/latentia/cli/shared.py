@@ -51,7 +51,7 @@ def asked_options(
 
     Raises LatentiaError for a condition that the model does not have, and for an option that comes twice.
     """
-    from latentia.requests import askable, condition_options
+    from latentia.applications.requests import askable, condition_options
 
     if wrong := next((text for text in asked or [] if "=" not in text), None):
         known = ", ".join(askable(model)) or "none"

@@ -105,6 +105,11 @@ class Prompt(Condition):
         assert isinstance(other, Prompt)
         self.codec = other.codec
 
+    @property
+    def vocabulary(self) -> str:
+        """How words become numbers, as text."""
+        return str(self._words().tokenizer.backend.to_str())
+
     def _words(self) -> PromptCodec:
         if self.codec is None:
             raise LatentiaError("this prompt condition has no tokenizer; load the whole model folder")

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 from fastapi import FastAPI, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from latentia.applications.requests import askable
 from latentia.errors import LatentiaError
 from latentia.modalities.registry import modality_named
 from latentia.model import LatentModel
-from latentia.requests import askable
 from latentia.version import __version__
 from latentia.web.jobs import Busy, Gone, Jobs, TimeUp
 from latentia.web.work import Ask, draw

@@ -8,10 +8,10 @@ from typing import Any
 
 import gradio as gr
 
+from latentia.applications.requests import askable
 from latentia.errors import LatentiaError
 from latentia.modalities.registry import modality_named
 from latentia.model import LatentModel
-from latentia.requests import askable
 from latentia.web.jobs import Gone, Jobs
 from latentia.web.work import Ask, draw
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latentia.applications.requests import condition_options
 from latentia.errors import LatentiaError
 from latentia.modalities.registry import modality_named
 from latentia.model import LatentModel
-from latentia.requests import condition_options
 
 Check = Callable[[], None]
 See = Callable[[Any], None]

@@ -61,6 +61,9 @@ def weaker_denoiser(folder: Path, model: LatentModel) -> Denoiser:
     own, other = model.condition("label"), weaker.condition("label")
     if own is not None and (own.class_names, own.null_label) != (other.class_names, other.null_label):
         raise LatentiaError(f"{folder} has other classes or clusters; a weaker model shares them")
+    words = [each.condition("prompt") for each in (model, weaker)]
+    if words[0] is not None and words[0].vocabulary != words[1].vocabulary:
+        raise LatentiaError(f"{folder} reads prompts by another vocabulary; a weaker model shares it")
     return weaker.denoiser
 
 
