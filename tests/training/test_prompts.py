@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -125,6 +126,30 @@ def test_a_model_to_start_from_keeps_its_words(recipe: Path, model_folder: Path,
     red = redness(model.generate(2, prompts=["a red square", "a blue square"], seed=1))
     assert red[0] > 60
     assert red[1] < -60
+
+
+def test_a_class_and_a_prompt_are_asked_for_together(recipe: Path, tmp_path: Path) -> None:
+    folder = load_pictures_folder(recipe) / "train"
+    files = sorted(folder.glob("*.png"))
+    rows = {
+        "image": [path.read_bytes() for path in files],
+        "label": [("odd", "even")[i % 2] for i in range(len(files))],
+        "text": [path.with_suffix(".txt").read_text().splitlines()[0] for path in files],
+    }
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "squares.parquet")
+    model = latentia.load(
+        train(load_recipe(str(recipe), [*SHORT, f"data.name={tmp_path / 'squares.parquet'}"]), tmp_path / "out")
+    )
+    assert model.class_names == ("even", "odd")
+    torch.manual_seed(0)
+    for parameter in model.denoiser.parameters():  # few steps leave the network near zero
+        torch.nn.init.normal_(parameter, std=0.2)
+    pictures = {
+        (label, words): model.generate([label], prompts=[words], seed=1)
+        for label in (0, 1)
+        for words in ("red", "blue")
+    }
+    assert len({picture.tobytes() for picture in pictures.values()}) == 4
 
 
 def test_a_prompt_says_what_to_paint_where_a_picture_is_hidden(
