@@ -40,4 +40,4 @@ OWN: dict[str, type[Condition]] = {
 @cache
 def conditions() -> dict[str, type[Condition]]:
     """Every kind of condition by name, in the order in which their channels follow the latent's."""
-    return OWN | plugins("latentia.conditions")
+    return OWN | plugins("latentia.conditions", "of", "inputs", "options")

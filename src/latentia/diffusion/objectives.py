@@ -108,4 +108,4 @@ OWN: dict[str, Any] = {"denoising": Denoising, "self_conditioned": SelfCondition
 @cache
 def objectives() -> dict[str, Any]:
     """Every kind of objective by name."""
-    return OWN | plugins("latentia.objectives")
+    return OWN | plugins("latentia.objectives", "loss", "denoise", "sampling")

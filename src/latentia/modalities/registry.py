@@ -13,7 +13,10 @@ from latentia.plugins import plugins
 @cache
 def modalities() -> dict[str, Modality]:
     """Every modality by name."""
-    return {modality.name: modality for modality in plugins("latentia.modalities").values()}
+    return {
+        modality.name: modality
+        for modality in plugins("latentia.modalities", "name", "plural", "Data", "stages").values()
+    }
 
 
 def modality_named(name: str) -> Modality:
