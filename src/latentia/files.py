@@ -152,8 +152,9 @@ def without_weights(folder: Path, make: Callable[[], Part]) -> Part:
     try:
         with torch.device("meta"), _WithoutDraws():
             return make()
-    except (LatentiaError, TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
-        raise LatentiaError(f"{folder / CONFIG_NAME} does not describe a part of a model: {error}") from None
+    except (LatentiaError, TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LatentiaError(f"{folder / CONFIG_NAME} does not describe a part of a model: {reason}") from None
 
 
 class _WithoutDraws(TorchFunctionMode):

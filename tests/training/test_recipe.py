@@ -41,6 +41,17 @@ def test_no_is_a_word_not_a_truth_value() -> None:
         ("process.kind=DDPM", "process"),
         ("denoiser.preset=DiT-Huge", "DiT-Huge"),
         ("training.steps", "field=value"),
+        ("first_stage=null", "first_stage: expected a section"),
+        ("first_stage=KL", "first_stage: expected a section"),
+        ("first_stage.kind=[1]", r"first_stage\.kind"),
+        ("data=digits", "data: expected a section"),
+        ("conditions={nonsense: {}}", "'nonsense' is no plug-in's condition"),
+        ("conditions={label: {}}", "'label' is no plug-in's condition"),
+        ("objective={kind: magic}", "expected one of denoising"),
+        ("objective={kind: [1]}", "expected one of denoising"),
+        ("objective={kind: self_conditioned, share: 7}", "share"),
+        ("objective=denoising", "objective: expected a section"),
+        ("denoiser.preset=[1]", r"denoiser\.preset"),
     ],
 )
 def test_a_bad_field_is_named_in_one_line(override: str, said: str) -> None:
@@ -94,17 +105,24 @@ def test_a_section_is_what_the_constructor_takes_and_the_config_holds(name: str)
     assert process_config(recipe.process) == {"_class_name": type(recipe.process).__name__, **plain(recipe.process)}
 
 
-def test_recipes_of_the_version_before_are_read(tmp_path: Path) -> None:
+def test_recipes_of_the_version_before_are_read() -> None:
     """They had the fields of all kinds in one section."""
     path = Path(__file__).parents[1] / "trained" / "digits" / "recipe.yaml"
     assert "codebook_size" in path.read_text()
     recipe = load_recipe(str(path))
     assert (recipe.first_stage.kind, recipe.training.steps) == ("AutoencoderKL", 200)
-    tree = yaml.safe_load(path.read_text())
-    tree["first_stage"]["codebook_size"] = 7  # not the default: it would be lost in silence
-    (tmp_path / "odd.yaml").write_text(yaml.safe_dump(tree))
-    with pytest.raises(LatentiaError, match="codebook_size"):
-        load_recipe(str(tmp_path / "odd.yaml"))
+
+
+def test_a_kind_can_be_changed_where_its_fields_extend_the_same_sizes() -> None:
+    """`demo` sets kl_weight, which a VQ autoencoder does not have."""
+    assert (
+        load_recipe(
+            "demo", ["first_stage.kind=AutoencoderVQ", "first_stage.codebook_size=64"]
+        ).first_stage.codebook_size
+        == 64
+    )
+    with pytest.raises(LatentiaError, match=r"first_stage\.channels"):
+        load_recipe("demo", ["first_stage.kind=TextAutoencoder"])
 
 
 def test_every_field_is_documented() -> None:

@@ -138,8 +138,8 @@ def join(signals: list[Signals]) -> Signals:
 
 def make_objective(config: Mapping[str, Any]) -> Objective:
     """The objective of a config {"kind": …, …}. Raises LatentiaError for an unknown kind or a wrong field."""
-    kind, known = config.get("kind"), objectives()
-    if kind not in known:
+    kind, known = config.get("kind") if isinstance(config, Mapping) else config, objectives()
+    if not isinstance(kind, str) or kind not in known:
         raise LatentiaError(f"the objective is {kind!r}, expected one of {', '.join(known)}")
     made: Objective = checked(known[kind], {name: value for name, value in config.items() if name != "kind"}, str(kind))
     return made

@@ -15,7 +15,7 @@ class Sampling:
     """Settings of a sampler and its guidance; see `Guidance` for the latter."""
 
     sampler: Annotated[Solver, Field(description="solver")] = "dpm_solver_2m"
-    steps: Annotated[int, Field(ge=1, description="steps of the solver")] = 20
+    steps: Annotated[int, Field(ge=1, le=100_000, description="steps of the solver")] = 20
     spacing: Annotated[Literal["karras", "uniform", "trailing"], Field(description="how the timesteps are spread")] = (
         "uniform"
     )

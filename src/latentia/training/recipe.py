@@ -20,8 +20,11 @@ from pydantic import (
     model_validator,
 )
 
+from latentia.conditions import OWN as OWN_CONDITIONS
+from latentia.conditions import conditions
 from latentia.config import Loop, Section, checked, config, described, fault, plain
 from latentia.denoiser import PRESETS
+from latentia.denoiser.denoiser import make_objective
 from latentia.denoiser.dit import DiTConfig
 from latentia.denoiser.unet import UNetConfig
 from latentia.diffusion import PROCESSES, Sampling
@@ -121,13 +124,19 @@ class Recipe(Section):
             return values
         values = dict(values)
         for name, kinds in {"first_stage": stage_kinds, "process": lambda: PROCESSES, "denoiser": core_kinds}.items():
-            if isinstance(values.get(name), dict):
-                values[name] = chosen(name, values[name], kinds())
-        stage = values.get("first_stage")
-        if stage is not None and not isinstance(stage, dict) and isinstance(values.get("data", {}), dict | None):
-            own = modality_of_stage(stage.kind).Data
+            if name in values and not dataclasses.is_dataclass(values[name]):
+                values[name] = chosen(name, section(name, values[name]), kinds())
+        if "first_stage" in values and not dataclasses.is_dataclass(values.get("data")):
+            own = modality_of_stage(values["first_stage"].kind).Data
             others = [modality.Data for modality in modalities().values() if modality.Data is not own]
-            values["data"] = checked(own, without_foreign(values.get("data") or {}, own, others), "data", ".")
+            data = section("data", values.get("data") or {})
+            values["data"] = checked(own, without_foreign(data, own, others), "data", ".")
+        if values.get("objective") is not None:
+            make_objective(section("objective", values["objective"]))  # refuses what it does not know, before any work
+        added = conditions().keys() - OWN_CONDITIONS.keys()
+        if unknown := sorted(section("conditions", values.get("conditions") or {}).keys() - added):
+            known = ", ".join(sorted(added)) or "none: no installed package adds any"
+            raise LatentiaError(f"conditions: {unknown[0]!r} is no plug-in's condition, expected one of {known}")
         return values
 
     @field_serializer("data", "first_stage", "process", "denoiser")
@@ -224,15 +233,28 @@ def dump_recipe(recipe: Recipe) -> str:
 def chosen(place: str, values: Mapping[str, Any], kinds: Mapping[str, type[Any]]) -> Any:
     """The configuration of the kind that `values` name. Raises LatentiaError that names the field."""
     kind = values.get("kind", next(iter(kinds)))
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise LatentiaError(f"{place}.kind: {kind!r} is unknown, expected one of {', '.join(kinds)}")
     own = kinds[kind]
     named = "kind" in {field.name for field in dataclasses.fields(own)}
     given = {**values, "kind": kind} if named else {name: v for name, v in values.items() if name != "kind"}
     given = with_preset(place, given) if given.get("preset") else given
-    return checked(
-        own, without_foreign(given, own, [other for other in kinds.values() if other is not own]), place, "."
-    )
+    others = [other for other in kinds.values() if other is not own]
+    related = {name for other in others if akin(own, other) for name in described(other)} - described(own).keys()
+    given = {name: value for name, value in given.items() if name not in related}
+    return checked(own, without_foreign(given, own, others), place, ".")
+
+
+def akin(own: type[Any], other: type[Any]) -> bool:
+    """Whether two kinds extend one configuration: a recipe may hold the fields of both, so that its kind can change."""
+    return len({*own.__mro__} & {*other.__mro__}) > 1  # all share `object`
+
+
+def section(place: str, values: Any) -> dict[str, Any]:
+    """Raises LatentiaError unless the values are a section with names."""
+    if not isinstance(values, dict):
+        raise LatentiaError(f"{place}: expected a section of fields (got {values!r:.100})")
+    return values
 
 
 def without_foreign(values: Mapping[str, Any], own: type[Any], others: Sequence[type[Any]]) -> dict[str, Any]:
@@ -249,7 +271,7 @@ def without_foreign(values: Mapping[str, Any], own: type[Any], others: Sequence[
 def with_preset(place: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values, after those of the preset that they name."""
     name = values["preset"]
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise LatentiaError(f"{place}.preset: {name!r} is unknown, expected one of {', '.join(PRESETS)}")
     preset = dict(PRESETS[name])
     kind = preset.pop("_class_name")
