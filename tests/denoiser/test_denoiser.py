@@ -109,6 +109,9 @@ def test_a_folder_with_a_wrong_config_is_refused(kind: str, change: dict, tmp_pa
         ({"objective": {"kind": "luck"}}, "objective is 'luck', expected one of denoising, self_conditioned"),
         ({"objective": {"kind": "self_conditioned", "share": 2.0}}, "share: Input should be less than or equal to 1"),
         ({"objective": {"kind": "self_conditioned"}}, "no condition"),
+        ({"objective": None}, "expected one of denoising"),
+        ({"objective": {"kind": []}}, "expected one of denoising"),
+        ({"core": {"_class_name": "DiT", "in_channels": 10**30, "grid": [4, 4]}}, "does not describe"),
     ],
 )
 def test_tampered_configs_are_one_line(change: dict, message: str, tmp_path: Path) -> None:
