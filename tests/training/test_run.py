@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from latentia.cli import app
 from latentia.errors import LatentiaError, Stopped
-from latentia.files import read_json, read_tensors
+from latentia.files import read_json, read_tensors, write_tensors
 from latentia.training import Recipe, load_recipe, train
 from latentia.training.engine import separate_compiled_code
 from latentia.training.log import read_log
@@ -342,3 +342,15 @@ def test_perceptual_features_join_the_loss(tmp_path: Path, tiny_recipe: Path) ->
 
 def test_stopped_is_no_error_of_the_users() -> None:
     assert not issubclass(Stopped, LatentiaError)
+
+
+def test_a_run_of_an_earlier_version_is_refused_before_anything_is_written(tiny_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    path = run / "denoiser" / "checkpoint.safetensors"
+    renamed = {name.replace(".core.", "."): tensor for name, tensor in read_tensors(path).items()}
+    write_tensors(path, renamed, {"step": "12", "identity": "x"})
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    recipe = load_recipe(str(run / "recipe.yaml"), ["training.steps=20"])
+    with pytest.raises(LatentiaError, match="earlier version"):
+        train(recipe, run, resume=True)
+    assert before == {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}

@@ -44,7 +44,7 @@ class Length(Condition):
         return {"length": length}, null
 
     def parse(self, text: str) -> dict[str, Any]:
-        if not text.isdecimal():
+        if not text.isdecimal() or len(text) > 9:
             raise LatentiaError(f"length={text}: expected a whole number")
         return {"lengths": int(text)}
 

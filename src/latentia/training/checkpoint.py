@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -109,6 +109,22 @@ class Checkpoint:
             return int(metadata["step"])
         except (KeyError, ValueError, RuntimeError) as error:
             raise LatentiaError(f"{self.path} does not fit this run: {str(error).splitlines()[0]}") from None
+
+
+def require_own(path: Path) -> None:
+    """Raises LatentiaError where Latentia 0.1 wrote the checkpoint of a denoiser: its weights have other names."""
+    if not path.exists():
+        return
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith("denoiser.module.")]  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise LatentiaError(f"{path} is not a readable safetensors file: {error}") from None
+    if names and not any(name.startswith("denoiser.module.core.") for name in names):
+        raise LatentiaError(
+            f"{path} is of an earlier version of Latentia and cannot be continued; its model folder works as before, "
+            "and --init MODEL starts from it"
+        )
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

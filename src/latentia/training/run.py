@@ -16,6 +16,7 @@ from latentia.latents.cache import cached_latents
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.registry import first_stages, modality_of_stage
 from latentia.model import DTYPES, INDEX_NAME, LatentModel
+from latentia.training.checkpoint import require_own
 from latentia.training.denoiser import train_denoiser
 from latentia.training.engine import build_accelerator
 from latentia.training.log import plot_losses, read_log
@@ -50,6 +51,7 @@ def train(
     """
     out, commit = Path(out), git_commit()  # of the code that runs, whatever is committed meanwhile
     recipe = _recipe_of(out, recipe, resume, say)
+    require_own(out / "denoiser" / "checkpoint.safetensors")
     finished = out / "first_stage" / "finished"
     if recipe.init is not None and first_stage is None and not finished.exists():
         first_stage = Path(recipe.init) / "first_stage"
