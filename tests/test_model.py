@@ -121,6 +121,8 @@ def test_a_missing_part_is_named(copy: Path) -> None:
         ("model_index.json", {"sampling": {"steps": "many"}}, "sampling.steps"),
         ("model_index.json", {"sampling": {"colour": 1}}, "sampling.colour"),
         ("model_index.json", {"sampling": 3}, "garbles"),
+        ("model_index.json", {"image_size": 10**30}, "expected 1 to 4096 pixels"),
+        ("denoiser/config.json", {"num_classes": 10**9}, "num_classes"),
         ("process/config.json", {"_class_name": "Brownian"}, "process"),
         ("process/config.json", {"shift": -1}, "shift"),
         ("denoiser/config.json", {"depth": 10**9}, "denoiser"),

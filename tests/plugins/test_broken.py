@@ -14,6 +14,7 @@ import pytest
         ("latentia.modalities", "nowhere:MODALITY", "No module named 'nowhere'"),
         ("latentia.modalities", "json:loads", "it has no name, plural, Data, stages"),
         ("latentia.commands", "broken:add", "boom"),
+        ("latentia.commands", "json:decoder", "it has no __call__"),
         ("latentia.conditions", "json:nothing", "has no attribute 'nothing'"),
         ("latentia.objectives", "json:loads", "it has no loss, denoise, sampling"),
     ],

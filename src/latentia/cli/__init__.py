@@ -438,7 +438,7 @@ def options(
     """Latent diffusion, end to end."""
 
 
-for _add_commands in plugins("latentia.commands").values():
+for _add_commands in plugins("latentia.commands", "__call__").values():
     _add_commands(app, data_app)
 
 

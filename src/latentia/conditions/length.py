@@ -38,7 +38,10 @@ class Length(Condition):
         lengths = request.options.get("lengths")
         if lengths is None:
             return null, null
-        length = torch.as_tensor(lengths, dtype=torch.int64)
+        try:
+            length = torch.as_tensor(lengths, dtype=torch.int64)
+        except (ValueError, OverflowError, TypeError, RuntimeError):
+            length = torch.zeros(0)
         if length.shape != (request.count,) or not 1 <= length.min() <= length.max() < self.longest:
             raise LatentiaError(f"lengths must be {request.count} numbers from 1 to {self.longest - 1}")
         return {"length": length}, null

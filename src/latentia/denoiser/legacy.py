@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentia.conditions.label import MAX_LABELS
 from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, read_json
 
@@ -48,7 +49,10 @@ def upgraded(folder: Path, state: Mapping[str, Tensor]) -> tuple[dict[str, Any],
 def _config(kind: str, old: Mapping[str, Any], index: Mapping[str, Any]) -> dict[str, Any]:
     beside, channels = old.get("hint_channels", 0), old["in_channels"]
     clusters = index.get("clusters")
-    names = index.get("class_names", [str(number) for number in range(old["num_classes"])])
+    count, dims = old["num_classes"], old.get("dims", 2)
+    if not 0 <= count <= MAX_LABELS or dims not in (1, 2):
+        raise ValueError(f"num_classes is {count}, expected at most {MAX_LABELS}; dims is {dims}, expected 1 or 2")
+    names = index["class_names"] if "class_names" in index else [str(number) for number in range(count)]
     parts: dict[str, Any] = {"label": {"class_names": names, "clusters": clusters}}
     objective = {"kind": "denoising"}
     if "max_tokens" in index or old.get("lengths"):
@@ -71,7 +75,8 @@ def _config(kind: str, old: Mapping[str, Any], index: Mapping[str, Any]) -> dict
     else:
         core |= {"concat_channels": beside, "tokens": bool(old.get("prompt_vocab"))}
     if kind == "UNet":
-        core["grid"] = [1] * core.pop("dims", 2)  # of a UNet only the number of axes matters
+        core.pop("dims", None)
+        core["grid"] = [1] * dims  # of a UNet only the number of axes matters
     return {"core": {"_class_name": kind, **core}, "conditions": parts, "objective": objective}
 
 

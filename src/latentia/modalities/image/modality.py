@@ -18,7 +18,7 @@ from latentia.modalities.image import write
 from latentia.modalities.image.codec import PictureCodec
 from latentia.modalities.image.first_stage import AutoencoderKL, AutoencoderVQ, DiffusersKL
 from latentia.modalities.image.grids import picture_grid, save_png
-from latentia.modalities.image.pictures import PictureSet, parse_size
+from latentia.modalities.image.pictures import MAX_SIDE, PictureSet, parse_size
 
 BUILT_IN = ("fashion-mnist", "digits", "cifar10", "auto")
 
@@ -140,7 +140,10 @@ class Pictures(Modality):
         return train_picture_stage(recipe, items, folder, accelerator, say=say, **options)
 
     def codec(self, config: Mapping[str, Any], folder: Path) -> PictureCodec:
-        return PictureCodec(int(config["size"]))
+        size = int(config["size"])
+        if not 1 <= size <= MAX_SIDE:
+            raise LatentiaError(f"{folder}: pictures have a side of {size}, expected 1 to {MAX_SIDE} pixels")
+        return PictureCodec(size)
 
     def save(self, items: NDArray[np.uint8], path: Path) -> None:
         save_png(picture_grid(items), path)
