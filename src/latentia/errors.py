@@ -7,3 +7,8 @@ class LatentiaError(Exception):
 
 class Stopped(Exception):
     """The user asked a run to stop; its checkpoint has been written. The command line exits with status 130."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or the name of its class where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -4,10 +4,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from latentia.errors import LatentiaError
+from latentia.errors import LatentiaError, first_line
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"  # the file name diffusers looks for
@@ -28,12 +28,20 @@ def cache_dir() -> Path:
     return Path(os.environ.get("LATENTIA_CACHE") or Path.home() / ".cache" / "latentia")
 
 
-def data_folders(name: str, root: Path | None, installed: Path) -> list[Path]:
-    """Where to look for a data set: `root` or `$LATENTIA_DATA` and `name` below it; without `root` also where a package
-    has installed it and where the cache keeps it."""
-    given = root or os.environ.get("LATENTIA_DATA")
-    folders = [Path(given).expanduser(), Path(given).expanduser() / name] if given else []
-    return folders if root is not None else [*folders, installed, cache_dir() / name]
+def find_data(name: str, root: Path | None, holds: Callable[[Path], object], missing: str, *installed: Path) -> Path:
+    """The first folder that `holds` a data set: `root` or `$LATENTIA_DATA`, or `name` below it; without `root` also
+    the folders into which a package may have `installed` it, and the cache's.
+
+    Raises LatentiaError where there is none: `missing`, with the folders searched in the place of "{}".
+    """
+    base = root or os.environ.get("LATENTIA_DATA")
+    folders = [Path(base).expanduser(), Path(base).expanduser() / name] if base else []
+    if root is None:
+        folders += [*installed, cache_dir() / name]
+    folder = next(filter(holds, folders), None)
+    if folder is None:
+        raise LatentiaError(missing.format(", ".join(map(str, folders))))
+    return folder
 
 
 @contextmanager
@@ -144,6 +152,20 @@ def build_part(folder: Path, make: Callable[[], Part], state: Mapping[str, Tenso
     return part
 
 
+def cached_part(folder: Path, recipe: Sequence[Any], kind: type[Part], train: Callable[[], Part]) -> Part:
+    """The part that `train` makes, kept in a sub-folder of `folder` named by a hash of `recipe`.
+
+    A kept part that is damaged or incomplete is trained anew.
+    """
+    folder /= hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
+    if (folder / WEIGHTS_NAME).is_file():
+        with suppress(LatentiaError):
+            return load_part(folder, {kind.__name__: kind})
+    part: Any = train()
+    save_part(folder, part, part.config)
+    return cast(Part, part)
+
+
 def without_weights(folder: Path, make: Callable[[], Part]) -> Part:
     """The part that `make` builds from a config in `folder`, on the meta device.
 
@@ -153,8 +175,8 @@ def without_weights(folder: Path, make: Callable[[], Part]) -> Part:
         with torch.device("meta"), _WithoutDraws():
             return make()
     except (LatentiaError, TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LatentiaError(f"{folder / CONFIG_NAME} does not describe a part of a model: {reason}") from None
+        reason = f"does not describe a part of a model: {first_line(error)}"
+        raise LatentiaError(f"{folder / CONFIG_NAME} {reason}") from None
 
 
 class _WithoutDraws(TorchFunctionMode):
@@ -174,7 +196,7 @@ def module_hash(module: nn.Module) -> str:
 
 
 def state_hash(kind: str, state: Mapping[str, Tensor]) -> str:
-    """The same of a class name and a state dict."""
+    """`module_hash` of a class name and a state dict."""
     digest = hashlib.sha256(kind.encode())
     for name, tensor in sorted(state.items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

@@ -1,4 +1,4 @@
-"""Which data a model is measured against."""
+"""The data that a model is measured against."""
 
 from pathlib import Path
 from typing import Any
@@ -16,5 +16,5 @@ def data_source(model: LatentModel, how: Evaluation) -> tuple[str, str | Path | 
     recipe = model.training.get("recipe", {}).get("data", {})
     name = how.data or recipe.get("name")
     if name is None:
-        raise LatentiaError("the model does not say what it was trained on; name a data set")
+        raise LatentiaError("the model does not name its training data; name a data set")
     return name, how.root or recipe.get("root"), recipe.get("on_corrupt", "refuse")

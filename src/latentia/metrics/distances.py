@@ -1,4 +1,4 @@
-"""How far apart two clouds of features lie: Fréchet and kernel distance, precision, recall, density, coverage.
+"""Distances of two clouds of features: Fréchet and kernel distance, precision, recall, density, coverage.
 
 All take float arrays (N, D) of any feature network; only with the Inception network is the Fréchet distance an FID.
 """

@@ -24,10 +24,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured and with which feature network; `notes` name whatever else the figures depend on."""
+    """Figures and the feature network that they depend on; `notes` name whatever else they depend on."""
 
     title: str
-    reference: str  # what the reference column means
+    reference: str  # the meaning of the reference column
     feature_net: str
     feature_net_accuracy: float | None
     figures: tuple[Figure, ...]
@@ -41,7 +41,7 @@ class Report:
         raise LatentiaError(f"the report has no {name!r}, only {', '.join(figure.name for figure in self.figures)}")
 
     def table(self) -> str:
-        """An aligned Markdown table under the lines that say what was measured and how."""
+        """An aligned Markdown table under lines with the title, the feature network, the reference and the notes."""
         rows = [("figure", "value", "reference", "better", "n")]
         for figure in self.figures:
             spread = "" if figure.spread is None else f" ± {figure.spread:.4g}"
@@ -71,7 +71,7 @@ class Report:
 
 
 class Drawable(Protocol):
-    """A set of items, of which some can be taken."""
+    """A set of items that has subsets."""
 
     def __len__(self) -> int: ...
     def subset(self, indices: Any) -> Self: ...

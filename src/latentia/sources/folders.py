@@ -9,11 +9,8 @@ from latentia.errors import LatentiaError
 TEST_NAMES = ("test", "val", "valid", "validation")
 
 
-HELD_OUT_ONE_IN = 10
-
-
 def split_folders(path: Path, suffixes: tuple[str, ...]) -> tuple[Path, Path | None]:
-    """Where the files for training lie, and those for testing where they lie apart."""
+    """The folder of the files for training, and that of the files for testing where they have their own."""
     try:
         entries = [entry for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
     except OSError as error:
@@ -23,7 +20,7 @@ def split_folders(path: Path, suffixes: tuple[str, ...]) -> tuple[Path, Path | N
     if "train" not in folders:
         return path, None
     if test is None and any(list_files(path / name, path, suffixes)[0] for name in folders - {"train"}):
-        return path, None  # files beside it make "train" a class, as in COCO
+        return path, None  # files in folders beside it make "train" a class, as in COCO
     return path / "train", test
 
 
@@ -67,7 +64,7 @@ def class_names(names: list[str], base: Path) -> tuple[str, ...]:
     return tuple(sorted({name.split("/")[0] for name in names if "/" in name}))
 
 
-def held_out(identity: str) -> bool:
-    """Whether a picture belongs to the test split of a set that has none: a tenth, by hash of what identifies it."""
+def held_out(identity: str, one_in: int = 10) -> bool:
+    """Whether an item belongs to the test split of a set without one, as one in so many does, by a hash of its name."""
     digest = hashlib.sha256(os.fsencode(identity)).digest()
-    return int.from_bytes(digest[:8], "big") % HELD_OUT_ONE_IN == 0
+    return int.from_bytes(digest[:8], "big") % one_in == 0

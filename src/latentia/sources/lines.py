@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from latentia.errors import LatentiaError
 
@@ -23,7 +23,7 @@ SENTENCE_END = re.compile(r"""(?<![.!?])[.!?]++["'”’»)\]]*+(?= [^a-z])|[。
 
 
 class Row(NamedTuple):
-    """One text or, where `fault` says why, none; `where` names the place in the user's file."""
+    """One text, or the reason why there is none, `fault`; `where` names the place in the user's file."""
 
     where: str
     text: str = ""
@@ -37,8 +37,8 @@ def text_fault(text: str) -> str:
         return "a lone surrogate, which is no Unicode text"
     if len(text) > MAX_TEXT_BYTES or len(text.encode()) > MAX_TEXT_BYTES:
         return f"a text of more than {MAX_TEXT_BYTES} bytes"
-    if found := CONTROL.search(text):
-        return f"the control character U+{ord(found[0]):04X}"
+    if control := CONTROL.search(text):
+        return f"the control character U+{ord(control[0]):04X}"
     return ""
 
 
@@ -75,14 +75,22 @@ def read_json_lines(path: Path) -> Iterator[Row]:
             yield row
             continue
         try:
-            value = json.loads(row.text)
-        except (ValueError, RecursionError) as error:
-            yield Row(row.where, fault=f"not JSON ({str(error)[:100]})")
+            value = parse_json(row.text)
+        except ValueError as error:
+            yield Row(row.where, fault=str(error))
             continue
         if not isinstance(value, dict) or "text" not in value:
             yield Row(row.where, fault='no JSON object with the field "text"')
         else:
             yield make_row(row.where, value["text"], value.get("label"))
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text from outside. Raises ValueError where it is not JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({str(error)[:100]})") from None
 
 
 def make_row(where: str, text: object, label: object) -> Row:
@@ -122,9 +130,9 @@ def read_document(path: Path, label: str | None = None) -> Iterator[Row]:
 
 
 def cut_sentences(document: str) -> list[str]:
-    """Cuts a text at `SENTENCE_END`; white space becomes single blanks, and what follows the last end is a sentence."""
+    """Cuts a text at `SENTENCE_END`; white space becomes single blanks, and the rest is a sentence, too."""
     text = " ".join(document.split())
-    cuts = [0, *(found.end() for found in SENTENCE_END.finditer(text)), len(text)]
+    cuts = [0, *(end.end() for end in SENTENCE_END.finditer(text)), len(text)]
     pieces = (text[start:stop].strip() for start, stop in pairwise(cuts))
     return [piece for piece in pieces if piece]
 

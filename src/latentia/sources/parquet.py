@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from latentia.errors import LatentiaError
+from latentia.errors import LatentiaError, first_line
 from latentia.sources.folders import TEST_NAMES
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
@@ -35,8 +35,7 @@ def load_parts(name: str, files: dict[str, list[str]] | None = None) -> Any:
         return datasets.load_dataset(name, **({"data_files": files} if files else {}))
     except Exception as error:  # the library documents no common class for what it raises
         where = ", ".join(file for group in (files or {}).values() for file in group) or f"hf:{name}"
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LatentiaError(f"{where} cannot be loaded as a data set: {reason}") from None
+        raise LatentiaError(f"{where} cannot be loaded as a data set: {first_line(error)}") from None
 
 
 def split_parts(parts: Any) -> tuple[Any, str | None]:

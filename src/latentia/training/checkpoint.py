@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from latentia.errors import LatentiaError
+from latentia.errors import LatentiaError, first_line
 from latentia.files import read_tensors, write_tensors
 from latentia.training.ema import EMA
 
@@ -31,14 +31,14 @@ GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 @dataclass
 class Trainee:
-    """A module in training, with its optimizers and, where wanted, its moving average."""
+    """A module in training, with its optimizers and, if it has one, its moving average."""
 
     module: nn.Module
     optimizers: Sequence[Optimizer]
     ema: EMA | None = None
 
     def state(self) -> dict[str, Tensor]:
-        """All that a checkpoint holds, in the first process; the others take part and get nothing."""
+        """The tensors of a checkpoint, in the first process; the others take part and receive none."""
         tensors = {f"module.{name}": value for name, value in self._weights(GATHERED).items()}
         for number, optimizer in enumerate(self.optimizers):
             # Only the state: the groups' hyperparameters come from the recipe and the step.
@@ -79,7 +79,7 @@ class Checkpoint:
 
     path: Path
     trainees: dict[str, Trainee]
-    identity: str  # what must not change between stop and resume, such as the recipe's hash
+    identity: str  # must not change between stop and resume; such as the recipe's hash
 
     def save(self, step: int, *, write: bool = True) -> None:
         """Every process gathers; the one with `write` replaces the file, which is always the old or the new one."""
@@ -108,7 +108,7 @@ class Checkpoint:
                 trainee.restore(_under(tensors, f"{name}."))
             return int(metadata["step"])
         except (KeyError, ValueError, RuntimeError) as error:
-            raise LatentiaError(f"{self.path} does not fit this run: {str(error).splitlines()[0]}") from None
+            raise LatentiaError(f"{self.path} does not fit this run: {first_line(error)}") from None
 
 
 def require_own(path: Path) -> None:

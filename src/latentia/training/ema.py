@@ -1,4 +1,4 @@
-"""Exponential moving averages of weights, over whatever slice of the weights this process holds."""
+"""Exponential moving averages of weights, over the slice of the weights that this process holds."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

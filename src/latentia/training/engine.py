@@ -1,4 +1,4 @@
-"""What both stages ask of Accelerate: device, precision, a wrapped module with its optimizers, a share of a batch."""
+"""The use of Accelerate in both stages: device, precision, a wrapped module with its optimizers, a share of a batch."""
 
 import copy
 import os
@@ -30,9 +30,9 @@ def build_accelerator(compute: Compute) -> Accelerator:
 def prepare(
     module: nn.Module, loop: Loop, accelerator: Accelerator, *, title: str, compile: bool, say: Say
 ) -> tuple[Callable[..., Any], Trainee]:
-    """The module as the training step calls it, and as optimizers, EMA and checkpoint see it.
+    """The module for the training step to call, and the same with its optimizers and EMA for the checkpoint.
 
-    On a CPU the first call says in one line whether bf16 or `compile` slow it down there; `title` names the stage.
+    On a CPU the first call prints one line for each of bf16 and `compile` that slows it down; `title` names the stage.
     """
     bf16 = accelerator.mixed_precision == "bf16"
     plain = copy.deepcopy(module) if accelerator.device.type == "cpu" and (bf16 or compile) else None
@@ -42,11 +42,7 @@ def prepare(
         module.compile()
     wrapped = accelerator.prepare(module)
     optimizers = build_optimizers(
-        wrapped,
-        kind=loop.optimizer,
-        learning_rate=loop.learning_rate,
-        weight_decay=loop.weight_decay,
-        beta2=loop.beta2,
+        wrapped, kind=loop.optimizer, learning_rate=loop.learning_rate, weight_decay=loop.weight_decay, beta2=loop.beta2
     )
     ema = EMA(wrapped, decay=loop.ema_decay, sigma_rel=loop.ema_sigma_rel)
 
@@ -63,8 +59,8 @@ def prepare(
 def separate_compiled_code(environ: MutableMapping[str, str]) -> None:
     """Gives PyTorch's compiler a folder for this kind of processor, unless the user has chosen one.
 
-    It keeps compiled code by the network alone. Code made for AVX-512 and found again by a process that is limited to
-    AVX2, or on another machine with the same folder for temporary files, answers NaN (torch 2.13).
+    The compiler names compiled code by the network alone. Code for AVX-512 that a process limited to AVX2 reuses, or
+    another machine with the same folder for temporary files, computes NaN (torch 2.13).
     """
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 

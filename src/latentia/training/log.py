@@ -1,4 +1,4 @@
-"""What a run writes while it goes: a CSV that any program reads, TensorBoard, and a plot."""
+"""Logs of a run: a CSV that any program reads, TensorBoard, and a plot."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ class Log:
         self.path = folder / "log.csv"
         rows = [row for row in read_log(self.path) if row["step"] <= step] if step else []
         self.columns = list(rows[0]) if rows else []
-        self.seconds = rows[-1]["seconds"] if rows else 0.0  # that the run had taken when it was stopped
+        self.seconds = rows[-1]["seconds"] if rows else 0.0  # of the run before it was stopped
         with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             if rows:

@@ -28,7 +28,7 @@ def run_loop(
     loop: Loop,
     preview: Callable[[int], None],
 ) -> None:
-    """Runs `update(step)` from the checkpoint's step to `loop.steps`; `loop` also says how often to log and save.
+    """Runs `update(step)` from the checkpoint's step to `loop.steps`; at the intervals of `loop` it logs and saves.
 
     `preview(step)` is called in every process, since a sharded network needs them all; the main one writes.
     `update` changes the weights and returns 0-d tensors by name, "loss" among them, already averaged over processes.
@@ -83,7 +83,7 @@ def _means(pending: list[dict[str, Tensor]], before: int, path: Path) -> dict[st
 
 
 def _any_process(accelerator: Accelerator, flag: bool, done: int) -> bool:
-    """Whether any process was asked to stop; several ask each other every ten steps only, since that waits for all."""
+    """Whether any process has a request to stop; processes compare every ten steps only, since all wait for that."""
     if accelerator.num_processes == 1:
         return flag
     if done % 10:

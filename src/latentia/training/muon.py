@@ -18,8 +18,8 @@ BLOCK = 64  # rows of the largest matrix that is inverted by LAPACK, which is sl
 class Muon(Optimizer):
     """Muon (Jordan 2024) on matrices, with the momentum, the state and the RMS of `torch.optim.Muon`.
 
-    That one iterates Newton-Schulz in bfloat16, for which a CPU without such instructions takes 100 times as long as
-    this one. This one needs a quarter of the operations, in float32, so it is as fast as bfloat16 where there are such
+    PyTorch iterates Newton-Schulz in bfloat16, for which a CPU without such instructions takes 100 times as long as for
+    this class. It needs a quarter of the operations, in float32, so it is as fast as bfloat16 where there are such
     instructions, and depends on neither. The update is rescaled to AdamW's root mean square (Liu 2025, "Muon is
     scalable", eq. 4), so that one learning rate serves both.
     """
@@ -32,7 +32,7 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
-        assert closure is None, "not needed by any training here"
+        assert closure is None, "no training here needs a closure"
         for group in self.param_groups:
             alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
@@ -91,7 +91,7 @@ def invert(matrices: Tensor) -> Tensor:
     """The inverses of symmetric positive definite matrices (B, n, n)."""
     factors, h = invert_factor(matrices), matrices.size(-1) // 2
     inverses = torch.bmm(factors[:, h:].mT, factors[:, h:])
-    inverses[:, :h, :h] += factors[:, :h, :h].mT @ factors[:, :h, :h]  # what is right of it is zero
+    inverses[:, :h, :h] += factors[:, :h, :h].mT @ factors[:, :h, :h]  # the block to its right is zero
     return inverses
 
 
@@ -99,7 +99,7 @@ def invert_factor(matrices: Tensor) -> Tensor:
     """The inverses of the lower Cholesky factors of matrices (B, n, n), by blocks: most of it is multiplication."""
     n = matrices.size(-1)
     if n <= BLOCK:
-        factor = torch.linalg.cholesky_ex(matrices).L  # `cholesky` raises for NaN, of which the loop knows more to say
+        factor = torch.linalg.cholesky_ex(matrices).L  # `cholesky` raises for NaN, which the loop reports better
         inverse: Tensor = torch.linalg.solve_triangular(factor, torch.eye(n).expand_as(factor), upper=False)
         return inverse
     h = n // 2

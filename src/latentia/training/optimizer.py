@@ -21,12 +21,7 @@ def warmup_cosine(step: int, *, warmup: int, steps: int, final: float = 0.0) -> 
 
 
 def build_optimizers(
-    module: nn.Module,
-    *,
-    kind: Literal["adamw", "muon"],
-    learning_rate: float,
-    weight_decay: float,
-    beta2: float = 0.99,
+    module: nn.Module, *, kind: Literal["adamw", "muon"], learning_rate: float, weight_decay: float, beta2: float = 0.99
 ) -> list[Optimizer]:
     """AdamW on everything, or Muon (Jordan 2024) on the matrices inside the blocks and AdamW on the rest.
 

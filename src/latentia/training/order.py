@@ -1,7 +1,8 @@
-"""Which rows a step sees, and which random numbers: pure functions of (seed, step)."""
+"""The rows and the random numbers of a step: pure functions of (seed, step)."""
 
 import hashlib
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,8 +22,8 @@ class ShuffledOrder:
     """
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
-        self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.int64)
+        self.count, self.batch_size = count, batch_size
+        self._pass = lru_cache(1)(lambda epoch: torch.randperm(count, generator=step_generator(seed, epoch)))
 
     def batch(self, step: int) -> Tensor:
         """The row numbers of batch `step`: int64 (batch_size,); a batch may span two passes."""
@@ -33,12 +34,6 @@ class ShuffledOrder:
             rows.append(self._pass(epoch)[offset : offset + missing])
             position, missing = position + len(rows[-1]), missing - len(rows[-1])
         return torch.cat(rows)
-
-    def _pass(self, epoch: int) -> Tensor:
-        if epoch != self._epoch:
-            generator = step_generator(self.seed, epoch)
-            self._epoch, self._permutation = epoch, torch.randperm(self.count, generator=generator)
-        return self._permutation
 
 
 class GroupedOrder:
@@ -53,21 +48,21 @@ class GroupedOrder:
         self.batch_size, self.seed = batch_size, seed
         self.counts = [math.ceil(len(rows) / batch_size) for rows in self.rows]
         self.batches = sum(self.counts)
-        self._epoch, self._pass = -1, torch.empty(0, dtype=torch.int64)
+        self._pass = lru_cache(1)(self._shuffled)
 
     def batch(self, step: int) -> Tensor:
         """The row numbers of batch `step`: int64 (batch_size,)."""
         epoch, place = divmod(step, self.batches)
-        if epoch != self._epoch:
-            generator = step_generator(self.seed, epoch)
-            parts = []
-            for rows, count in zip(self.rows, self.counts, strict=True):
-                shuffled = rows[torch.randperm(len(rows), generator=generator)]
-                filled = torch.arange(count * self.batch_size) % len(rows)
-                parts.append(shuffled[filled].view(-1, self.batch_size))
-            mixed = torch.randperm(self.batches, generator=generator)
-            self._epoch, self._pass = epoch, torch.cat(parts)[mixed]
-        return self._pass[place]
+        return self._pass(epoch)[place]
+
+    def _shuffled(self, epoch: int) -> Tensor:
+        generator = step_generator(self.seed, epoch)
+        parts = []
+        for rows, count in zip(self.rows, self.counts, strict=True):
+            shuffled = rows[torch.randperm(len(rows), generator=generator)]
+            filled = torch.arange(count * self.batch_size) % len(rows)
+            parts.append(shuffled[filled].view(-1, self.batch_size))
+        return torch.cat(parts)[torch.randperm(self.batches, generator=generator)]
 
 
 class SortedOrder:
@@ -79,14 +74,14 @@ class SortedOrder:
     def __init__(self, lengths: Tensor, batch_size: int, seed: int, together: int = 32) -> None:
         self.lengths, self.batch_size, self.seed, self.together = lengths, batch_size, seed, together
         self._order = ShuffledOrder(len(lengths), batch_size * together, seed)
-        self._group, self._batches = -1, torch.empty(0, dtype=torch.int64)
+        self._group = lru_cache(1)(self._shuffled)
 
     def batch(self, step: int) -> Tensor:
         """The row numbers of batch `step`: int64 (batch_size,)."""
         group, place = divmod(step, self.together)
-        if group != self._group:
-            rows = self._order.batch(group)
-            batches = rows[self.lengths[rows].argsort(stable=True)].view(self.together, self.batch_size)
-            shuffled = torch.randperm(self.together, generator=step_generator(self.seed, group, self.together))
-            self._group, self._batches = group, batches[shuffled]
-        return self._batches[place]
+        return self._group(group)[place]
+
+    def _shuffled(self, group: int) -> Tensor:
+        rows = self._order.batch(group)
+        batches = rows[self.lengths[rows].argsort(stable=True)].view(self.together, self.batch_size)
+        return batches[torch.randperm(self.together, generator=step_generator(self.seed, group, self.together))]

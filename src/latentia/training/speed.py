@@ -1,4 +1,4 @@
-"""Says which settings slow a training down on this machine: it is measured, never assumed."""
+"""Measures which settings slow a training down on this machine."""
 
 import copy
 import sys
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 Say = Callable[[str], None]
-NOTABLE = 1.2  # times as slow; less may be chance
+NOTABLE = 1.2  # times as slow; a smaller factor may be chance
 ROUNDS = 5
 ADVICE = {"bf16": "set compute.mixed_precision=no", "compile": "set compute.compile=false"}
 
@@ -28,7 +28,7 @@ def name_brakes(
     compile: bool,
     say: Say,
 ) -> None:
-    """Times forward and backward passes on a batch on the CPU, and says in one line each what makes them slower.
+    """Times forward and backward passes on a batch on the CPU, and prints one line for each setting that slows them.
 
     `module` must be a copy, since its gradients and running statistics change; random states are left as they were.
     bf16 is compared with float32, and `compile` with the same precision without it.
@@ -41,7 +41,7 @@ def name_brakes(
         compiled.compile()
         runs["compile"] = compiled, bf16
     best = least_seconds(runs, [_apart(value) for value in arguments], {name: _apart(v) for name, v in named.items()})
-    with tqdm.external_write_mode(sys.stderr):  # the loop's bar is on the line
+    with tqdm.external_write_mode(sys.stderr):  # the loop's progress bar is on that line
         for before, after in pairwise(best):
             if best[after] > NOTABLE * best[before]:
                 say(
@@ -51,16 +51,16 @@ def name_brakes(
 
 
 def _apart(value: Any) -> Any:
-    """A tensor outside the graph that it comes from: what is timed sends no gradients there, and frees nothing."""
+    """A tensor detached from its graph: the passes that are timed send no gradients there, and free nothing."""
     return value.detach().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
 
 
 def least_seconds(
     runs: Mapping[str, tuple[nn.Module, bool]], arguments: Sequence[Any], named: Mapping[str, Any]
 ) -> dict[str, float]:
-    """The least time of each run, module and whether in bf16, over rounds in turn: other work disturbs all alike.
+    """The least time of each run, module and whether in bf16, over rounds in turn: other processes disturb all alike.
 
-    A first round does not count, since the compiler works in it.
+    The first round does not count, since it includes compilation.
     """
     generators = [argument for argument in arguments if isinstance(argument, torch.Generator)]
     states = [generator.get_state() for generator in generators]
@@ -78,7 +78,7 @@ def seconds(module: nn.Module, arguments: Sequence[Any], named: Mapping[str, Any
     """The time of a forward and a backward pass."""
     started = time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        found = module(*arguments, **named)
-    leaves = [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        result = module(*arguments, **named)
+    leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.requires_grad]
     torch.autograd.backward([leaf.float().sum() for leaf in leaves])
     return time.perf_counter() - started

@@ -1,6 +1,6 @@
-"""Linear degradations of pictures: what a camera, a file format or a scratch takes away.
+"""Linear degradations of pictures, as by a camera, a file format or a scratch.
 
-Each is a function of float pictures (B, C, H, W), any range, that gives what is left of them; all are differentiable.
+Each is a differentiable function of float pictures (B, C, H, W) of any range, and returns the degraded pictures.
 """
 
 import math
@@ -20,12 +20,12 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's "L"
 
 
 def hide(unknown: Tensor) -> Degradation:
-    """Zero where `unknown`, booleans that broadcast to (B, C, H, W), is True: what inpainting starts from."""
+    """Zero where `unknown`, booleans that broadcast to (B, C, H, W), is True: the input of inpainting."""
     return lambda x: x.masked_fill(unknown, 0.0)
 
 
 def cover(pictures: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """`hide` for pictures as they are seen, uint8 (N, H, W, C) with masks (N, H, W), or one of each: grey there."""
+    """`hide` for uint8 pictures (N, H, W, C) and masks (N, H, W), or one of each: grey where masked."""
     return np.where(masks[..., None], np.uint8(127), pictures)
 
 
@@ -93,12 +93,12 @@ def motion_kernel(length: float, degrees: float) -> Tensor:
 
 
 def grey(x: Tensor) -> Tensor:
-    """(B, 3, H, W) → (B, 1, H, W), the luma. Raises LatentiaError where pictures have no colour."""
+    """(B, 3, H, W) → (B, 1, H, W), the luma. Raises LatentiaError where pictures have no colours."""
     if x.shape[1] != 3:
         raise LatentiaError(f"pictures have {x.shape[1]} channels: only those with 3 lose their colour")
     return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
 
 def keep_all(x: Tensor) -> Tensor:
-    """The picture itself: what is left to do is to remove its noise."""
+    """The picture itself, for the removal of noise alone."""
     return x

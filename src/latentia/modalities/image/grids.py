@@ -18,7 +18,7 @@ BACKGROUND = 255  # white, between and behind the pictures
 def picture_grid(images: NDArray[np.uint8], columns: int | None = None, scale: int = 1, pad: int = 2) -> Image.Image:
     """Lays pictures out row by row on white, `pad` pixels apart and each enlarged `scale` times without smoothing.
 
-    `images` is uint8 (N, H, W, C) with C 1 (gives mode L) or 3 (mode RGB). `columns` None makes the grid nearly square.
+    `images` is uint8 (N, H, W, C) with C 1 (mode L) or 3 (mode RGB). `columns` None makes the grid nearly square.
     One picture alone gets no border.
     Raises LatentiaError for other arrays, no pictures, columns or scale below 1, or a negative pad.
     """
@@ -83,13 +83,7 @@ def save_gif(frames: Sequence[Image.Image], path: Path, fps: float = 10.0) -> No
         raise LatentiaError(f"{path}: a GIF plays at 0 to 100 frames a second, got {fps}")
     try:
         with atomic_path(path) as temporary:
-            frames[0].save(
-                temporary,
-                format="GIF",
-                save_all=True,
-                append_images=list(frames[1:]),
-                duration=round(1000 / fps),
-                loop=0,
-            )
+            more = {"append_images": list(frames[1:]), "duration": round(1000 / fps), "loop": 0}
+            frames[0].save(temporary, format="GIF", save_all=True, **more)
     except OSError as error:
         raise LatentiaError(f"{path} cannot be written: {error}") from None

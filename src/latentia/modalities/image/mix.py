@@ -12,8 +12,8 @@ from latentia.modalities.image.pictures import PictureSet, to_float
 class MixedPictures(Dataset[tuple[Tensor, int]]):
     """Every real picture once, and so many synthetic ones that they are the share `ratio` of all.
 
-    Items are (picture float32 (C, S, S) in [-1, 1], label). Which synthetic pictures take part is drawn anew by
-    `set_epoch`, as `DistributedSampler` has it: over the epochs all do. Classes are matched by name.
+    Items are (picture float32 (C, S, S) in [-1, 1], label). `set_epoch` draws the synthetic pictures of an
+    epoch, as `DistributedSampler` does: over the epochs all take part. Classes are matched by name.
 
     Raises LatentiaError where the sets have no labels or other sizes, a synthetic class has no real counterpart, or
     ratio is not in [0, 1).
@@ -46,7 +46,7 @@ class MixedPictures(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         if not 0 <= index < len(self):
-            raise IndexError(index)  # what ends a plain loop over the set
+            raise IndexError(index)  # ends a plain loop over the set
         if index < len(self.real):
             image, label = self.real.images[index], self.real_labels[index]
         else:

@@ -1,4 +1,4 @@
-"""A set of pictures, and the way between `uint8` pictures and the floats that networks see."""
+"""A set of pictures, and the conversion between `uint8` pictures and the floats of networks."""
 
 import hashlib
 import json
@@ -28,9 +28,9 @@ class PictureSet:
     images: uint8 (N, H, W, C) in [0, 255], C 1 (grey) or 3 (RGB); a numpy array or a read-only memory map.
     labels: int64 (N,) in [0, num_classes), or None where there are no classes.
     class_names: one name per class; () where labels is None.
-    source: one sentence that says where the pictures came from.
+    source: one sentence about the origin of the pictures.
     skipped: "path: reason" for each file that was left out.
-    captions: what each picture shows, in words, or None; the lines of one are alternatives.
+    captions: a description of each picture, or None; the lines of one are alternatives.
 
     Raises LatentiaError where shapes, types or label values do not agree.
     """
@@ -71,7 +71,7 @@ class PictureSet:
 
     @property
     def size(self) -> int:
-        """The same by the name that every set of examples has."""
+        """`image_size` by the name that every set of examples has."""
         return self.image_size
 
     @property
@@ -87,7 +87,7 @@ class PictureSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of a SHA-256 over shape, pixels, labels, class names and captions, not over where they lie."""
+        """16 hex digits of a SHA-256 over shape, pixels, labels, class names and captions, not over their place."""
         digest = hashlib.sha256(json.dumps([self.images.shape, self.class_names, self.labels is not None]).encode())
         for start in range(0, len(self), HASHED_AT_ONCE):
             digest.update(np.ascontiguousarray(self.images[start : start + HASHED_AT_ONCE]).data)
@@ -120,7 +120,7 @@ class PictureSet:
             raise LatentiaError(f"{self.name} has {len(self)} pictures: {error}") from None
 
     def class_index(self, name_or_number: str | int) -> int:
-        """The label of a class, as the function of this name gives it."""
+        """The label of a class; see `latentia.items.class_index`."""
         return class_index(self.class_names, name_or_number, self.name)
 
 
@@ -147,8 +147,7 @@ def to_uint8(x: Tensor) -> NDArray[np.uint8]:
     if bool(torch.isnan(x).any()):
         raise LatentiaError("pictures hold NaN: the model that made them has diverged")
     levels = x.detach().float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-    array: NDArray[np.uint8] = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return array
+    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 class Frame(NamedTuple):
@@ -167,7 +166,7 @@ class Frame(NamedTuple):
 
 
 class NoneFits(LatentiaError):
-    """No picture of a set belongs into a frame."""
+    """No picture of a set belongs to a frame."""
 
 
 def parse_size(option: str, text: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Pictures beside what is left of them: what a denoiser learns from that is trained for a repair."""
+"""Pictures beside their degraded versions: the training data of a denoiser for a repair."""
 
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -14,13 +14,13 @@ from latentia.errors import LatentiaError
 from latentia.items import ItemSet, View
 from latentia.modalities.image.degrade import hide, shrink
 
-MASKS = 1024  # different ones, of which each picture meets a few
+MASKS = 1024  # different ones, a few of which each picture has
 VARIANTS = 8  # masks a picture: each is encoded once
 
 
 @dataclass(frozen=True)
 class RepairTask:
-    """A degradation that a denoiser is trained to undo, given what is left (Rombach et al. 2022, §4.4 and §4.5).
+    """A degradation that a denoiser is trained to undo (Rombach et al. 2022, §4.4 and §4.5).
 
     "inpaint": pictures with a part hidden, and where it is; "super_resolution": `factor` times fewer pixels a side.
     Raises LatentiaError for another kind or a factor below 2.
@@ -40,7 +40,7 @@ class RepairTask:
         return latent_channels + (self.kind == "inpaint")
 
     def degraded(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """What is left of pictures (B, C, S, S), at their size; `hidden` (B, 1, S, S) booleans count for inpainting."""
+        """Degraded pictures (B, C, S, S), at their size; `hidden` (B, 1, S, S) booleans count for inpainting."""
         if self.kind == "inpaint":
             return hide(hidden)(x)
         return self.enlarged(shrink(self.factor)(x))
@@ -86,7 +86,7 @@ def draw_masks(size: int, count: int = MASKS, seed: int = 0) -> NDArray[np.bool_
 
 @dataclass(frozen=True)
 class PreparedRepair:
-    """A repair task on pictures of one size, as training sees it: each picture meets the same few masks."""
+    """A repair task on pictures of one size, prepared for training: each picture always has the same few masks."""
 
     task: RepairTask
     size: int
@@ -97,7 +97,7 @@ class PreparedRepair:
 
     @property
     def variants(self) -> int:
-        """How many damaged versions of a picture training sees."""
+        """Number of degraded versions of a picture in training."""
         return VARIANTS if self.task.kind == "inpaint" else 1
 
     def channels(self, latent_channels: int) -> int:
@@ -118,7 +118,7 @@ def shared_masks(size: int) -> Tensor:
 
 
 def with_damage(items: ItemSet, task: RepairTask) -> ItemSet:
-    """The pictures, and what the task leaves of each, in the views "masked:0", "masked:1", …
+    """The pictures and, in the views "masked:0", "masked:1", …, their degraded versions.
 
     Raises LatentiaError where the task does not fit the pictures' size.
     """

@@ -22,7 +22,7 @@ WITHOUT_CLASS = 0.1  # share of texts in training whose class the decoder does n
 
 
 class Memory(NamedTuple):
-    """What the decoder reads: vectors (B, latents, width), their places (B, latents · patch, width), and the logits
+    """The input of the decoder: vectors (B, latents, width), their places (B, latents · patch, width), and the logits
     (B, max_tokens + 1) of the length."""
 
     vectors: Tensor
@@ -74,18 +74,18 @@ class TextAutoencoder(FirstStage):
 
     As in LD4LG (Lovelace et al. 2023, §4.1) queries draw a fixed number of vectors from the encoder's output (Perceiver
     resampler, Jaegle et al. 2021) and the decoder is autoregressive. Here the queries start from the tokens at their
-    own share of the text, `patch` places a vector, and the decoder's places from the vectors at theirs: the order of a
-    text need not be found out by attention, and a short text uses all vectors. Every vector knows the text's length,
+    own share of the text, `patch` places a vector, and the decoder's places from the vectors at theirs: attention
+    need not learn the order of a text, and a short text uses all vectors. Every vector holds the text's length,
     and the decoder reads it from them first. Each vector is scaled to a root mean square of 1 and, in training, gets
     noise of standard deviation `noise` · u², u uniform for each text, and from half of the texts up to `masking` of the
     tokens are hidden (COSMOS, Meshchaninov et al. 2025, §3): near latents decode to near texts. Noise well above 1
     leaves a vague idea of the text, and the decoder learns to write one from that, as a language model: diffusion may
-    then stop early (`stop_sigma` in sampling) and leave the words to it.
+    then stop early (`stop_sigma` in sampling) and leave the words to the decoder.
 
-    With `classes` the decoder sees the class of a text, or, as in a tenth of training, none: what noise leaves of a
-    text need not hold that as well.
+    With `classes` the decoder sees the class of a text, or, as in a tenth of training, none: noisy latents
+    need not hold that as well.
 
-    `encoder`, the config of a BART encoder (see `FrozenEncoder`), has that read the text as well, as LD4LG does.
+    With `encoder`, the config of a BART encoder (see `FrozenEncoder`), that reads the text as well, as in LD4LG.
 
     Texts are ids (B, T ≤ max_tokens) int64: tokens, eos, then pad. Latents are (B, latent_channels, latents).
     Raises LatentiaError where an argument is out of range.
@@ -102,15 +102,10 @@ class TextAutoencoder(FirstStage):
         super().__init__()
         check_integer("vocab_size", vocab_size, MASK + 2, 2**20)
         check_integer("classes", classes, 0, 2**20)
-        given = checked(TextConfig, sizes, "a first stage")
-        self.config = {"vocab_size": vocab_size, **plain(given), "classes": classes, "encoder": encoder}
-        width, max_tokens, heads, depth = given.width, given.max_tokens, given.heads, given.depth
-        latents, latent_channels, patch, decoder_depth = (
-            given.latents,
-            given.latent_channels,
-            given.patch,
-            given.decoder_depth,
-        )
+        c = checked(TextConfig, sizes, "a first stage")
+        self.config = {"vocab_size": vocab_size, **plain(c), "classes": classes, "encoder": encoder}
+        width, patch, latents, channels = c.width, c.patch, c.latents, c.latent_channels
+        max_tokens, heads, depth, decoder_depth = c.max_tokens, c.heads, c.depth, c.decoder_depth
         if width % heads or width % patch:
             raise LatentiaError(f"width {width} does not split into {heads} heads and into a patch of {patch} places")
         if (vocab_size + classes) * width + (28 * depth + 16 * decoder_depth + 12 + 2 * patch) * width**2 > MAX_WEIGHTS:
@@ -118,7 +113,7 @@ class TextAutoencoder(FirstStage):
                 f"a text autoencoder of width {width}, depths {depth} and {decoder_depth}, vocab_size {vocab_size} is "
                 "too large"
             )
-        self.noise, self.masking = given.noise, given.masking
+        self.noise, self.masking = c.noise, c.masking
 
         self.embed = nn.Embedding(vocab_size, width)
         self.frozen = FrozenEncoder(vocab_size, max_tokens, encoder) if encoder else None
@@ -129,9 +124,9 @@ class TextAutoencoder(FirstStage):
         self.fold = nn.Linear(patch * width, width)
         self.resampler = nn.ModuleList(nn.TransformerDecoderLayer(**_layer(width, heads)) for _ in range(depth))
         self.latent_norm = nn.LayerNorm(width)
-        self.to_latent = nn.Linear(width, latent_channels)
+        self.to_latent = nn.Linear(width, channels)
 
-        self.from_latent = nn.Linear(latent_channels, width)
+        self.from_latent = nn.Linear(channels, width)
         self.noise_embed = nn.Linear(1, width)
         self.class_embed = nn.Embedding(classes + 1, width)  # the last is no class
         self.latent_positions = nn.Parameter(0.3 * torch.randn(latents, width))
@@ -144,13 +139,13 @@ class TextAutoencoder(FirstStage):
         self.decoder = nn.ModuleList(nn.TransformerDecoderLayer(**_layer(width, heads)) for _ in range(decoder_depth))
         self.norm = nn.LayerNorm(width)
         self.initialise()
-        register_statistics(self, latent_channels)
+        register_statistics(self, channels)
 
     def initialise(self) -> None:
         """Starts as a copier: layers that add nothing, and a projection to the latent that is undone after it.
 
-        A token's own embedding then scores highest where it stands alone in its vector, so rare words need not be
-        learned one by one.
+        A token's own embedding then scores highest where it is alone in its vector, so rare words need not be learned
+        one by one.
         """
         width, channels, patch = (self.config[name] for name in ("width", "latent_channels", "patch"))
         for embed in (self.embed, self.length_embed):  # of unit size as input and as logits alike
@@ -162,7 +157,7 @@ class TextAutoencoder(FirstStage):
             elif isinstance(module, nn.MultiheadAttention):
                 nn.init.zeros_(module.out_proj.weight)
         nn.init.orthogonal_(self.to_latent.weight)
-        nn.init.orthogonal_(self.previous.weight)  # the token before must not look like the one to come
+        nn.init.orthogonal_(self.previous.weight)  # the previous token must not look like the next one
         with torch.no_grad():
             down, fold = self.to_latent.weight, self.fold.weight.zero_()
             for place, share in enumerate(fold.chunk(patch)):  # each place gets its share of a vector
@@ -201,10 +196,10 @@ class TextAutoencoder(FirstStage):
         return F.rms_norm(self.to_latent(self.latent_norm(q)).float(), (self.config["latent_channels"],), eps=1e-6)
 
     def memory(self, latents: Tensor, labels: Tensor | None = None) -> Memory:
-        """Unit latents (B, latents, latent_channels), noisy or not, and classes (B,) → what the decoder reads.
+        """Unit latents (B, latents, latent_channels), noisy or not, and classes (B,) → the input of the decoder.
 
         Without labels all are of the label `classes`, which is no class. A text's latents are scaled to a size of 1
-        again, and what they had says how noisy they are.
+        again, and their former size is the measure of their noise.
         """
         size = latents.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-3)
         if labels is None:
@@ -215,7 +210,7 @@ class TextAutoencoder(FirstStage):
         return Memory(vectors, places, F.linear(self.length_norm(vectors.mean(1)), self.length_embed.weight))
 
     def starts(self, memory: Memory, lengths: Tensor, count: int) -> Tensor:
-        """What the first `count` places (B, count, width) of texts of these lengths (B,), eos counted, start from."""
+        """The initial states (B, count, width) of the first `count` places of texts of lengths (B,), eos counted."""
         most = memory.places.shape[1]
         spread = stretch(torch.full_like(lengths, most), lengths, most, count)
         return self.slots[:count] + spread.to(memory.places.dtype) @ memory.places
@@ -231,7 +226,7 @@ class TextAutoencoder(FirstStage):
         return out
 
     def previous_tokens(self, before: Tensor) -> Tensor:
-        """What each place reads of the token before it: (B, P) → (B, P, width)."""
+        """The tokens before each place, as the place sees them: (B, P) → (B, P, width)."""
         out: Tensor = self.previous(self.embed(before) * math.sqrt(self.config["width"]))
         return out
 
@@ -240,7 +235,7 @@ class TextAutoencoder(FirstStage):
         return F.linear(hidden, self.embed.weight)
 
     def encode(self, ids: Tensor) -> Tensor:
-        """Normalised latents (B, latent_channels, latents) of ids (B, T), which need not have like lengths."""
+        """Normalised latents (B, latent_channels, latents) of ids (B, T) of any lengths."""
         check_ids(ids, self.config)
         lengths = (ids != PAD).sum(1)
         latents = self.latent_std.new_empty(len(ids), len(self.queries), self.config["latent_channels"])
@@ -259,9 +254,9 @@ class TextAutoencoder(FirstStage):
     ) -> Tensor:
         """Ids (B, max_tokens) int64 of normalised latents; after the first eos all is pad.
 
-        `begin` (B, P ≤ max_tokens) are up to max_tokens - 2 tokens, then pad, that the texts shall begin with.
+        `begin` (B, P ≤ max_tokens) are up to max_tokens - 2 tokens, then pad, with which the texts begin.
         `labels` (B,) are their classes, `classes` for none; None is none for all.
-        At temperature 0 each token and the length are the likeliest, else they are drawn, with `generator`, which lies
+        At temperature 0 each token and the length are the likeliest, else they are drawn by `generator`, which is
         on the CPU. Raises LatentiaError where the latents do not fit, or the temperature is negative.
         """
         expected = (self.config["latent_channels"], self.config["latents"])
@@ -283,17 +278,12 @@ class TextAutoencoder(FirstStage):
         return ids
 
     def write(
-        self,
-        memory: Memory,
-        lengths: Tensor,
-        begin: Tensor,
-        temperature: float,
-        generator: torch.Generator | None,
+        self, memory: Memory, lengths: Tensor, begin: Tensor, temperature: float, generator: torch.Generator | None
     ) -> Tensor:
         """Memory, lengths (B,) and `begin` (B, longest) → ids (B, longest).
 
-        Each token that `begin` leaves open, as pad, is drawn after those before it. The keys and values of these are
-        kept, so a token costs one pass over itself alone; `hidden` says the same of a whole text at once.
+        Each token that is pad in `begin` is drawn after those before it. The keys and values of these are kept, so a
+        token costs one pass over itself alone; `hidden` computes the same for a whole text at once.
         """
         count = begin.shape[1]
         starts = self.starts(memory, lengths, count)
@@ -322,14 +312,14 @@ class TextAutoencoder(FirstStage):
         """Logits (M, vocab_size) of the M tokens and eos, without pad, from noisy latents; randomness from `generator`.
 
         `labels` (B,) are the classes of the texts. The regulariser is the cross-entropy of the length (the noise itself
-        regularises the latents). `stats` has the shares of tokens and of lengths that come back right.
+        regularises the latents). `stats` has the accuracies of the tokens and of the lengths.
         """
 
         def uniform(*shape: int) -> Tensor:
             return torch.rand(shape, generator=generator, device=generator.device).to(ids.device)
 
         check_ids(ids, self.config)
-        ids = ids[:, : int((ids != PAD).sum(1).max())]  # padding at the end of all costs time only
+        ids = ids[:, : int((ids != PAD).sum(1).max())]  # padding at the end of all rows costs time only
         rate = self.masking * uniform(len(ids), 1) * (uniform(len(ids), 1) < 0.5)
         hidden = (uniform(*ids.shape) < rate) & (ids > MASK)
         latents = self.unit_latents(ids.masked_fill(hidden, MASK))
@@ -350,19 +340,19 @@ class TextAutoencoder(FirstStage):
 
 
 def keys_values(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """What the attention reads of x (B, T, width): keys and values (2, B, heads, T, width / heads)."""
+    """The attention's keys and values (2, B, heads, T, width / heads) of x (B, T, width)."""
     width = attention.embed_dim
     both = F.linear(x, attention.in_proj_weight[width:], attention.in_proj_bias[width:])
     return both.view(*x.shape[:2], 2, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
 
 
 def attend(attention: nn.MultiheadAttention, x: Tensor, read: Tensor) -> Tensor:
-    """The attention of x (B, T, width) to all that `keys_values` has read."""
+    """The attention of x (B, T, width) to keys and values as `keys_values` makes them."""
     width = attention.embed_dim
     queries = F.linear(x, attention.in_proj_weight[:width], attention.in_proj_bias[:width])
     queries = queries.view(*x.shape[:2], attention.num_heads, -1).transpose(1, 2)
-    seen = F.scaled_dot_product_attention(queries, read[0], read[1])
-    out: Tensor = attention.out_proj(seen.transpose(1, 2).flatten(2))
+    attended = F.scaled_dot_product_attention(queries, read[0], read[1])
+    out: Tensor = attention.out_proj(attended.transpose(1, 2).flatten(2))
     return out
 
 
@@ -379,12 +369,11 @@ def draw(logits: Tensor, temperature: float, generator: torch.Generator | None) 
 
 def by_length(lengths: Tensor) -> tuple[Tensor, ...]:
     """Row numbers, few at a time and of like lengths (B,): padding costs as much as text."""
-    groups: tuple[Tensor, ...] = torch.split(lengths.argsort(stable=True), AT_ONCE)
-    return groups
+    return torch.split(lengths.argsort(stable=True), AT_ONCE)
 
 
 def token_loss(logits: Tensor, ids: Tensor) -> Tensor:
-    """Mean cross-entropy in nats over the tokens and eos of ids (B, T); logits (M, vocab_size) as `forward` gives."""
+    """Mean cross-entropy in nats over the tokens and eos of ids (B, T); logits (M, vocab_size) as of `forward`."""
     return F.cross_entropy(logits.float(), ids[ids != PAD])
 
 
@@ -403,7 +392,7 @@ def stretch(sources: Tensor, targets: Tensor, most_sources: int, most_targets: i
 
 
 def check_ids(ids: Tensor, config: dict[str, Any]) -> None:
-    """Raises LatentiaError where ids are not int64 (B, T) with 1 ≤ T ≤ max_tokens, each text holding something."""
+    """Raises LatentiaError where ids are not int64 (B, T) with 1 ≤ T ≤ max_tokens, no text empty."""
     if ids.ndim != 2 or ids.dtype != torch.int64 or not 1 <= ids.shape[1] <= config["max_tokens"]:
         raise LatentiaError(
             f"texts are {ids.dtype} {tuple(ids.shape)}, expected int64 (batch, 1 to {config['max_tokens']} tokens)"

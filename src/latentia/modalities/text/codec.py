@@ -16,7 +16,7 @@ from latentia.items import Codec, ItemSet
 from latentia.language.tokenizer import OnLong, Tokenizer, token_matrix
 from latentia.modalities.text.texts import TextSet
 
-GAP = "___"  # what stands for text to be written, in contexts
+GAP = "___"  # in a context, the place of the text to be written
 TOKENIZER_NAME = "tokenizer/tokenizer.json"  # in the folder of a model or a run
 
 
@@ -57,7 +57,7 @@ class TextCodec(Codec):
     def decode_options(
         self, options: Mapping[str, Any], rows: slice, values: Mapping[str, Tensor], settings: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """The class, the temperature, and, of a context, the ids before its gap, which are kept word for word."""
+        """The class, the temperature, and, of a context, the ids before its gap, with which the text begins."""
         begin = None
         if options.get("context") is not None:
             ids = self.context_tensor(options["context"][rows])
@@ -85,7 +85,7 @@ def text_items(texts: TextSet, codec: TextCodec, on_long: OnLong = "refuse") -> 
         count=len(ids),
         size=codec.size,
         codec=codec,
-        fingerprint=joint_fingerprint(kept.fingerprint, ids),
+        fingerprint=hashlib.sha256(kept.fingerprint.encode() + ids.tobytes()).hexdigest()[:16],  # of texts and tokens
         views={"plain": lambda rows: torch.from_numpy(ids[rows].astype(np.int64))},
         arguments={"vocab_size": codec.tokenizer.vocab_size, "classes": kept.num_classes},
         labels=kept.labels,
@@ -96,20 +96,13 @@ def text_items(texts: TextSet, codec: TextCodec, on_long: OnLong = "refuse") -> 
 
 
 def with_gaps(items: ItemSet) -> ItemSet:
-    """The texts, and each with a gap, as contexts have one; where it is cut is drawn from its row, always the same."""
+    """The texts, and each with a gap, as in contexts; its place is drawn from the row's number, always the same."""
     ids = items.values["ids"]
 
     def cut(rows: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(np.stack([cut_text(ids[row], int(row)) for row in rows]).astype(np.int64))
 
     return replace(items, views={**items.views, "gap": cut})
-
-
-def joint_fingerprint(texts: str, ids: NDArray[np.int32]) -> str:
-    """Changes with the texts and with how they are cut into tokens."""
-    digest = hashlib.sha256(texts.encode())
-    digest.update(np.ascontiguousarray(ids).data)
-    return digest.hexdigest()[:16]
 
 
 def cut_text(ids: NDArray[np.int32], number: int) -> NDArray[np.int32]:

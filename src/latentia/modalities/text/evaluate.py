@@ -31,8 +31,8 @@ def evaluate_text_model(model: LatentModel, out: Path, how: Evaluation) -> str:
     """Measures a model of texts; see `Modality.evaluate`.
 
     The first stage is measured on the held-out texts, also with noise on its latents. The generator writes `count`
-    texts, but no more than are held out, of the classes that those have. `how.more` may name `judge_steps`, updates of
-    the language model under which texts get a perplexity. `out` gets report.md, report.json, samples.txt and
+    texts, at most as many as are held out, of the classes of those. `how.more` may name `judge_steps`, updates of
+    the language model that measures the perplexity. `out` gets report.md, report.json, samples.txt and
     reconstructions.txt.
     """
     codec: Any = model.codec
@@ -104,7 +104,7 @@ def _written(model: LatentModel, train: TextSet, held: TextSet, how: Evaluation)
 
 @torch.inference_mode()
 def _reconstruct(model: LatentModel, ids: NDArray[np.int32], noise: float, seed: int) -> NDArray[np.int64]:
-    """Ids (N, size) that come back from the latents of texts, with noise added to them."""
+    """Ids (N, size) decoded from the latents of texts, with noise added to them."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for start in range(0, len(ids), AT_ONCE):
@@ -115,7 +115,7 @@ def _reconstruct(model: LatentModel, ids: NDArray[np.int32], noise: float, seed:
 
 
 def _splits(model: LatentModel, how: Evaluation) -> tuple[TextSet, TextSet]:
-    """Training and held-out texts; by default those that the model was trained on."""
+    """Training and held-out texts, by default those of the model's training."""
     name, root, on_corrupt = data_source(model, how)
     train, test = (load_texts(name, split, on_corrupt, root) for split in ("train", "test"))
     if train.class_names != model.class_names:

@@ -22,8 +22,8 @@ class TextSet:
     texts: N strings of Unicode without lone surrogates; one may be empty, as a generated text can be.
     labels: int64 (N,) in [0, num_classes), or None where there are no classes.
     class_names: one name per class; () where labels is None.
-    source: one sentence that says where the texts came from.
-    skipped: "where: reason" for what was left out, the last entry counting what is too much to list.
+    source: one sentence about the origin of the texts.
+    skipped: "where: reason" for each row that is left out; the last entry counts those that are too many to list.
 
     Raises LatentiaError where types or label values do not agree.
     """
@@ -54,7 +54,7 @@ class TextSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of a SHA-256 over texts, labels and class names: what is held, not where it lies."""
+        """16 hex digits of a SHA-256 over texts, labels and class names, not over their place."""
         digest = hashlib.sha256(json.dumps([len(self), self.class_names, self.labels is not None]).encode())
         for text in self.texts:
             data = text.encode()
@@ -79,5 +79,5 @@ class TextSet:
         return replace(self, texts=tuple(self.texts[i] for i in rows), labels=labels)
 
     def class_index(self, name_or_number: str | int) -> int:
-        """The label of a class, as the function of this name gives it."""
+        """The label of a class; see `latentia.items.class_index`."""
         return class_index(self.class_names, name_or_number, self.name)

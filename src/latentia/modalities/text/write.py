@@ -9,7 +9,7 @@ from latentia.errors import LatentiaError
 from latentia.modalities.text.codec import GAP, TextCodec
 from latentia.model import LatentModel
 
-ROUNDS = 4  # draws before a template is given up
+ROUNDS = 4  # draws at most for a template
 
 
 class Completion(NamedTuple):
@@ -24,9 +24,9 @@ def complete(
 ) -> list[Completion]:
     """`count` texts that fill the "___" of a template, such as "a small bird ___" or "a ___ used for cutting".
 
-    The denoiser is conditioned on the latent of the template with a gap, and what stands before the gap is given to the
-    decoder. A drawn text need not keep what follows the gap, so texts are drawn anew, at most four times each; what
-    keeps it to the letter comes first. `sampling` are arguments of `LatentModel.generate`.
+    The denoiser is conditioned on the latent of the template with a gap, and the decoder begins with the words before
+    the gap. A drawn text need not keep the words after it, so texts are drawn anew, at most four times each; those that
+    keep them to the letter come first. `sampling` are arguments of `LatentModel.generate`.
     Raises LatentiaError where the template has no gap or more than one, or is too long.
     """
     _require_text(model)
@@ -44,8 +44,8 @@ def complete(
             (kept if keeps else missed).append(text)
         if len(kept) >= count:
             break
-    found = [Completion(text, True) for text in kept] + [Completion(text, False) for text in missed]
-    return found[:count]
+    completions = [Completion(text, True) for text in kept] + [Completion(text, False) for text in missed]
+    return completions[:count]
 
 
 def interpolate(model: LatentModel, first: str, second: str, count: int) -> list[str]:

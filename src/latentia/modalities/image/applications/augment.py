@@ -19,7 +19,7 @@ from latentia.model import LatentModel
 
 
 class Verdict(NamedTuple):
-    """Of each picture whether it may stay, and what speaks for that: (N,) each, `scores` by name."""
+    """Of each picture whether it is accepted, and its `scores` by name: (N,) each."""
 
     accepted: NDArray[np.bool_]
     scores: dict[str, NDArray[np.float64]]
@@ -31,7 +31,7 @@ Judge = Callable[[Pictures, Labels], Verdict]
 class Synthetic(NamedTuple):
     """Pictures uint8 (N, H, W, C) with labels (N,) of the real set and scores (N,) by name, in the order of classes.
 
-    `drawn` counts all that were drawn, `missing` (num_classes,) those that are short of what was wanted.
+    `drawn` is the number of all drawn pictures, `missing` (num_classes,) that of the pictures that a class still lacks.
     """
 
     pictures: Pictures
@@ -54,12 +54,12 @@ def name_clusters(
 ) -> LatentModel:
     """A model of unlabelled pictures in clusters, to draw classes from: each of them is a mixture of the clusters.
 
-    A few labelled pictures, or what classifiers of these say of others, tell which cluster belongs to which class, and
-    nothing is trained (clusters as labels: Bao et al. 2022; labels by few: after You et al. 2023, "Diffusion models and
+    A few labelled pictures, or the predictions of their classifiers for others, assign clusters to classes, and nothing
+    is trained (clusters as labels: Bao et al. 2022; labels by few: after You et al. 2023, "Diffusion models and
     semi-supervised learners benefit mutually with few labels").
 
-    clusters: (N,), of some pictures the number of their cluster (`denoiser/clusters.npy` of the run has all of them).
-    votes: (N, len(class_names)) ≥ 0, by how much each of these pictures speaks for each class.
+    clusters: (N,), the cluster of each of some pictures (the run's `denoiser/clusters.npy` holds those of all).
+    votes: (N, len(class_names)) ≥ 0, the weight of each of these pictures for each class.
     Raises LatentiaError where the model has classes or no clusters, the two do not fit, or nothing speaks for a class.
     """
     count = check_nameless(model)
@@ -69,8 +69,7 @@ def name_clusters(
         )
     if not len(clusters) or clusters.min() < 0 or clusters.max() >= count:
         raise LatentiaError(f"clusters are no numbers from 0 to {count - 1}")
-    found = [np.bincount(clusters, weights=column, minlength=count) for column in votes.T]
-    shares = np.stack(found).astype(np.float64)
+    shares = np.stack([np.bincount(clusters, weights=column, minlength=count) for column in votes.T]).astype(np.float64)
     silent = [name for name, share in zip(class_names, shares, strict=True) if not share.any()]
     if silent:
         raise LatentiaError(f"no picture speaks for {', '.join(silent)}")
@@ -94,8 +93,8 @@ def with_label(model: LatentModel, class_names: Sequence[str], shares: NDArray[n
 
 def balancing_counts(labels: Labels, num_classes: int) -> Labels:
     """How many pictures each class lacks to be as large as the largest."""
-    found = np.bincount(labels, minlength=num_classes)
-    counts: Labels = found.max() - found
+    sizes = np.bincount(labels, minlength=num_classes)
+    counts: Labels = sizes.max() - sizes
     return counts
 
 
@@ -114,10 +113,10 @@ def synthesise(
     """Draws `counts[c]` pictures of each class c of `real`.
 
     Args:
-        real: a labelled set; its classes are found in the model by name.
+        real: a labelled set, whose classes are matched with the model's by name.
         strength: None draws from noise; a number in (0, 1] noises real pictures of the class by so much and denoises
             them (DA-Fusion, Trabucco et al. 2023, §4.2, without its learned words).
-        judge: says which pictures may stay; for the others new ones are drawn, in `rounds` rounds at most.
+        judge: accepts pictures; for the others new ones are drawn, in `rounds` rounds at most.
         sampling: arguments of `LatentModel.generate`.
 
     Raises LatentiaError where the model and the set do not fit, or a class that is to be varied has no picture.

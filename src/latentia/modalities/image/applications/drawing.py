@@ -1,4 +1,4 @@
-"""What the applications on pictures share: their types and their checks."""
+"""Types and checks that the applications on pictures share."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ Pictures = NDArray[np.uint8]
 
 
 def own_labels(model: LatentModel, real: PictureSet) -> Labels:
-    """The model's label (num_classes,) of each class of a set, found by name. Raises LatentiaError where one lacks."""
+    """The model's label (num_classes,) of each class of a set, by name. Raises LatentiaError where one is missing."""
     return np.array([model.class_index(name) for name in real.class_names], dtype=np.int64)
 
 

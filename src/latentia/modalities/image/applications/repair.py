@@ -1,4 +1,4 @@
-"""Pictures made whole again by a model that was never trained to: inpainting and the undoing of linear degradations."""
+"""Repairs of pictures by a model, trained for it or not: inpainting and the inversion of linear degradations."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,11 +23,12 @@ from latentia.modalities.image.applications.drawing import (
 from latentia.modalities.image.degrade import Degradation, hide
 from latentia.modalities.image.first_stage import PictureStage
 from latentia.modalities.image.pictures import to_float
+from latentia.modalities.image.repair_task import RepairTask
 from latentia.model import LatentModel
 
 Method = Literal["posterior", "repaint", "trained"]
 
-NOISE_STD = 0.1  # of pixels in [-1, 1]: about what a small autoencoder fails to give back
+NOISE_STD = 0.1  # of pixels in [-1, 1]: about the error of a small autoencoder
 
 
 def inpaint(
@@ -43,16 +44,16 @@ def inpaint(
     progress: bool = False,
     **sampling: Any,
 ) -> Pictures:
-    """Draws what `masks` hide, given the rest, which comes back bit for bit.
+    """Draws the part that `masks` hide from the rest, which comes back bit for bit.
 
     Args:
-        pictures: uint8 (N, H, W, C). What they hold where they are masked is not read.
+        pictures: uint8 (N, H, W, C). Masked pixels are not read.
         masks: booleans (N, H, W), True where the picture is to be repaired.
         labels: int64 (N,), `len(class_names)` for no class.
         method: "posterior" matches the visible pixels through the decoder (see `diffusion.posterior`); "repaint" puts
             the latents of the visible part in their places (see `diffusion.repaint`), which needs no gradients;
             "trained" is for a model whose task is to inpaint. None is "trained" for such a model, else "posterior".
-        noise_std: by how much visible pixels in [-1, 1] may miss, for "posterior".
+        noise_std: the deviation that visible pixels in [-1, 1] may have, for "posterior".
         sampling: arguments of `LatentModel.generate`.
 
     Raises LatentiaError where shapes do not agree.
@@ -71,19 +72,17 @@ def inpaint(
     unknown = torch.from_numpy(masks)[:, None].to(model.device)
     x = hide(unknown)(to_float(pictures).to(model.device))
 
-    def by_posterior(rows: slice) -> Sampler:
-        measure = _through(first_stage, hide(unknown[rows]))
-        return partial(posterior, measure=measure, measured=x[rows], noise_std=noise_std)
-
-    def by_repaint(rows: slice) -> Sampler:
+    def bind(rows: slice) -> Sampler:
+        if method == "posterior":
+            measure = _through(first_stage, hide(unknown[rows]))
+            return partial(posterior, measure=measure, measured=x[rows], noise_std=noise_std)
         with torch.no_grad():
             known = first_stage.encode(_fill(x[rows], unknown[rows]))
         return partial(repaint, known=known, keep=~_hidden_latents(unknown[rows], known.shape[2:]))
 
-    if method == "trained":
-        drawn = _draw_trained(model, x, unknown, labels, seed, batch_size, progress, sampling)
+    if task is not None and method == "trained":
+        drawn = _draw_trained(model, task, x, unknown, labels, batch_size, seed=seed, progress=progress, **sampling)
     else:
-        bind = {"posterior": by_posterior, "repaint": by_repaint}[method]
         drawn = draw_by(model, labels, bind, seed, batch_size, progress, sampling)
     return np.where(masks[..., None], drawn, pictures)
 
@@ -100,10 +99,10 @@ def restore(
     progress: bool = False,
     **sampling: Any,
 ) -> Pictures:
-    """Draws pictures uint8 (N, H, W, C) that look like `measured` once degraded, and like the model's data.
+    """Draws pictures uint8 (N, H, W, C) that equal `measured` once degraded, and resemble the model's data.
 
-    measured: floats (N, ...) as `degradation` gives them for pictures (N, C, H, W) in [-1, 1]; labels: int64 (N,).
-    noise_std: the deviation of the noise in `measured`; what the autoencoder fails to give back counts as noise, too.
+    measured: floats (N, ...) as `degradation` makes them of pictures (N, C, H, W) in [-1, 1]; labels: int64 (N,).
+    noise_std: the deviation of the noise in `measured`; the error of the autoencoder counts as noise, too.
     sampling: arguments of `LatentModel.generate`. Raises LatentiaError where shapes do not agree.
     """
     first_stage = picture_stage(model)
@@ -140,14 +139,14 @@ def enlarge(
     check_pictures_for(model, small, labels, task.factor)
     x = task.enlarged(to_float(small).to(model.device))
     nothing = torch.zeros(len(x), 1, *x.shape[2:], dtype=torch.bool, device=x.device)
-    return _draw_trained(model, x, nothing, labels, seed, batch_size, progress, sampling)
+    return _draw_trained(model, task, x, nothing, labels, batch_size, seed=seed, progress=progress, **sampling)
 
 
 def most_typical(draws: Sequence[Pictures]) -> Pictures:
     """Of several draws, uint8 (N, H, W, C) each, for every picture the one nearest to the mean of all of them.
 
-    Where what is given leaves several ways open, this is one of the likelier ones, and no blur of them all as the mean
-    itself is. Raises LatentiaError where the draws have different shapes, or there are none.
+    Where the visible part leaves several ways open, this is one of the likelier ones, unlike the mean, a blur of all.
+    Raises LatentiaError where the draws have different shapes, or there are none.
     """
     if not draws or any(draw.shape != draws[0].shape for draw in draws):
         raise LatentiaError(f"draws have the shapes {[draw.shape for draw in draws]}, expected one or more alike")
@@ -158,24 +157,13 @@ def most_typical(draws: Sequence[Pictures]) -> Pictures:
 
 
 def _draw_trained(
-    model: LatentModel,
-    x: Tensor,
-    hidden: Tensor,
-    labels: Labels,
-    seed: int,
-    batch_size: int,
-    progress: bool,
-    sampling: dict[str, Any],
+    model: LatentModel, task: RepairTask, x: Tensor, hidden: Tensor, labels: Labels, batch_size: int, **sampling: Any
 ) -> Pictures:
-    """By a denoiser that sees what is left."""
-    task = repair_task(model)
-    assert task is not None
+    """Draws by a denoiser that sees the degraded pictures."""
     parts = zip(torch.split(x, batch_size), torch.split(hidden, batch_size), strict=True)
     with torch.no_grad():
         remains = torch.cat([task.remains(model.first_stage.encode(part), mask) for part, mask in parts])
-    drawn: Pictures = model.generate(
-        labels, remains=remains, seed=seed, batch_size=batch_size, progress=progress, **sampling
-    )
+    drawn: Pictures = model.generate(labels, remains=remains, batch_size=batch_size, **sampling)
     return drawn
 
 
@@ -184,13 +172,13 @@ def _through(first_stage: PictureStage, degradation: Degradation) -> Callable[[T
 
 
 def _fill(x: Tensor, unknown: Tensor) -> Tensor:
-    """Pictures whose unknown pixels, 0 now, take the mean of the known ones: the encoder must read something."""
+    """Pictures whose unknown pixels, 0 now, take the mean of the known ones: an encoder reads all pixels."""
     known = (~unknown).sum((2, 3), keepdim=True).clamp(min=1)
     return x + unknown * (x.sum((2, 3), keepdim=True) / known)
 
 
 def _hidden_latents(unknown: Tensor, grid: torch.Size) -> Tensor:
-    """Where latents (B, 1, h, w) tell of unknown pixels (B, 1, H, W): under them, and next to that."""
+    """The latents (B, 1, h, w) that depend on unknown pixels (B, 1, H, W): those under them, and their neighbours."""
     factor = unknown.shape[2] // grid[0]
     under = F.max_pool2d(unknown.float(), factor)
     return F.max_pool2d(under, 3, stride=1, padding=1) > 0

@@ -1,4 +1,4 @@
-"""A folder of synthetic pictures that a classifier and their distance from real ones have passed."""
+"""A folder of synthetic pictures that a classifier and the distance from real ones have accepted."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from latentia.model import load
 MANIFEST_NAME = "manifest.jsonl"
 COPY_QUANTILE = 0.01  # real pictures nearer to another than this share of them count as copies, and synthetic ones too
 VARIED = 0.5  # strength by which unlabelled pictures are varied
-LOOKED_UP = 2000  # real pictures whose neighbours give that distance
+LOOKED_UP = 2000  # real pictures that this distance is measured on
 
 
 def picture_judge(
@@ -39,17 +39,17 @@ def picture_judge(
     device: str = "cpu",
     progress: bool = False,
 ) -> Judge:
-    """Accepts pictures that the classifiers together give their class with `min_confidence` or more.
+    """Accepts pictures whose class the classifiers together find `min_confidence` likely or more.
 
     classifiers: trained on `real`; none: one is trained here.
-    weights: (num_classes,), of the classes in what these say, such as `even_weights`; None: all alike.
+    weights: (num_classes,), factors of the predicted probabilities, such as `even_weights`; None: all 1.
 
     Unless `allow_copies`, none may lie nearer to a real picture, in pixels, than all but 1 % of the real ones lie to
     each other. Scores: "confidence" in [0, 1] and "distance" (Euclidean, pixels in [0, 1]).
     Raises LatentiaError where `real` has no labels or fewer than two pictures.
     """
     if len(real) < 2:
-        raise LatentiaError(f"{real.name} has {len(real)} pictures: too few to tell copies from others")
+        raise LatentiaError(f"{real.name} has {len(real)} pictures: too few to distinguish copies from others")
     voters = classifiers or [trained_classifier(real, seed=seed, device=device, progress=progress)]
     some = np.random.default_rng(seed).permutation(len(real))[:LOOKED_UP]
     apart = nearest_neighbours(real.images[some], real.images, 2).distance[:, 1]  # the nearest is the picture itself
@@ -67,7 +67,7 @@ def picture_judge(
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What synthetic pictures are made, and which of them are kept.
+    """Which synthetic pictures are made, and which of them are kept.
 
     per_class: pictures of each class; None fills every class up to the largest.
     strength: None draws from noise; a number in (0, 1] varies real pictures by so much.
@@ -97,9 +97,9 @@ def augment_set(
 ) -> str:
     """Writes pictures of each class of the training split of `data` into the new folder `out`; returns their count.
 
-    Pictures are `class/number.png`; a line of manifest.jsonl each holds file, class, scores, seed, strength, what was
-    varied, sampling and the hash of the model. Raises LatentiaError where `out` exists, arguments contradict each
-    other, or model and data do not fit.
+    Pictures are `class/number.png`; a line of manifest.jsonl each holds file, class, scores, seed, strength, the set
+    that was varied, sampling and the hash of the model. Raises LatentiaError where `out` exists, arguments contradict
+    each other, or model and data do not fit.
     """
     if how.even and how.unlabelled is None:
         raise LatentiaError("--even is for --unlabelled pictures, and there are none")
@@ -125,14 +125,14 @@ def augment_set(
         }
         _write(folder, made, real.class_names, origin)
     short = [f"{name} {missing}" for name, missing in zip(real.class_names, made.missing, strict=True) if missing]
-    ending = f"; short of what was asked for: {', '.join(short)}" if short else ""
+    ending = f"; missing: {', '.join(short)}" if short else ""
     return f"{len(made.pictures)} of {made.drawn} drawn pictures were accepted{ending}"
 
 
 def _judged(
     real: PictureSet, how: Augmentation, size: int, root: str | Path | None, seed: int, device: str
 ) -> tuple[PictureSet, float | None, Judge]:
-    """The pictures to start from, the strength by which they are varied, and the judge of what comes out."""
+    """The pictures to start from, the strength by which they are varied, and the judge of the results."""
     start, strength, classifiers, weights = real, how.strength, [], None
     if how.unlabelled is not None:
         strength = VARIED if how.strength is None else how.strength
@@ -152,10 +152,10 @@ def _judged(
     return start, strength, judge
 
 
-def _write(folder: Path, made: Synthetic, class_names: Sequence[str], how: Mapping[str, Any]) -> None:
-    """The pictures, and the manifest that says of each how it was made."""
+def _write(folder: Path, made: Synthetic, class_names: Sequence[str], origin: Mapping[str, Any]) -> None:
+    """The pictures, and the manifest with the origin of each."""
     lines = []
     for row, path in enumerate(write_pictures(made.pictures, made.labels, class_names, folder)):
         scores = {name: round(float(score[row]), 6) for name, score in made.scores.items()}
-        lines.append(json.dumps({"file": path, "class": class_names[made.labels[row]], **scores, **how}))
+        lines.append(json.dumps({"file": path, "class": class_names[made.labels[row]], **scores, **origin}))
     write_text(folder / MANIFEST_NAME, "".join(f"{line}\n" for line in lines))

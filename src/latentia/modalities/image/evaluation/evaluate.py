@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ def evaluate_picture_model(model: LatentModel, out: Path, how: Evaluation) -> st
     The first stage is measured on the test split, the generator by `count` pictures of all classes equally often, or,
     where the model reads prompts, by one picture for each of the first `count` held-out captions. `how.more` may name
     `features`, the network whose features are compared: "classifier" (trained here; the model's own latents where there
-    are no classes), "imagenet" (EfficientNet-Lite0) or "inception", which alone gives a FID, with its
+    are no classes), "imagenet" (EfficientNet-Lite0) or "inception", the only one whose distance is a FID, with its
     `inception_weights`. `out` gets report.md, report.json, samples.png, reconstructions.png and neighbours.png
     (generated pictures beside their nearest training pictures).
     """
@@ -49,16 +50,8 @@ def evaluate_picture_model(model: LatentModel, out: Path, how: Evaluation) -> st
     images = model.generate(labels, prompts=captions, seed=how.seed, progress=True, **how.sampling)
     rate = count / (time.perf_counter() - started)
     generated = PictureSet(images, labels if classes else None, model.class_names, "generated pictures", "Generated.")
-    figures = evaluate_pictures(
-        generated,
-        train,
-        test,
-        feature_net=network,
-        seed=how.seed,
-        score=classes > 0,
-        device=how.device,
-        progress=True,
-    )
+    options: dict[str, Any] = {"seed": how.seed, "device": how.device, "progress": True}
+    figures = evaluate_pictures(generated, train, test, feature_net=network, score=classes > 0, **options)
     if captions is not None:
         figures = _with_retrieval(figures, network, images, test.images[:count], reconstructed[:count])
     _write_sheets(out, images, train, test, reconstructed, classes)

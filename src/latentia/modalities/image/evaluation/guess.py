@@ -1,4 +1,4 @@
-"""The class of a damaged picture, from what is left of it."""
+"""The class of a damaged picture, predicted from its visible part."""
 
 from dataclasses import replace
 
@@ -25,17 +25,17 @@ def guess_classes(
     device: str = "cpu",
     progress: bool = False,
 ) -> Labels:
-    """The model's label (N,) of each picture, as its repair needs it.
+    """The model's label (N,) of each picture, for its repair.
 
     A classifier is trained on `real` with one of these masks on each picture, and kept (see `trained_classifier`). A
-    denoiser that knows the class, and is guided towards it, draws one likely picture instead of any that could be.
+    denoiser that sees the class, and is guided towards it, draws one likely picture instead of any possible one.
 
     Args:
-        real: labelled pictures of the model's size, whose classes are found in the model by name.
-        pictures: uint8 (N, H, W, C). What they hold where they are masked is not read.
+        real: labelled pictures of the model's size, whose classes are matched with the model's by name.
+        pictures: uint8 (N, H, W, C). Masked pixels are not read.
         masks: booleans (N, H, W), True where a picture is hidden.
 
-    Raises LatentiaError where `real` has no labels or a class that the model does not know, or shapes do not agree.
+    Raises LatentiaError where `real` has no labels or a class that the model lacks, or shapes do not agree.
     """
     check_pictures("pictures whose class is guessed", pictures)
     check_masks(masks, pictures)
@@ -46,5 +46,4 @@ def guess_classes(
     chosen = distinct[np.random.default_rng(seed).integers(0, len(distinct), len(real))]
     covered = replace(real, images=cover(real.images, chosen))
     classifier = trained_classifier(covered, seed=seed, device=device, progress=progress)
-    labels: Labels = own[predict(classifier, cover(pictures, masks))]
-    return labels
+    return own[predict(classifier, cover(pictures, masks))]

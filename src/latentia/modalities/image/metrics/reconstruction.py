@@ -1,10 +1,9 @@
-"""How much a first stage loses: PSNR, SSIM and the Fréchet distance between pictures and their reconstructions."""
+"""The loss of a first stage: PSNR, SSIM and the Fréchet distance between pictures and their reconstructions."""
 
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
@@ -68,17 +67,13 @@ def reconstruction_frechet(original: Pictures, reconstructed: Pictures, feature_
 def _mean_over_pictures(
     measure: Callable[[Tensor, Tensor], Tensor], original: Pictures, reconstructed: Pictures
 ) -> float:
+    """The mean of `measure` (B,) of float32 pictures (B, C, H, W) in [0, 255]."""
     _check_pairs(original, reconstructed)
     values = []
     for start in range(0, len(original), AT_ONCE):
-        x, y = (_levels(images[start : start + AT_ONCE]) for images in (original, reconstructed))
-        values.append(measure(x, y).double())
+        parts = (images[start : start + AT_ONCE].transpose(0, 3, 1, 2) for images in (original, reconstructed))
+        values.append(measure(*(torch.from_numpy(part.astype(np.float32)) for part in parts)).double())
     return float(torch.cat(values).mean())
-
-
-def _levels(images: NDArray[np.uint8]) -> Tensor:
-    """uint8 (B, H, W, C) → float32 (B, C, H, W), still in [0, 255]."""
-    return torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32))
 
 
 def _check_pairs(original: Pictures, reconstructed: Pictures) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from latentia.errors import LatentiaError
-from latentia.metrics.checks import Features, Pictures, check_alike, check_features
+from latentia.metrics.checks import Pictures, check_alike, check_features
 from latentia.metrics.distances import coverage, frechet_distance, kernel_distance
 from latentia.metrics.report import Figure, Report, draw
 from latentia.modalities.image.metrics.cas import classification_accuracy_score
@@ -19,7 +19,7 @@ from latentia.modalities.image.pictures import PictureSet
 
 SMALLEST_KERNEL_SET = 4
 COVERED = 5000  # pictures whose neighbourhoods are compared: the time grows with the square of their number
-LOOKED_UP = 2000  # pictures whose nearest neighbours are sought: a median settles long before that
+LOOKED_UP = 2000  # pictures whose nearest neighbours are compared: a median settles long before that
 
 
 def evaluate_pictures(
@@ -38,9 +38,10 @@ def evaluate_pictures(
 
     n = min(len(generated), len(test)) pictures are drawn from both with `seed`, so that each figure and its reference
     are biased alike. Fréchet and kernel distance are to the whole training set, coverage (k neighbours) is to as many
-    training pictures, at most 5000. Where `generated` has labels (the classes asked for), so must `train` and `test`:
-    then the share that a classifier network agrees with is given, and with `score` the classification accuracy score,
-    which trains two classifiers. Raises LatentiaError where sets differ in size, channels or classes or are too small.
+    training pictures, at most 5000. Where `generated` has labels, the requested classes, so must `train` and `test`:
+    the report then has the share of labels that a classifier network agrees with and, with `score`, the classification
+    accuracy score, which trains two classifiers.
+    Raises LatentiaError where sets differ in size, channels or classes or are too small.
     """
     check_alike("generated pictures", generated.images, train.name, train.images)
     check_alike(train.name, train.images, test.name, test.images)
@@ -117,7 +118,10 @@ def _distance_figures(
     generator: np.random.Generator,
 ) -> list[Figure]:
     n = len(made)
-    real, fake, floor = (_features(feature_net, part) for part in (train, made, unseen))
+    real, fake, floor = (
+        check_features(f"{feature_net.name} of {part.name}", feature_net.extract(part.images))
+        for part in (train, made, unseen)
+    )
     kernel, kernel_floor = (kernel_distance(real, other, generator=generator) for other in (fake, floor))
     clouds = min(n, COVERED)  # coverage compares two clouds of one density
     sample, *others = (part[generator.permutation(len(part))[:clouds]] for part in (real, fake, floor))
@@ -130,13 +134,9 @@ def _distance_figures(
 
 
 def _agreement_figure(feature_net: FeatureNet, made: PictureSet, real: PictureSet) -> list[Figure]:
-    """How often the network sees the class that was asked for, beside how often it is right on real pictures."""
+    """How often the network sees the requested class, beside how often it is right on real pictures."""
     if feature_net.classifier is None or made.labels is None or real.labels is None:
         return []
     share = accuracy(feature_net.classifier, made.images, made.labels)
     right = accuracy(feature_net.classifier, real.images, real.labels)
     return [Figure("label agreement", share, right, "higher", len(made))]
-
-
-def _features(feature_net: FeatureNet, pictures: PictureSet) -> Features:
-    return check_features(f"{feature_net.name} of {pictures.name}", feature_net.extract(pictures.images))

@@ -23,7 +23,7 @@ MAX_SIZE = 8192
 def digits(split: Split, root: Path | None = None) -> PictureSet:
     """The handwritten digits that come with scikit-learn, uint8 (N, 8, 8, 1); every fifth of each class is for testing.
 
-    `root` is not looked at: there are no files to find.
+    `root` is not read, since there are no files.
     """
     from sklearn.datasets import load_digits  # here, because it is slow to import
 
@@ -39,7 +39,7 @@ def digits(split: Split, root: Path | None = None) -> PictureSet:
 
 
 def auto(split: Split, root: Path | None) -> PictureSet:
-    """Fashion-MNIST where it is at hand or can be fetched, else the digits, whose `source` then says why."""
+    """Fashion-MNIST where it is at hand or can be fetched, else the digits, whose `source` then has the reason."""
     try:
         return fashion_mnist(split, root)
     except LatentiaError:
@@ -49,7 +49,7 @@ def auto(split: Split, root: Path | None) -> PictureSet:
         return fashion_mnist(split, None)
     except LatentiaError as error:
         fallback = digits(split)
-        return replace(fallback, source=f"{fallback.source} Fashion-MNIST cannot be had: {error}.")
+        return replace(fallback, source=f"{fallback.source} Fashion-MNIST is not available: {error}.")
 
 
 BUILT_IN: dict[str, Callable[[Split, Path | None], PictureSet]] = {
@@ -69,13 +69,13 @@ def load_pictures(
 ) -> PictureSet:
     """Loads one split of a set of pictures.
 
-    name: "fashion-mnist", "digits", "cifar10", "auto" (the first where it can be had, else the second), "hf:NAME", or
+    name: "fashion-mnist", "digits", "cifar10", "auto" (the first if it is available, else the second), "hf:NAME", or
         a path: a folder of pictures, of IDX files, of parquet files or of tar shards, a parquet or tar file, or the
         CIFAR-10 archive.
     size: the shorter side is resized to it and the centre square cropped; a Frame takes only the pictures that belong
         to it; None keeps the size that the pictures have.
     on_corrupt: "refuse" raises where a picture cannot be decoded, "skip" leaves it out and lists it in `skipped`.
-    root: where the files of a built-in set lie, or the folder that a relative path starts from.
+    root: the folder of the files of a built-in set, or that from which a relative path starts.
 
     Raises LatentiaError where the name is unknown, an argument is wrong, or the files are missing or broken, NoneFits
     where no picture belongs to the frame.

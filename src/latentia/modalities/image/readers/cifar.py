@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import pickle
 import tarfile
 import zlib
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentia.errors import LatentiaError
-from latentia.files import cache_dir
+from latentia.files import find_data
 from latentia.items import Split
 from latentia.modalities.image.pictures import PictureSet
 
@@ -31,7 +30,7 @@ PICTURE_BYTES = 3 * 32 * 32
 
 
 class _Array:
-    """Stands in for `numpy.ndarray` while unpickling: keeps what the pickle says and runs nothing of numpy."""
+    """Stands in for `numpy.ndarray` while unpickling: keeps the state in the pickle and runs nothing of numpy."""
 
     state: tuple[Any, ...] = ()
 
@@ -57,7 +56,7 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return str(text).encode("latin1")
 
 
-# All that the official batches name, with inert things in place of the real ones.
+# All names that the official batches refer to, with an inert stand-in for each.
 ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
@@ -98,12 +97,12 @@ def read_cifar10(path: Path, split: Split = "train", checksum: str | None = CIFA
 
 
 def check_md5(path: Path, expected: str) -> None:
-    """Raises LatentiaError where the file's MD5 is another."""
+    """Raises LatentiaError where the file's MD5 is not `expected`."""
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
-    if found != expected:
+        actual = hashlib.file_digest(file, "md5").hexdigest()
+    if actual != expected:
         raise LatentiaError(
-            f"{path} has MD5 {found}, expected {expected}: it is damaged or another file; fetch it again"
+            f"{path} has MD5 {actual}, expected {expected}: it is damaged or another file; fetch it again"
         )
 
 
@@ -144,18 +143,10 @@ def _read_batch(data: bytes, where: str) -> tuple[NDArray[np.uint8], NDArray[np.
 def cifar10(split: Split, root: Path | None) -> PictureSet:
     """CIFAR-10 from the archive in `root`, else in `$LATENTIA_DATA` or the cache.
 
-    Raises LatentiaError that lists the places searched where none has it.
+    Raises LatentiaError that lists the folders searched where none has it.
     """
-    given = root or os.environ.get("LATENTIA_DATA")
-    base = Path(given).expanduser() if given else None
-    places = [base, base / CIFAR10_FILE, base / "cifar10" / CIFAR10_FILE] if base else []
-    if root is None:
-        places.append(cache_dir() / "cifar10" / CIFAR10_FILE)
-    for place in places:
-        if place.is_file():
-            return read_cifar10(place, split)
-    searched = ", ".join(map(str, places))
-    raise LatentiaError(
-        f"CIFAR-10 was not found in {searched}; fetch it with `latentia data fetch cifar10`, "
-        f"or pass root=... with {CIFAR10_FILE}"
+    missing = "CIFAR-10 was not found in {}; fetch it with `latentia data fetch cifar10`, or pass root=... with "
+    place = find_data(
+        "cifar10", root, lambda path: path.is_file() or (path / CIFAR10_FILE).is_file(), missing + CIFAR10_FILE
     )
+    return read_cifar10(place if place.is_file() else place / CIFAR10_FILE, split)

@@ -28,7 +28,7 @@ EMOJI_LANGUAGES = ("en", "de", "es", "fr", "zh")
 FONT_SIZE = 109  # pixels: the only one that the bitmap font has
 SHARPER = 4  # drawings are rendered larger, then averaged
 HELD_OUT = 0.1  # share of the pairs of emoji and style
-KINDS = 3  # captions of an emoji that join a keyword to the last word of its name
+KINDS = 3  # captions of an emoji that join a keyword and the last word of its name
 MAX_MEMBER = 2**24  # bytes of a file in an archive
 
 Draw = Callable[[int], Image.Image]
@@ -49,13 +49,13 @@ def prepare_emoji(
 
     A line of that holds file_name, text (one caption a line: the names by language, with and without the style), emoji
     and style. The test split holds a tenth of the pairs (emoji, style), drawn by hash, at most one of an emoji that has
-    two styles or more: each emoji and each style is seen in training, but not these together.
-    Returns how many pictures each style has. What has been drawn before is replaced when the new set is whole.
+    two styles or more: each emoji and each style occurs in training, but not these together.
+    Returns how many pictures each style has. An earlier set is replaced when the new one is whole.
 
     Raises LatentiaError where the packages cannot be fetched, a language is unknown, or a renderer is missing.
     """
     if out.exists() and not (out / "LICENSES.txt").is_file():
-        raise LatentiaError(f"{out} exists and holds something else than emoji; choose another folder")
+        raise LatentiaError(f"{out} exists and holds something other than emoji; choose another folder")
     if not 8 <= size <= 1024:
         raise LatentiaError(f"size is {size}, expected 8 to 1024 pixels")
     if not languages:
@@ -90,8 +90,8 @@ def prepare_emoji(
 
 
 def captions(emoji: Emoji, style: str) -> list[str]:
-    """What to call it: in each language the name with its style, both with the keywords where there are any, and the
-    name alone, for people do not name styles. In English also as one asks for a thing: "a red heart", "a sad cat"."""
+    """The captions of an emoji: in each language the name with its style, both with the keywords where there are any,
+    and the name alone, for people do not name styles. In English also with an article: "a red heart", "a sad cat"."""
     lines = []
     for language, (name, keywords) in emoji.names.items():
         lines.append(f"{name}, {style} style")
@@ -171,7 +171,7 @@ def noto_drawings(path: Path) -> Callable[[Emoji], Draw | None]:
 def archive_drawings(
     archive: Path, folder: str, names: Callable[[Emoji], Iterator[str]]
 ) -> Callable[[Emoji], Draw | None]:
-    """The SVG drawings in an npm package, of which `names` lists what one may be called. They are read at once."""
+    """The SVG drawings in an npm package, read at once; `names` lists the file names that an emoji may have."""
     try:
         from resvg_py import svg_to_bytes
     except ImportError:

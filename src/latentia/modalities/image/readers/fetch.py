@@ -24,7 +24,7 @@ EMOJI_PACKAGES = {
     "twemoji": "@twemoji/svg@15.0.0",
     "fluent": "fluentui-emoji@1.3.0",
 }
-EMOJI_FILES = {  # what `npm pack` calls them
+EMOJI_FILES = {  # the file names that `npm pack` makes
     name: f"{re.sub('[/@]', '-', package.removeprefix('@'))}.tgz" for name, package in EMOJI_PACKAGES.items()
 }
 NOTO_FONT = "NotoColorEmoji.ttf"

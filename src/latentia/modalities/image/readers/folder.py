@@ -29,24 +29,21 @@ def read_folder(path: Path, split: Split, size: int | Frame | None, on_corrupt: 
     base = test if split == "test" and test is not None else train
     files, ignored = list_files(base, path, SUFFIXES)
     captions = dict(zip(files, read_captions(base, list(files)) or [], strict=False))
-    classes = (
-        class_names(list(files if base == train else list_files(train, path, SUFFIXES)[0]), train)
-        if not captions
-        else ()
-    )
+    training = files if base == train else list_files(train, path, SUFFIXES)[0]
+    classes = () if captions else class_names(list(training), train)
     if test is None:
         files = {name: status for name, status in files.items() if held_out(name) == (split == "test")}
     if not files:
         advice = f"; {len(ignored)} were ignored, such as {ignored[0]}" if ignored else ""
         raise LatentiaError(f"the {split} split of {path} holds no pictures ({', '.join(SUFFIXES)}){advice}")
-    silent = [name for name in files if captions and captions[name] is None]
-    if silent and on_corrupt == "refuse":
+    bare = {name for name in files if captions and captions[name] is None}
+    if bare and on_corrupt == "refuse":
         raise LatentiaError(
-            f"{len(silent)} of {len(files)} pictures of {base} have no caption, such as {silent[0]}; "
+            f"{len(bare)} of {len(files)} pictures of {base} have no caption, such as {min(bare)}; "
             "give them one, or pass on_corrupt='skip'"
         )
-    ignored += [f"{name}: it has no caption" for name in silent]
-    names = [name for name in files if name not in set(silent)]
+    ignored += [f"{name}: it has no caption" for name in sorted(bare)]
+    names = [name for name in files if name not in bare]
     if not names:
         raise LatentiaError(f"no picture of the {split} split of {path} has a caption")
     unknown = {name.split("/")[0] for name in names if "/" in name and not captions} - set(classes)
@@ -58,9 +55,7 @@ def read_folder(path: Path, split: Split, size: int | Frame | None, on_corrupt: 
     stored = stored_pictures(key, names, lambda i: base / names[i], size, on_corrupt, str(base))
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers[names[i].split("/")[0]] for i in stored.kept], np.int64) if classes else None
-    rule = (
-        "one in ten pictures held out by the hash of its path" if test is None else f"as the folder {base.name} has it"
-    )
+    rule = f"as the folder {base.name} has it" if test else "one in ten pictures held out by the hash of its path"
     source = f"The {split} split of the pictures in {path}, {rule}."
     kept_captions = tuple(str(captions[names[i]]) for i in stored.kept) if captions else None
     return PictureSet(stored.images, labels, classes, path.name, source, (*ignored, *stored.skipped), kept_captions)

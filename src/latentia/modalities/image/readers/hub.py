@@ -57,7 +57,7 @@ def _read(
         data = value["bytes"] if isinstance(value, dict) else value
         if data is not None:
             return BytesIO(data)
-        if identity is None and value is not None:  # the hub's library names files that it downloaded itself
+        if identity is None and value is not None:  # files that the hub's library has downloaded itself
             return Path(value["path"])
         raise ValueError("the row holds no picture")
 
@@ -115,7 +115,7 @@ def _labels(rows: Any, train: Any, origin: str) -> tuple[NDArray[np.int64] | Non
 
 
 def _captions(rows: Any, indices: NDArray[np.int64], origin: str) -> tuple[str, ...] | None:
-    """The captions of some rows, of the first column of strings, or of lists of them, that is called like one."""
+    """The captions of some rows, from the first column of strings, or of lists of them, that has a caption's name."""
     named = [
         name
         for name in CAPTION_FIELDS

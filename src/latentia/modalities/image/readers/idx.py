@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentia.errors import LatentiaError
-from latentia.files import data_folders
+from latentia.files import find_data
 from latentia.items import Split
 from latentia.modalities.image.pictures import PictureSet
 
@@ -30,7 +30,7 @@ FASHION_MNIST_CLASSES = (
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts its files
 PREFIX: dict[Split, str] = {"train": "train", "test": "t10k"}
 MAX_BYTES = 2**31  # of one IDX file, unpacked
-GZIP_MAX_RATIO = 1032  # DEFLATE cannot pack tighter, so a header that declares more is a lie
+GZIP_MAX_RATIO = 1032  # DEFLATE cannot pack tighter, so a header that declares more is false
 UINT8_CODE = 0x08
 
 
@@ -73,9 +73,11 @@ def _parse(file: BinaryIO, path: Path, dimensions: int, available: int) -> NDArr
 
 
 def find_idx(folder: Path, split: Split) -> tuple[Path, Path] | None:
-    """The files of pictures and labels of one split, named as MNIST names them, gzipped or not; None if one lacks."""
-    found = [_first_file(folder, f"{PREFIX[split]}-{kind}") for kind in ("images{}idx3-ubyte", "labels{}idx1-ubyte")]
-    return (found[0], found[1]) if found[0] and found[1] else None
+    """MNIST's files of the pictures and labels of one split, gzipped or not; None where one is missing."""
+    images, labels = (
+        _first_file(folder, f"{PREFIX[split]}-{kind}") for kind in ("images{}idx3-ubyte", "labels{}idx1-ubyte")
+    )
+    return (images, labels) if images and labels else None
 
 
 def _first_file(folder: Path, pattern: str) -> Path | None:
@@ -108,12 +110,9 @@ def fashion_mnist(split: Split, root: Path | None) -> PictureSet:
 
     Raises LatentiaError that lists the folders searched where none holds the files.
     """
-    folders = data_folders("fashion-mnist", root, DEBIAN_FOLDER)
-    for folder in folders:
-        if find_idx(folder, split):
-            return read_idx_folder(folder, split, "fashion-mnist", FASHION_MNIST_CLASSES)
-    searched = ", ".join(map(str, folders))
-    raise LatentiaError(
-        f"Fashion-MNIST was not found in {searched}; install it with: sudo apt-get install dataset-fashion-mnist, "
+    missing = (
+        "Fashion-MNIST was not found in {}; install it with: sudo apt-get install dataset-fashion-mnist, "
         "fetch it with `latentia data fetch fashion-mnist`, or pass root=..."
     )
+    folder = find_data("fashion-mnist", root, lambda path: find_idx(path, split), missing, DEBIAN_FOLDER)
+    return read_idx_folder(folder, split, "fashion-mnist", FASHION_MNIST_CLASSES)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from latentia.errors import LatentiaError
+from latentia.errors import LatentiaError, first_line
 from latentia.files import atomic_path, cache_dir, read_json, write_json
 from latentia.items import OnCorrupt
 from latentia.modalities.image.pictures import Frame, NoneFits, fit_picture
@@ -34,7 +34,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Stored:
-    """What was decoded.
+    """Decoded pictures.
 
     images: uint8 (K, H, W, C); kept: int64 (K,), their places among the sources; skipped: "name: reason" of the others.
     """
@@ -60,25 +60,25 @@ def stored_pictures(
     on_corrupt: OnCorrupt,
     origin: str,
 ) -> Stored:
-    """The pictures `source(i)`, called `names[i]`, decoded into `cache_dir()/pictures/KEY.npy` or found there.
+    """The pictures `source(i)`, called `names[i]`, decoded into `cache_dir()/pictures/KEY.npy` unless it exists.
 
     All become grey where every one is grey, else RGB; EXIF orientation is applied and alpha laid on white.
-    size: side of the square that each is fitted to, or the frame, which only those enter that belong there; None keeps
+    size: side of the square that each is fitted to, or the frame, which leaves out pictures of other frames; None keeps
         the size, which must then be the same for all.
     Raises NoneFits where no picture belongs to the frame, and LatentiaError where sizes differ, where all are corrupt,
     or where some are and `on_corrupt` is "refuse".
     """
     path = cache_dir() / "pictures" / f"{key}.npy"
-    found = _load(path, len(names))
-    if found is None:
+    entry = _load(path, len(names))
+    if entry is None:
         try:
             _decode(path, names, source, size, on_corrupt, origin)
         except OSError as error:  # not from reading, which names each file
             raise LatentiaError(f"{path} cannot be written: {error}; set LATENTIA_CACHE to another folder") from None
-        found = _load(path, len(names))
-    if found is None:
+        entry = _load(path, len(names))
+    if entry is None:
         raise LatentiaError(f"{path} cannot be read back after it was written; does another process remove it?")
-    images, reasons, elsewhere = found
+    images, reasons, elsewhere = entry
     skipped = tuple(f"{names[i]}: {reason}" for i, reason in reasons.items())
     if skipped and on_corrupt == "refuse":
         raise _refusal(skipped, len(names), origin)
@@ -87,8 +87,8 @@ def stored_pictures(
 
 
 def _load(path: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str], set[int]] | None:
-    """The memory map, the reasons for what it lacks, and what belongs to other frames; None where the entry is missing
-    or damaged."""
+    """The memory map, the reasons why pictures are left out, and the pictures of other frames; None where the entry is
+    missing or damaged."""
     try:
         record = read_json(path.with_suffix(".json"))
         reasons = {int(i): str(reason) for i, reason in record["skipped"].items()}
@@ -109,17 +109,15 @@ def _decode(
     origin: str,
 ) -> None:
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore")  # Pillow's remarks name no file
+        warnings.simplefilter("ignore")  # Pillow's warnings name no file
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        looks = dict(_each(pool, lambda i: _look(source(i)), range(len(names)), f"{origin}: looking"))
-        reasons = {i: look for i, look in looks.items() if isinstance(look, str)}
-        found = {i: look for i, look in looks.items() if not isinstance(look, str)}
-        mode = "L" if all(look.grey for look in found.values()) else "RGB"
-        readable = [
-            i for i, look in found.items() if not isinstance(size, Frame) or size.takes(look.height, look.width)
-        ]
-        elsewhere = sorted(found.keys() - set(readable))
-        pictures = _each(pool, lambda i: read_picture(source(i), mode, size), readable, f"{origin}: decoding")
+        looks = dict(_each(pool, lambda i: _read_head(source(i)), range(len(names)), f"{origin}: looking"))
+        reasons = {i: reason for i, reason in looks.items() if isinstance(reason, str)}
+        heads = {i: head for i, head in looks.items() if not isinstance(head, str)}
+        mode = "L" if all(head.grey for head in heads.values()) else "RGB"
+        fitting = [i for i, head in heads.items() if not isinstance(size, Frame) or size.takes(head.height, head.width)]
+        elsewhere = sorted(heads.keys() - set(fitting))
+        pictures = _each(pool, lambda i: read_picture(source(i), mode, size), fitting, f"{origin}: decoding")
         with atomic_path(path) as temporary:
             with temporary.open("wb") as file:
                 reasons |= _write(file, pictures, names, origin)
@@ -134,7 +132,7 @@ def _decode(
 def _write(
     file: BinaryIO, pictures: Iterable[tuple[int, NDArray[np.uint8] | str]], names: Sequence[str], origin: str
 ) -> dict[int, str]:
-    """Writes a .npy file of what could be decoded, and returns the reasons for the rest."""
+    """Writes a .npy file of the pictures that can be decoded, and returns the reasons why the others cannot."""
     reasons: dict[int, str] = {}
     written: list[int] = []
     shape: tuple[int, ...] = ()
@@ -171,7 +169,7 @@ def _refusal(skipped: Sequence[str], count: int, origin: str) -> LatentiaError:
 def _each(
     pool: ThreadPoolExecutor, function: Callable[[int], Value], indices: Sequence[int], label: str
 ) -> Iterator[tuple[int, Value | str]]:
-    """`function` of each index, in order; a string instead of the value says why it failed."""
+    """`function` of each index, in order; where it fails, the reason instead of the value."""
 
     def attempt(i: int) -> Value | str:
         try:
@@ -181,7 +179,7 @@ def _each(
 
     waiting = iter(indices)
     with tqdm(total=len(indices), desc=label, unit="picture", disable=None) as bar:
-        while some := list(islice(waiting, DECODED_AT_ONCE)):  # map() alone would decode all before the first is taken
+        while some := list(islice(waiting, DECODED_AT_ONCE)):  # map() alone would decode all before the first is used
             yield from zip(some, pool.map(attempt, some), strict=True)
             bar.update(len(some))
 
@@ -192,21 +190,21 @@ def reason_of(error: Exception) -> str:
         return f"not a picture in a known format ({', '.join(FORMATS)})"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"a decompression bomb, or more than {Image.MAX_IMAGE_PIXELS} pixels"
-    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+    return first_line(error)[:200]
 
 
-class _Look(NamedTuple):
+class _Head(NamedTuple):
     grey: bool
     height: int
     width: int
 
 
-def _look(source: Source) -> _Look:
-    """What the head of a file says of the upright picture."""
+def _read_head(source: Source) -> _Head:
+    """The mode and the size of the upright picture, from the head of its file."""
     with Image.open(source, formats=FORMATS) as picture:
         grey = picture.mode in ("1", "L", "LA", "La") or picture.mode.startswith("I")
         turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by a quarter, or mirrored at a diagonal
-        return _Look(grey, *(picture.size if turned else picture.size[::-1]))
+        return _Head(grey, *(picture.size if turned else picture.size[::-1]))
 
 
 def read_picture(source: Source, mode: str, size: int | Frame | None) -> NDArray[np.uint8]:

@@ -1,6 +1,5 @@
 """Tar shards as WebDataset writes them: the files of a sample share a name up to the first dot."""
 
-import json
 import os
 import tarfile
 from io import BytesIO
@@ -12,17 +11,17 @@ import numpy as np
 from latentia.errors import LatentiaError
 from latentia.items import OnCorrupt, Split, class_order
 from latentia.modalities.image.pictures import Frame, PictureSet
-from latentia.modalities.image.readers.captions import CAPTION_FIELDS, caption_of
+from latentia.modalities.image.readers.captions import caption_in, caption_of
 from latentia.modalities.image.readers.folder import SUFFIXES
 from latentia.modalities.image.readers.image_cache import Source, record_file, store_key, stored_pictures
 from latentia.sources.folders import TEST_NAMES, held_out
-from latentia.sources.lines import MAX_JSON_BYTES, MAX_TEXT_BYTES
+from latentia.sources.lines import MAX_JSON_BYTES, MAX_TEXT_BYTES, parse_json
 
 MAX_PICTURE_BYTES = 2**28
 
 
 class Sample(NamedTuple):
-    """Where a picture's bytes lie in a shard, its caption and its class."""
+    """The place of a picture's bytes in a shard, its caption and its class."""
 
     shard: Path
     key: str
@@ -43,7 +42,7 @@ def read_shards(path: Path, split: Split, size: int | Frame | None, on_corrupt: 
     """Reads the pictures of shards, with the captions in `.txt` or `.json` and the classes in `.cls`.
 
     Shards whose names start with test, val, valid or validation are the test split; without such, a tenth of the
-    samples is held out by the hash of its key. Nothing is unpacked: pictures are read where they lie.
+    samples is held out by the hash of its key. Nothing is unpacked: pictures are read in the shard.
     Raises LatentiaError where a shard is damaged, the split is empty, or only some samples have a caption or a class.
     """
     files = shard_files(path)
@@ -84,7 +83,7 @@ def read_shards(path: Path, split: Split, size: int | Frame | None, on_corrupt: 
 
 
 def list_samples(shard: Path) -> list[Sample]:
-    """The samples with a picture, in the order of an uncompressed shard. Raises LatentiaError where it is damaged."""
+    """The samples of an uncompressed shard that have a picture, in order. Raises LatentiaError where it is damaged."""
     parts: dict[str, dict[str, tarfile.TarInfo]] = {}
     samples = []
     try:
@@ -116,11 +115,9 @@ def _words(file: tarfile.TarFile, members: dict[str, tarfile.TarInfo], where: st
         caption = caption_of(_text(file, members[".txt"], MAX_TEXT_BYTES, where), where)
     elif ".json" in members:
         try:
-            value = json.loads(_text(file, members[".json"], MAX_JSON_BYTES, where))
-        except (ValueError, RecursionError) as error:
-            raise LatentiaError(f"{where}.json is not JSON ({str(error)[:100]})") from None
-        field = next((n for n in CAPTION_FIELDS if isinstance(value, dict) and value.get(n) is not None), None)
-        caption = None if field is None else caption_of(value[field], where)
+            caption = caption_in(parse_json(_text(file, members[".json"], MAX_JSON_BYTES, where)), where)
+        except ValueError as error:
+            raise LatentiaError(f"{where}.json is {error}") from None
     label = _text(file, members[".cls"], 256, where).strip() if ".cls" in members else None
     return caption, label
 
@@ -135,7 +132,7 @@ def _text(file: tarfile.TarFile, member: tarfile.TarInfo, limit: int, where: str
         raise LatentiaError(f"{where}: {member.name} is not UTF-8: {error}") from None
 
 
-def _require_all(values: list[str | None], what: str, names: list[str]) -> None:
+def _require_all(values: list[str | None], kind: str, names: list[str]) -> None:
     missing = [name for name, value in zip(names, values, strict=True) if value is None]
     if missing and len(missing) < len(values):
-        raise LatentiaError(f"{len(missing)} of {len(values)} samples have no {what}, such as {missing[0]}")
+        raise LatentiaError(f"{len(missing)} of {len(values)} samples have no {kind}, such as {missing[0]}")

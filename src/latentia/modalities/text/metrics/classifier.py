@@ -1,4 +1,4 @@
-"""A classifier of real texts, to see whether generated texts are of the class that was asked for."""
+"""A classifier of real texts, which measures whether generated texts are of the requested class."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ PENALTY = 1e-5
 
 @dataclass(frozen=True)
 class TextClassifier:
-    """A fitted scikit-learn pipeline (texts → labels), the classes it names, and what it was fitted on."""
+    """A fitted scikit-learn pipeline (texts → labels), its classes, and a name that includes its training set."""
 
     pipeline: Pipeline
     class_names: tuple[str, ...]
@@ -43,13 +43,15 @@ def train_text_classifier(texts: TextSet, *, seed: int = 0) -> TextClassifier:
     if len(np.unique(labels)) < 2:
         raise LatentiaError(f"{texts.name}: a classifier needs texts of at least two classes")
     if not any(map(words, texts.texts)):
-        raise LatentiaError(f"{texts.name}: there is no word in its texts to tell the classes by")
+        raise LatentiaError(f"{texts.name}: there is no word in its texts to separate the classes by")
     vectors = TfidfVectorizer(
         tokenizer=words,
         token_pattern=None,
         lowercase=False,
         ngram_range=(1, 2),
-        min_df=2 if len(texts) >= 1000 else 1,  # a pair of words seen once says little and takes most of the memory
+        min_df=2
+        if len(texts) >= 1000
+        else 1,  # pairs of words that occur once are of little use and take most of the memory
         sublinear_tf=True,
         dtype=np.float32,
     )
@@ -60,9 +62,9 @@ def train_text_classifier(texts: TextSet, *, seed: int = 0) -> TextClassifier:
 
 
 def class_accuracy(classifier: TextClassifier, texts: Sequence[str], labels: Labels) -> float:
-    """Share in [0, 1] of the texts whose likeliest class is their label (N,): the class that was asked for.
+    """Share in [0, 1] of the texts whose likeliest class is their label (N,), the requested class.
 
-    Beside it belongs the share of held-out real texts, whose class the classifier does not always see either.
+    Compare it with the share of held-out real texts, whose class the classifier does not always see either.
     Raises LatentiaError where there are no texts, or labels are missing or out of range.
     """
     expected = check_labels("texts to classify", labels, len(texts), len(classifier.class_names))

@@ -1,4 +1,4 @@
-"""What can be counted in texts: diversity, overlap with references, and copies of the training texts.
+"""Counts in texts: diversity, overlap with references, and copies of the training texts.
 
 Words are runs of letters and digits and single punctuation marks, in lower case; every Chinese or Japanese character
 is a word of its own, since those scripts put no spaces between words. An n-gram never runs from one text into the next.
@@ -68,7 +68,7 @@ def self_bleu(
         raise LatentiaError(f"self-BLEU needs n and references of at least 1, got {n} and {references}")
     drawn = generator.permutation(len(texts))[: references + 1]
     sample = [" ".join(words(texts[i])) for i in drawn]
-    scorer = BLEU(tokenize="none", max_ngram_order=n, effective_order=True)  # a short text has no n-grams of all orders
+    scorer = BLEU(tokenize="none", max_ngram_order=n, effective_order=True)  # a short text lacks n-grams of some orders
     scores = [scorer.sentence_score(text, sample[:i] + sample[i + 1 :]).score for i, text in enumerate(sample)]
     return float(np.mean(scores))
 
@@ -82,13 +82,13 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     check_texts("texts to score by BLEU", hypotheses)
     if len(hypotheses) != len(references):
         raise LatentiaError(f"BLEU compares text by text, got {len(hypotheses)} texts and {len(references)} references")
-    scorer = BLEU(tokenize="13a", force=True)  # force: texts that end in " ." are no mistake
+    scorer = BLEU(tokenize="13a", force=True)  # force: without a warning about texts that end in " ."
     score = scorer.corpus_score([_spaced(text) for text in hypotheses], [[_spaced(text) for text in references]])
     return float(score.score)
 
 
 def text_memorisation(texts: Sequence[str], training_texts: Sequence[str]) -> TextMemorisation:
-    """How much of the texts is copied (cf. McCoy et al. 2023, §4): 4-grams, and whole texts, that training has too.
+    """How much of the texts is copied (cf. McCoy et al. 2023, §4): 4-grams and whole texts of the training texts.
 
     Both are compared as words, so that neither case nor spacing hides a copy, and counted as often as they occur.
     The share of 4-grams is 0 where no text has four words. Raises LatentiaError where either side holds no text.
@@ -97,18 +97,15 @@ def text_memorisation(texts: Sequence[str], training_texts: Sequence[str]) -> Te
     check_texts("training texts", training_texts)
     whole = [tuple(words(text)) for text in texts]
     grams = [gram for text in whole for gram in _ngrams(text, MEMORY_NGRAM)]
-    # Only what is looked up is kept of the training texts, so their number costs time but no memory.
-    wanted_texts, wanted_grams = set(whole), set(grams)
-    found_texts: set[Ngram] = set()
-    found_grams: set[Ngram] = set()
+    # No training text is kept, so their number costs time but no memory.
+    new_texts, new_grams = set(whole), set(grams)
     for training_text in training_texts:
         split = tuple(words(training_text))
-        found_grams.update(wanted_grams.intersection(_ngrams(split, MEMORY_NGRAM)))
-        if split in wanted_texts:
-            found_texts.add(split)
+        new_texts.discard(split)
+        new_grams.difference_update(_ngrams(split, MEMORY_NGRAM))
     return TextMemorisation(
-        ngrams=sum(gram in found_grams for gram in grams) / len(grams) if grams else 0.0,
-        texts=sum(text in found_texts for text in whole) / len(whole),
+        ngrams=sum(gram not in new_grams for gram in grams) / len(grams) if grams else 0.0,
+        texts=sum(text not in new_texts for text in whole) / len(whole),
     )
 
 

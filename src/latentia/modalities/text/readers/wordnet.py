@@ -1,11 +1,10 @@
-"""The glosses of WordNet (Miller 1995, Communications of the ACM 38(11)), files as the manual page wndb(5) has them."""
+"""The glosses of WordNet (Miller 1995, Communications of the ACM 38(11)), in files as wndb(5) describes them."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from latentia.errors import LatentiaError
-from latentia.files import data_folders
+from latentia.files import find_data
 from latentia.sources.lines import Row, read_lines
 
 DEBIAN_FOLDER = Path("/usr/share/wordnet")  # where the package wordnet-base puts its files
@@ -20,9 +19,8 @@ LEXICOGRAPHER_FILES = (  # by their number in lexnames(5)
     *(f"verb.{name}" for name in VERB.split()),
     "adj.ppl",
 )
-SYNSET = re.compile(
-    r"\d{8} (\d\d) [nvasr] [0-9a-f]{2} "
-)  # offset, lexicographer file, part of speech, words that follow
+# Offset, lexicographer file, part of speech, number of the words that follow.
+SYNSET = re.compile(r"\d{8} (\d\d) [nvasr] [0-9a-f]{2} ")
 
 
 def read_wordnet(folder: Path) -> Iterator[Row]:
@@ -35,13 +33,13 @@ def read_wordnet(folder: Path) -> Iterator[Row]:
             if row.text.startswith("  "):  # the licence
                 continue
             head, _, gloss = row.text.partition(" | ")
-            found = SYNSET.match(head)
+            synset = SYNSET.match(head)
             if row.fault:
                 yield row
-            elif found is None or int(found[1]) >= len(LEXICOGRAPHER_FILES) or not gloss.strip():
+            elif synset is None or int(synset[1]) >= len(LEXICOGRAPHER_FILES) or not gloss.strip():
                 yield Row(row.where, fault="no synset with a gloss, as wndb(5) describes them")
             else:
-                yield Row(row.where, gloss, LEXICOGRAPHER_FILES[int(found[1])])
+                yield Row(row.where, gloss, LEXICOGRAPHER_FILES[int(synset[1])])
 
 
 def has_wordnet(folder: Path) -> bool:
@@ -54,11 +52,8 @@ def find_wordnet(root: Path | None) -> Path:
 
     Raises LatentiaError that lists the folders searched where none holds the files.
     """
-    folders = data_folders("wordnet", root, DEBIAN_FOLDER)
-    for folder in folders:
-        if has_wordnet(folder):
-            return folder
-    raise LatentiaError(
-        f"WordNet was not found in {', '.join(map(str, folders))}; install it with: sudo apt-get install wordnet-base, "
+    missing = (
+        "WordNet was not found in {}; install it with: sudo apt-get install wordnet-base, "
         "fetch it with: latentia data fetch wordnet, or pass root=..."
     )
+    return find_data("wordnet", root, has_wordnet, missing, DEBIAN_FOLDER)
