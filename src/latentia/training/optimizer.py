@@ -33,7 +33,9 @@ def build_optimizers(
         name for name, parameter in named if kind == "muon" and parameter.ndim == 2 and ".blocks." in f".{name}"
     }
     rest = (parameter for name, parameter in named if name not in matrices)
-    optimizers: list[Optimizer] = [AdamW(rest, lr=learning_rate, betas=(0.9, beta2), weight_decay=weight_decay)]
+    optimizers: list[Optimizer] = [
+        AdamW(rest, lr=learning_rate, betas=(0.9, beta2), weight_decay=weight_decay, fused=True)
+    ]
     if matrices:
         inner = [parameter for name, parameter in named if name in matrices]
         if any(parameter.device.type != "cpu" or isinstance(parameter, DTensor) for parameter in inner):
