@@ -42,6 +42,7 @@ class Loop(Section):
     ema_sigma_rel: float = Field(0.1, gt=0, lt=0.28, description="relative width of the power-function EMA")
     log_every: int = Field(20, ge=1, description="updates between two rows of the log")
     checkpoint_every: int = Field(200, ge=1, description="updates between two checkpoints")
+    keep: int = Field(3, ge=1, description="checkpoints that are kept until the end, in case the training diverges")
     preview_every: int = Field(1000, ge=1, description="updates between two previews")
 
 

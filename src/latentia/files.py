@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from latentia.errors import LatentiaError, first_line
 
 CONFIG_NAME = "config.json"
+LOCK_PAUSE, LOCK_PATIENCE = 0.1, 2.0  # seconds: between two looks, and until a line says who is waited for
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"  # the file name diffusers looks for
 
 Part = TypeVar("Part", bound=nn.Module)
@@ -56,6 +59,41 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, *, refusal: str | None = None) -> Iterator[None]:
+    """Holds an exclusive lock on a file, or on a folder that exists; the system frees it when the process ends.
+
+    Where another process holds it, LatentiaError with that `refusal` is raised; without one this waits, and says so.
+    """
+    if os.name != "posix":  # without `flock`, two processes must not write into one folder
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY) if path.is_dir() else os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        waited = 0.0
+        while not _flock(descriptor):
+            if refusal is not None:
+                raise LatentiaError(refusal)
+            time.sleep(LOCK_PAUSE)
+            waited += LOCK_PAUSE
+            if waited - LOCK_PAUSE < LOCK_PATIENCE <= waited:
+                print(f"waiting for another process, which holds {path}", file=sys.stderr, flush=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _flock(descriptor: int) -> bool:
+    """Takes the lock, unless another process holds it."""
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager
@@ -172,14 +210,14 @@ def without_weights(folder: Path, make: Callable[[], Part]) -> Part:
     Raises LatentiaError where the config does not describe one.
     """
     try:
-        with torch.device("meta"), _WithoutDraws():
+        with torch.device("meta"), WithoutDraws():
             return make()
     except (LatentiaError, TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
         reason = f"does not describe a part of a model: {first_line(error)}"
         raise LatentiaError(f"{folder / CONFIG_NAME} {reason}") from None
 
 
-class _WithoutDraws(TorchFunctionMode):
+class WithoutDraws(TorchFunctionMode):
     """Skips random initial values: on the meta device PyTorch would load its compiler for them, half a second."""
 
     def __torch_function__(

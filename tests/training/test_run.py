@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from typer.testing import CliRunner
 
 from latentia.cli import app
+from latentia.diffusion import Denoising
 from latentia.errors import LatentiaError, Stopped
 from latentia.files import read_json, read_tensors, write_tensors
 from latentia.training import Recipe, load_recipe, train
@@ -252,14 +254,41 @@ def test_microbatches_change_memory_and_not_the_result(tmp_path: Path, tiny_reci
     assert [row["loss"] for row in four] == pytest.approx([row["loss"] for row in one], rel=1e-5)
 
 
-def test_a_broken_loss_stops_and_names_the_step(tmp_path: Path, tiny_recipe: Path, tiny_run: Path) -> None:
-    out = tmp_path / "out"
-    recipe = load_recipe(str(tiny_recipe), ["training.learning_rate=1e30", "training.checkpoint_every=1"])
-    with pytest.raises(LatentiaError, match=r"loss became (nan|inf) at step \d+; the last good checkpoint is"):
-        train(recipe, out, first_stage=tiny_run / "model" / "first_stage")
-    kept = read_tensors(out / "denoiser" / "checkpoint.safetensors")
-    assert kept
+def diverging(monkeypatch: pytest.MonkeyPatch, step: int, factor: float) -> None:
+    """From that step on the objective's loss is so many times as large."""
+    calls: list[int] = []
+    loss = Denoising.loss
+
+    def spoilt(self: Denoising, *arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        return loss(self, *arguments) * (factor if len(calls) > step else 1.0)
+
+    monkeypatch.setattr(Denoising, "loss", spoilt)
+    monkeypatch.setattr("latentia.training.run.Rehearsal", lambda *_: lambda: "nothing")
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"), [(float("nan"), "loss became nan by step 12"), (1e4, "loss rose to .* from .* by step 12")]
+)
+def test_a_training_that_diverges_stops_and_goes_on_from_what_is_kept(
+    factor: float, words: str, tmp_path: Path, tiny_recipe: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, stage = tmp_path / "out", tiny_run / "model" / "first_stage"
+    with monkeypatch.context() as patch:
+        diverging(patch, 11, factor)
+        recipe = load_recipe(str(tiny_recipe), ["training.checkpoint_every=2"])
+        with pytest.raises(LatentiaError, match=f"denoiser: the {words}|denoiser: {words}") as raised:
+            train(recipe, out, first_stage=stage)
+    assert "--resume with a lower learning_rate, or delete it to go on from" in str(raised.value)
     assert not (out / "model" / "model_index.json").exists()
+    names = ["checkpoint-000000006", "checkpoint-000000008", "checkpoint"]
+    assert {path.stem for path in (out / "denoiser").glob("*.safetensors")} == {*names}
+    (out / "denoiser" / "checkpoint.safetensors").unlink()
+    lower = load_recipe(str(out / "recipe.yaml"), ["training.learning_rate=1e-4"])
+    train(lower, out, resume=True)
+    steps = [row["step"] for row in read_log(out / "denoiser" / "log.csv")]
+    assert steps == list(range(1, 13))
+    assert [path.stem for path in (out / "denoiser").glob("*.safetensors")] == ["checkpoint"]
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tiny_run: Path, tiny_recipe: Path) -> None:

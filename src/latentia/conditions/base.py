@@ -56,6 +56,7 @@ class Request:
 class Latents(Protocol):
     """The latents that training reads: a latent cache."""
 
+    def __len__(self) -> int: ...
     def batch(self, rows: Tensor, view: Any = "plain") -> Tensor: ...
 
 

@@ -75,40 +75,62 @@ class Trainee:
 
 @dataclass
 class Checkpoint:
-    """The file of a run; `trainees` are the modules that it holds, by name."""
+    """The file of a run, and the ones before it beside it; `trainees` are the modules that they hold, by name."""
 
     path: Path
     trainees: dict[str, Trainee]
     identity: str  # must not change between stop and resume; such as the recipe's hash
 
-    def save(self, step: int, *, write: bool = True) -> None:
-        """Every process gathers; the one with `write` replaces the file, which is always the old or the new one."""
+    def save(self, step: int, *, write: bool = True, keep: int = 1) -> None:
+        """Every process gathers; the one with `write` writes the file and leaves `keep` of the last ones."""
         tensors = {
             f"{name}.{key}": value for name, trainee in self.trainees.items() for key, value in trainee.state().items()
         }
         if write:
+            if keep > 1 and (before := self.step_of(self.path)) is not None:
+                self.path.rename(self.path.with_stem(f"{self.path.stem}-{before:09d}"))
             write_tensors(self.path, tensors, {"step": str(step), "identity": self.identity})
+            self.prune(keep)
+
+    def kept(self) -> list[Path]:
+        """The files that there are, the newest first."""
+        older = sorted(self.path.parent.glob(f"{self.path.stem}-*{self.path.suffix}"), reverse=True)
+        return [self.path, *older] if self.path.exists() else older
+
+    def prune(self, keep: int = 1) -> None:
+        """Deletes all files but the newest."""
+        for path in self.kept()[keep:]:
+            path.unlink(missing_ok=True)
+
+    def step_of(self, path: Path) -> int | None:
+        """The step of a file; None where it is missing or damaged."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                return int((file.metadata() or {})["step"])
+        except (SafetensorError, OSError, KeyError, ValueError):
+            return None
 
     def restore(self) -> int:
-        """Loads the file and returns its step; 0 where there is no file.
+        """Loads the newest file and returns its step; 0 where there is none.
 
         Raises LatentiaError where the file is damaged, or another recipe wrote it.
         """
-        if not self.path.exists():
+        if not self.kept():
             return 0
-        tensors = read_tensors(self.path)
-        with safe_open(self.path, framework="pt") as file:
+        path = self.kept()[0]
+        tensors = read_tensors(path)
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         if metadata.get("identity") != self.identity:
             raise LatentiaError(
-                f"{self.path} was written by another recipe or data set; train into another folder, or delete this one"
+                f"{path} was written by another recipe or data set; train into another folder, or delete this one"
             )
         try:
             for name, trainee in self.trainees.items():
                 trainee.restore(_under(tensors, f"{name}."))
             return int(metadata["step"])
         except (KeyError, ValueError, RuntimeError) as error:
-            raise LatentiaError(f"{self.path} does not fit this run: {first_line(error)}") from None
+            raise LatentiaError(f"{path} does not fit this run: {first_line(error)}") from None
 
 
 def require_own(path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from latentia.conditions import Condition, Plan, TrainingData, Values, conditions
 from latentia.config import plain
 from latentia.denoiser import Denoiser, load_denoiser
-from latentia.denoiser.denoiser import build_denoiser, make_objective
+from latentia.denoiser.denoiser import CORES, build_denoiser, make_objective
 from latentia.errors import LatentiaError
 from latentia.items import ItemSet
 from latentia.latents.cache import JoinedCache, LatentCache
@@ -21,6 +21,7 @@ from latentia.model import LatentModel
 from latentia.training.checkpoint import Checkpoint, Trainee
 from latentia.training.engine import local_share, prepare
 from latentia.training.loop import run_loop
+from latentia.training.memory import require_room
 from latentia.training.order import GroupedOrder, ShuffledOrder
 from latentia.training.recipe import Recipe
 from latentia.training.speed import Say
@@ -51,13 +52,14 @@ def denoiser_of(recipe: Recipe, latent_shape: tuple[int, ...], items: ItemSet, f
     torch.manual_seed(recipe.seed)
     channels, *grid = latent_shape
     sizes: Any = recipe.denoiser
+    arguments = {"in_channels": channels, "grid": tuple(grid), **recipe.core_arguments}
+    require_room(lambda: CORES[recipe.denoiser.kind](**arguments), "a denoiser")
     plan = Plan(recipe, items, latent_shape, sizes.signal_width, sizes.heads, folder)
     parts: dict[str, Condition] = {}
     for name, kind in conditions().items():
         part = kind.of(plan, **recipe.conditions.get(name, {}))
         if part is not None:
             parts[name] = part
-    arguments = {"in_channels": channels, "grid": tuple(grid), **recipe.core_arguments}
     objective = make_objective(recipe.objective or {"kind": modality_of_stage(recipe.first_stage.kind).objective})
     return build_denoiser(recipe.denoiser.kind, arguments, parts, objective)
 
@@ -107,7 +109,7 @@ def train_denoiser(
     with accelerator.main_process_first():
         denoiser = denoiser_of(recipe, shape, items, run or folder.parent)
     checkpoint = folder / "checkpoint.safetensors"
-    if recipe.init is not None and not checkpoint.exists():
+    if recipe.init is not None and not Checkpoint(checkpoint, {}, "").kept():
         start_from(denoiser, Path(recipe.init) / "denoiser")
     denoiser.to(device)
     network, trainee = prepare(denoiser, loop, accelerator, title="denoiser", compile=recipe.compute.compile, say=say)
@@ -164,7 +166,7 @@ def averaged_denoiser(denoiser: Denoiser, trainee: Trainee) -> Denoiser:
 
 def preview_items(model: LatentModel, data: TrainingData, seed: int) -> object:
     """Items drawn under the conditions of some training rows, the classes in turn."""
-    rows, shape = preview_rows(data.items), model.latent_shape
+    rows, shape = preview_rows(data), model.latent_shape
     like = torch.empty(len(rows), *shape)
     values: Values = {}
     null: Values = {}
@@ -177,9 +179,10 @@ def preview_items(model: LatentModel, data: TrainingData, seed: int) -> object:
     return drawn
 
 
-def preview_rows(items: ItemSet) -> Tensor:
+def preview_rows(data: TrainingData) -> Tensor:
     """Training rows (SHOWN,): of the classes in turn, or the first ones; all of one part where there are several."""
-    count = len(items.parts[0]) if items.parts else len(items)
+    items, cached = data.items, len(data.latents)
+    count = min(cached, len(items.parts[0]) if items.parts else len(items))
     if items.labels is None:
         return torch.arange(SHOWN) % count
     labels = items.labels[:count]

@@ -15,7 +15,7 @@ from latentia.training.checkpoint import Trainee
 from latentia.training.ema import EMA
 from latentia.training.optimizer import build_optimizers, set_learning_rate, warmup_cosine
 from latentia.training.recipe import Compute
-from latentia.training.speed import Say, name_brakes
+from latentia.training.speed import Say, name_brakes, silent
 
 
 def build_accelerator(compute: Compute) -> Accelerator:
@@ -35,7 +35,8 @@ def prepare(
     On a CPU the first call prints one line for each of bf16 and `compile` that slows it down; `title` names the stage.
     """
     bf16 = accelerator.mixed_precision == "bf16"
-    plain = copy.deepcopy(module) if accelerator.device.type == "cpu" and (bf16 or compile) else None
+    timed = accelerator.device.type == "cpu" and (bf16 or compile) and say is not silent
+    plain = copy.deepcopy(module) if timed else None
     if compile:
         say(f"{title}: compiling, which takes the first step a minute or so")
         separate_compiled_code(os.environ)

@@ -14,6 +14,7 @@ from latentia.latents.statistics import measure_latent_statistics
 from latentia.training.checkpoint import Checkpoint, Trainee
 from latentia.training.engine import apply_gradients, averaged, local_share, prepare
 from latentia.training.loop import run_loop
+from latentia.training.memory import require_room
 from latentia.training.order import ShuffledOrder, step_generator
 from latentia.training.recipe import Recipe
 from latentia.training.speed import Say
@@ -26,8 +27,9 @@ Loss = Callable[[Callable[..., Any], Tensor, Tensor, torch.Generator, int], dict
 
 
 def new_stage(recipe: Recipe, kind: type[FirstStage], arguments: Mapping[str, Any]) -> FirstStage:
-    """A first stage with the recipe's seed. Raises LatentiaError where an argument is wrong."""
+    """A first stage with the recipe's seed. Raises LatentiaError where an argument is wrong, or for lack of memory."""
     torch.manual_seed(recipe.seed)
+    require_room(lambda: kind(**arguments), "a first stage")
     return kind(**arguments)
 
 

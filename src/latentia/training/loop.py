@@ -2,8 +2,10 @@
 
 import math
 import signal
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +18,10 @@ from latentia.config import Loop
 from latentia.errors import LatentiaError, Stopped
 from latentia.training.checkpoint import Checkpoint
 from latentia.training.log import Log
+
+REMEMBERED = 50  # rows of the log whose losses are the usual ones
+ENOUGH = 10  # rows, before a loss can be unusual
+FAR = 100  # times the usual loss
 
 
 def run_loop(
@@ -35,13 +41,13 @@ def run_loop(
 
     Raises:
         Stopped: on Ctrl-C or SIGTERM, after the running step, with a checkpoint written.
-        LatentiaError: where a loss is not finite; the last good checkpoint stays.
+        LatentiaError: where the training diverges; the last checkpoints stay.
     """
     main = accelerator.is_main_process
     steps, first = loop.steps, checkpoint.restore()
     log = Log(folder, first) if main else None
     pending: list[dict[str, Tensor]] = []
-    started, logged = time.perf_counter() - (log.seconds if log is not None else 0), first
+    started, watch = time.perf_counter() - (log.seconds if log is not None else 0), Watch()
     bar = tqdm(total=steps, initial=first, desc=title, unit="step", disable=not main, dynamic_ncols=True)
     with bar, _stop_requests() as requested:
         for step in range(first, steps):
@@ -54,32 +60,56 @@ def run_loop(
             stop = _any_process(accelerator, bool(requested), done)
             saves = stop or done == steps or done % loop.checkpoint_every == 0
             if saves or done % loop.log_every == 0:
-                means = _means(pending, logged, checkpoint.path)
-                pending, logged = [], done
+                means = _means(pending)
+                if fault := watch.fault(means):
+                    raise LatentiaError(f"{title}: {fault} by step {done}; {_way_on(checkpoint)}")
+                pending = []
                 bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
                 if log is not None:
                     log.write(done, {**means, "seconds": round(time.perf_counter() - started, 2)})
             if saves:
-                checkpoint.save(done, write=main)
+                checkpoint.save(done, write=main, keep=loop.keep)
             if done == steps or done % loop.preview_every == 0:
                 preview(done)
-            if stop and done < steps:
+            if stop:
                 raise Stopped(f"stopped after step {done} of {steps}; continue with --resume")
     if log is not None:
+        checkpoint.prune()
         log.close()
 
 
-def _means(pending: list[dict[str, Tensor]], before: int, path: Path) -> dict[str, float]:
-    """The mean of each number over the steps since the last log, in one transfer from the device."""
-    table = {name: torch.stack([row[name].detach().float() for row in pending]).tolist() for name in pending[0]}
-    for name, values in table.items():
-        for number, value in enumerate(values):
+def _means(pending: list[dict[str, Tensor]]) -> dict[str, float]:
+    """The mean of each number over some steps, in one transfer from the device; NaN or infinite where one is."""
+    names = list(pending[0])
+    table = torch.stack([torch.stack([row[name].detach().float() for name in names]) for row in pending])
+    return dict(zip(names, table.double().mean(0).tolist(), strict=True))
+
+
+class Watch:
+    """Notices a training that has diverged: a number that is not finite, or a loss far above its running median."""
+
+    def __init__(self) -> None:
+        self.losses: deque[float] = deque(maxlen=REMEMBERED)
+
+    def fault(self, means: Mapping[str, float]) -> str | None:
+        """What is wrong with the means since the last call, in words."""
+        for name, value in means.items():
             if not math.isfinite(value):
-                kept = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint had been written yet"
-                raise LatentiaError(
-                    f"{name} became {value} at step {before + number + 1}; {kept}; lower the learning rate"
-                )
-    return {name: sum(values) / len(values) for name, values in table.items()}
+                return f"{name} became {value}"
+        usual = statistics.median(self.losses) if len(self.losses) >= ENOUGH else math.inf
+        self.losses.append(means["loss"])
+        if usual > 0 and means["loss"] > FAR * usual:
+            return f"the loss rose to {means['loss']:.4g} from {usual:.4g}"
+        return None
+
+
+def _way_on(checkpoint: Checkpoint) -> str:
+    """How to go on after a training has diverged."""
+    kept = checkpoint.kept()
+    if not kept:
+        return "no checkpoint had been written yet; lower the learning rate"
+    more = f", or delete it to go on from {kept[1].name}" if len(kept) > 1 else ""
+    return f"the last checkpoint is {kept[0]}: --resume with a lower learning_rate{more}"
 
 
 def _any_process(accelerator: Accelerator, flag: bool, done: int) -> bool:

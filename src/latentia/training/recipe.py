@@ -33,7 +33,7 @@ from latentia.modalities.registry import first_stages, modalities, modality_of_s
 
 RECIPE_NAME = "recipe.yaml"  # in the folder of a run
 FREE_SECTIONS = ("name", "description", "sampling", "compute")
-FREE_FIELDS = ("log_every", "checkpoint_every", "preview_every")
+FREE_FIELDS = ("log_every", "checkpoint_every", "preview_every", "keep", "learning_rate")
 GROWING = "training.steps"  # a finished run trains on
 PRESET = f"a size that fills what is not given: {', '.join(PRESETS)}"
 

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from contextlib import ExitStack, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from latentia.errors import LatentiaError
-from latentia.files import load_part, module_hash, save_part, write_text
+from latentia.files import load_part, locked, module_hash, save_part, write_text
 from latentia.items import ItemSet
 from latentia.latents.cache import cached_latents
 from latentia.latents.first_stage import FirstStage
@@ -21,9 +22,11 @@ from latentia.training.denoiser import train_denoiser
 from latentia.training.engine import build_accelerator
 from latentia.training.log import plot_losses, read_log
 from latentia.training.recipe import RECIPE_NAME, Recipe, dump_recipe, load_recipe
-from latentia.training.speed import Say
+from latentia.training.rehearsal import Rehearsal, nothing_left
+from latentia.training.speed import Say, silent
 from latentia.version import __version__
 
+FINISHED = Path("first_stage") / "finished"  # in a run's folder
 VERSIONED = ("torch", "accelerate", "numpy", "safetensors")
 
 
@@ -52,13 +55,44 @@ def train(
     out, commit = Path(out), git_commit()  # of the code that runs, whatever is committed meanwhile
     recipe = _recipe_of(out, recipe, resume, say)
     require_own(out / "denoiser" / "checkpoint.safetensors")
-    finished = out / "first_stage" / "finished"
-    if recipe.init is not None and first_stage is None and not finished.exists():
-        first_stage = Path(recipe.init) / "first_stage"
     accelerator = build_accelerator(recipe.compute)
     main, modality = accelerator.is_main_process, modality_of_stage(recipe.first_stage.kind)
-    inform = say if main else lambda message: None
+    inform, new = say if main else silent, not out.exists()
+    with ExitStack() as held:
+        if main:
+            _make_folder(out)
+            held.enter_context(locked(out, refusal=f"{out}: another process trains there"))
+        accelerator.wait_for_everyone()
+        with nothing_left(out, new=new) if main and not (out / RECIPE_NAME).exists() else nullcontext():
+            items, learned, stage = _start(recipe, out, first_stage, accelerator, inform, stage_options)
+        if stage is None:
+            stage = modality.train_stage(recipe, items, out / "first_stage", accelerator, inform, **stage_options)
+            if main:
+                _keep_stage(stage, out / FINISHED)
+            accelerator.wait_for_everyone()
+        stage = stage.to(accelerator.device).eval().requires_grad_(False)
+        with accelerator.main_process_first():
+            latents = cached_latents(stage, learned, out / "latents", device=accelerator.device, progress=main)
+        model = train_denoiser(recipe, stage, latents, learned, out / "denoiser", accelerator, run=out, say=inform)
+        _finish(recipe, items, model, accelerator, out, commit, inform)
+    return out / "model"
 
+
+def _start(
+    recipe: Recipe,
+    out: Path,
+    first_stage: str | Path | None,
+    accelerator: Accelerator,
+    inform: Say,
+    stage_options: dict[str, Any],
+) -> tuple[ItemSet, ItemSet, FirstStage | None]:
+    """The items of the first stage and of the denoiser, and the first stage, unless it is to be trained.
+
+    A new run is rehearsed before its recipe is written. Raises LatentiaError for whatever keeps it from its end.
+    """
+    fresh, modality = not (out / RECIPE_NAME).exists(), modality_of_stage(recipe.first_stage.kind)
+    if recipe.init is not None and first_stage is None and not (out / FINISHED).exists():
+        first_stage = Path(recipe.init) / "first_stage"
     with accelerator.main_process_first():
         items = modality.load(recipe, out, None if first_stage is None else Path(first_stage))
     inform(f"data: {items.source} {items.description}, {len(items.class_names)} classes")
@@ -66,22 +100,17 @@ def train(
         inform(f"data: {len(items.skipped)} skipped, the first {items.skipped[0]}")
     with accelerator.main_process_first():
         learned = modality.for_denoiser(recipe, items, out)
-    stage = _held_stage(finished, first_stage, items)
+    stage = _held_stage(out / FINISHED, first_stage, items)
     accelerator.wait_for_everyone()  # all have looked at the folder before one writes into it
-    if main:
-        _write_start(out, recipe, stage, finished)
+    if fresh:
+        costs = Rehearsal(recipe, items, learned, stage, out, accelerator, stage_options)()
+        inform(f"estimate: {costs}")
+    if accelerator.is_main_process:
+        if stage is not None and not (out / FINISHED).exists():
+            _keep_stage(stage, out / FINISHED)
+        write_text(out / RECIPE_NAME, dump_recipe(recipe))  # a run that is stopped any time later can be resumed
     accelerator.wait_for_everyone()
-    if stage is None:
-        stage = modality.train_stage(recipe, items, finished.parent, accelerator, inform, **stage_options)
-        if main:
-            _keep_stage(stage, finished)
-        accelerator.wait_for_everyone()
-    stage = stage.to(accelerator.device).eval().requires_grad_(False)
-    with accelerator.main_process_first():
-        latents = cached_latents(stage, learned, out / "latents", device=accelerator.device, progress=main)
-    model = train_denoiser(recipe, stage, latents, learned, out / "denoiser", accelerator, run=out, say=inform)
-    _finish(recipe, items, model, accelerator, out, commit, inform)
-    return out / "model"
+    return items, learned, stage
 
 
 def _finish(
@@ -137,15 +166,11 @@ def _held_stage(finished: Path, given: str | Path | None, items: ItemSet) -> Fir
     return stage
 
 
-def _write_start(out: Path, recipe: Recipe, stage: FirstStage | None, finished: Path) -> None:
-    """Writes the recipe and a given first stage: a run that is stopped any time later can be resumed."""
+def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LatentiaError(f"{out} cannot hold a run: {error.strerror}") from None
-    if stage is not None and not finished.exists():
-        _keep_stage(stage, finished)
-    write_text(out / RECIPE_NAME, dump_recipe(recipe))
 
 
 def _keep_stage(stage: FirstStage, finished: Path) -> None:
