@@ -12,3 +12,15 @@ class Stopped(Exception):
 def first_line(error: Exception) -> str:
     """The first line of an error's message, or the name of its class where it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory could not be allocated: PyTorch says so on a CPU by a plain RuntimeError."""
+    return isinstance(error, MemoryError) or any(
+        sign in str(error) for sign in ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
+    )
+
+
+def printable(text: str) -> str:
+    """The text with control characters, such as those that steer a terminal, as escapes; for one line."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -1,5 +1,6 @@
 """Files that are either whole or absent, and parts (network + config) kept as JSON and safetensors."""
 
+import glob
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import psutil
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -52,6 +54,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary sibling of `path`: on success flushed to disk and renamed to `path`, on failure removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if not _is_alive(left.suffixes[-2]):
+            left.unlink(missing_ok=True)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -59,6 +64,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_alive(suffix: str) -> bool:
+    """Whether the process that wrote a temporary file, whose number is a suffix such as ".17", still runs here."""
+    return not suffix[1:].isdecimal() or psutil.pid_exists(int(suffix[1:]))
 
 
 @contextmanager
@@ -129,6 +139,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object. Raises LatentiaError where the file is missing, is no JSON or holds no object."""
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise LatentiaError(f"{path} is no file")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LatentiaError(f"{path} does not exist") from None
@@ -143,7 +155,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Writes named tensors as safetensors, atomically. Tensors are copied to the CPU and made contiguous."""
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(whole, temporary, metadata=dict(metadata) if metadata else None)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # the library would leave a file that others cannot read
+        try:
+            save_file(whole, temporary, metadata=dict(metadata) if metadata else None)
+        except SafetensorError as error:  # a full disk
+            raise LatentiaError(f"{path} cannot be written: {first_line(error)}") from None
+        temporary.chmod(mode)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -151,9 +169,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise LatentiaError(f"{path} does not exist")
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise LatentiaError(f"{path} is not a readable safetensors file: {error}") from None
+    if wrong := next((name for name, tensor in tensors.items() if tensor.is_complex()), None):
+        raise LatentiaError(f"{path}: {wrong} is {tensors[wrong].dtype}, expected real numbers")
+    return tensors
 
 
 def save_part(folder: Path, part: nn.Module, config: Mapping[str, Any], dtype: torch.dtype | None = None) -> None:

@@ -4,12 +4,14 @@ Layout, as in diffusers: `model_index.json`, one folder a part with `config.json
 `training.json`, which says how the model came to be.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -32,7 +34,7 @@ from latentia.diffusion import (
     process_config,
     process_from_config,
 )
-from latentia.errors import LatentiaError
+from latentia.errors import LatentiaError, first_line
 from latentia.files import CONFIG_NAME, load_part, read_json, save_part, write_json
 from latentia.items import Codec, class_index
 from latentia.latents.first_stage import FirstStage
@@ -141,11 +143,17 @@ class LatentModel:
         count = labels if isinstance(labels, int) else len(labels)
         if count < 1:
             raise LatentiaError(f"{count} items were asked for, expected a list of labels or a positive count")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise LatentiaError(f"batch_size is {batch_size!r}, expected a positive integer")
         options = {name: value for name, value in asked.items() if value is not None and name not in SETTINGS}
         if not isinstance(labels, int):
+            if np.asarray(labels).dtype.kind not in "iu":
+                raise LatentiaError(f"labels are {np.asarray(labels).dtype}, expected integers")
             options["labels"] = labels
         settings = self.settings({name: asked[name] for name in asked if name in SETTINGS})
         shape = self.latent_shape if size is None else self.first_stage.latent_shape(self.codec.drawn_size(size))
+        if (needed := 4 * count * math.prod(shape)) > (free := psutil.virtual_memory().available):
+            raise LatentiaError(f"{count} items need {needed / 1e9:.0f} GB, {free / 1e9:.0f} GB are free: draw fewer")
         if latents is not None and latents.shape != (count, *shape):
             raise LatentiaError(f"latents have shape {tuple(latents.shape)}, expected {(count, *shape)}")
         seeded = latents is None and not callable(settings.sampler)
@@ -171,7 +179,9 @@ class LatentModel:
         wrong = [name for name in ("stop_sigma", "temperature") if given.get(name) and name not in self.codec.settings]
         if wrong:
             raise LatentiaError(f"the decoder of {self.codec.describe()} takes no {' and '.join(wrong)}")
-        return Sampling(**{name: value for name, value in given.items() if name in SETTINGS})
+        given = {name: value for name, value in given.items() if name in SETTINGS}
+        free = {name: given.pop(name) for name in [*given] if name == "guidance_interval" or callable(given[name])}
+        return replace(checked(Sampling, given, "sampling", "."), **free)  # functions; `Guidance` checks its interval
 
     def draw(
         self,
@@ -203,7 +213,9 @@ class LatentModel:
                 rows = slice(start, start + batch_size)
                 own = self._rows(values, rows)
                 denoise = self.denoiser.bind(own, self._rows(null, rows), self.process, settings.guidance(weaker))
-                generator = torch.Generator().manual_seed(seed * 1_000_003 + start)  # on the CPU: one seed, any device
+                generator = torch.Generator().manual_seed(
+                    (seed * 1_000_003 + start) % 2**63
+                )  # on the CPU: one seed, any device
                 shape_here = (min(batch_size, count - start), *shape)
                 noise = initial_noise(self.process, shape_here, generator) if latents is None else latents[rows]
                 z = solve(denoise, noise.to(self.device), times, self.process, generator=generator, callback=callback)
@@ -266,6 +278,7 @@ def load(
     Raises LatentiaError where the folder is no model, a part is missing or damaged, or parts do not fit each other.
     """
     folder = Path(folder)
+    check_device(device)
     index = upgraded_index(read_json(folder / INDEX_NAME))
     if index.get("_class_name") != "LatentModel":
         raise LatentiaError(f"{folder / INDEX_NAME} describes {index.get('_class_name')!r}, expected a LatentModel")
@@ -282,7 +295,7 @@ def load(
             codec=modality.codec(dict(index["codec"]), folder),
             modality=modality.name,
             sampling=sampling_of(index["sampling"], folder),
-            training=read_json(folder / TRAINING_NAME),
+            training=training_of(folder),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise LatentiaError(f"{folder / INDEX_NAME} lacks or garbles a field: {error}") from None
@@ -299,6 +312,23 @@ def sampling_of(values: Any, folder: Path) -> dict[str, Any]:
     settings = dict(values)  # a TypeError for what is no object
     checked(Sampling, settings, f"{folder / INDEX_NAME}: sampling", ".")
     return settings
+
+
+def training_of(folder: Path) -> dict[str, Any]:
+    """How a model was made. Raises LatentiaError where its parts are no objects."""
+    training = read_json(folder / TRAINING_NAME)
+    for name in ("recipe", "data", "hashes", "versions", "machine", "seconds"):
+        if not isinstance(training.get(name, {}), dict):
+            raise LatentiaError(f"{folder / TRAINING_NAME}: {name} is {training[name]!r:.60}, expected an object")
+    return training
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raises LatentiaError where PyTorch knows no such device, or this machine has none."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise LatentiaError(f"device {device!s}: {first_line(error)}") from None
 
 
 def check_fit(model: LatentModel, folder: Path) -> None:

@@ -1,9 +1,11 @@
 """The command line: parses, calls one function, shows the result."""
 
+import os
+import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -28,7 +30,7 @@ from latentia.cli.shared import (
     say,
     show_pairs,
 )
-from latentia.errors import LatentiaError, Stopped
+from latentia.errors import LatentiaError, Stopped, first_line, is_out_of_memory
 from latentia.plugins import plugins
 from latentia.shipped import EMOJI
 from latentia.threads import settle
@@ -73,6 +75,8 @@ Between = Annotated[
     tuple[str, str] | None, typer.Option(help="Texts: two texts; COUNT on the way from one to the other.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Items at a time.")]
+
+TERMINATED = 128 + signal.SIGTERM  # the status of a command that was asked to end
 
 app = typer.Typer(
     name="latentia",
@@ -443,13 +447,35 @@ for _add_commands in plugins("latentia.commands", "__call__").values():
 
 
 def main() -> None:
-    """Runs the command; a LatentiaError is one line and status 1, a stop by the user status 130."""
+    """Runs the command. What the user can mend is one line and status 1; a stop by the user is status 130, or 143."""
     settle()  # no command has loaded PyTorch yet
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
+    except SystemExit as ended:
+        if ended.code == TERMINATED:
+            say("stopped")  # when the progress bars are closed
+        raise
     except LatentiaError as error:
-        say(f"error: {error}")
-        sys.exit(1)
+        _end(f"error: {error}", 1)
     except Stopped as error:
-        say(str(error))
-        sys.exit(130)
+        _end(str(error), 130)
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # Python would flush the closed pipe at its end
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder that is not the user's
+        place = f"{error.filename}: " if error.filename is not None else ""
+        _end(f"error: {place}{error.strerror or first_line(error)}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _end("error: the memory does not do for this: ask for fewer or smaller items at a time (--batch-size)", 1)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    say(message)
+    sys.exit(status)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    sys.exit(TERMINATED)

@@ -1,12 +1,13 @@
 """Options and small helpers that several commands share."""
 
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentia.errors import LatentiaError
+from latentia.errors import LatentiaError, printable
 
 if TYPE_CHECKING:
     from latentia.modalities.base import Modality
@@ -17,8 +18,27 @@ ModelOrShipped = Annotated[
     Path,
     typer.Argument(help="Model folder; without one, the emoji that come with Latentia.", show_default=False),
 ]
-Device = Annotated[str, typer.Option(help="Where to compute, such as cpu, cuda or mps.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+
+
+def _seed(seed: int) -> int:
+    if seed == -1:
+        seed = secrets.randbelow(2**31)
+        say(f"seed: {seed}")
+    if not 0 <= seed < 2**63:
+        raise LatentiaError(f"--seed {seed}: expected 0 to 2⁶³ − 1, or -1 for one by chance")
+    return seed
+
+
+def _device(device: str) -> str:
+    if device != "cpu":
+        from latentia.model import check_device
+
+        check_device(device)
+    return device
+
+
+Device = Annotated[str, typer.Option(callback=_device, help="Where to compute, such as cpu, cuda or mps.")]
+Seed = Annotated[int, typer.Option(callback=_seed, help="The same seed gives the same result; -1 draws one.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a field: denoiser.depth=8. Repeatable.")]
 SetName = Annotated[str, typer.Argument(help="fashion-mnist, digits, cifar10, wordnet, hf:NAME, or a path.")]
 Root = Annotated[Path | None, typer.Option(help="Folder that holds the files of a named set.")]
@@ -87,7 +107,7 @@ def labels_of(model: "LatentModel", class_: str | None, count: int) -> Any:
 
 def show_pairs(pairs: Any) -> None:
     for name, value in pairs.items():
-        typer.echo(f"{name + ':':<14}{value}")
+        typer.echo(f"{name + ':':<14}{printable(str(value))}")
 
 
 def one_of(option: str, value: str, *choices: str) -> Any:
@@ -97,4 +117,4 @@ def one_of(option: str, value: str, *choices: str) -> Any:
 
 
 def say(message: str) -> None:
-    typer.echo(message, err=True)
+    typer.echo(printable(message), err=True)

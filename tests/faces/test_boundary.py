@@ -1,0 +1,172 @@
+"""What can go wrong around a command, such as a full disk or a signal, is one line and a status that says so."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from latentia import cli
+from latentia.errors import LatentiaError, is_out_of_memory, printable
+from latentia.files import read_json, read_tensors, write_json, write_tensors
+from latentia.model import load
+
+
+def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "latentia", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device", "/disk/x.npy"), "error: /disk/x.npy: No space left on device"),
+        (PermissionError(13, "Permission denied", "/root/x"), "error: /root/x: Permission denied"),
+        (OSError("cannot write mode F as PNG"), "error: cannot write mode F as PNG"),
+        (MemoryError(), "error: the memory does not do for this"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "error: the memory does not do"),
+        (LatentiaError("a\x1b[31m name\nof two lines"), r"error: a\x1b[31m name\nof two lines"),
+    ],
+)
+def test_every_fault_around_a_command_is_one_line(
+    error: BaseException, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert printed.startswith(line)
+    assert printed.count("\n") == 1
+
+
+def test_a_fault_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(RuntimeError):
+        cli.main()
+
+
+def test_a_signal_ends_a_command_with_a_word(tiny_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "samples"
+    command = [sys.executable, "-m", "latentia", "sample", tiny_run / "model", "--count", "100000", "--out", out]
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "sampling" not in process.stderr.readline(200):
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == 143
+    assert rest.splitlines()[-1].endswith("stopped")
+    assert "Traceback" not in rest
+    assert not out.exists()
+
+
+def test_a_reader_that_has_enough_is_no_error(tiny_run: Path) -> None:
+    command = f"{sys.executable} -m latentia recipe show | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--seed", "-2"], "--seed -2: expected 0 to"),
+        (["--seed", str(2**63)], "expected 0 to"),
+        (["--device", "cuda:99"], "device cuda:99: "),
+        (["--device", "x"], "device x: "),
+        (["--count", str(10**12)], "the memory does not do"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_one_line(options: list[str], words: str, tiny_run: Path, tmp_path: Path) -> None:
+    done = run("sample", tiny_run / "model", "--out", tmp_path / "x.png", *options)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_seed_by_chance_is_printed_and_draws_the_same_again(tiny_run: Path, tmp_path: Path) -> None:
+    done = run("sample", tiny_run / "model", "--count", 4, "--out", tmp_path / "a.npy", "--seed", "-1")
+    seed = done.stderr.split("seed: ")[1].split()[0]
+    run("sample", tiny_run / "model", "--count", 4, "--out", tmp_path / "b.npy", "--seed", seed)
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 1.5},
+        {"steps": 0},
+        {"guidance_scale": float("nan")},
+        {"batch_size": 0},
+        {"batch_size": 2.5},
+        {"labels": [1.7]},
+        {"labels": ["Bag"]},
+    ],
+)
+def test_generate_refuses_what_is_no_number_of_its_kind(wrong: dict[str, Any], tiny_run: Path) -> None:
+    with pytest.raises(LatentiaError):
+        load(tiny_run / "model").generate(wrong.pop("labels", 2), **wrong)
+
+
+def test_generate_takes_every_seed(tiny_run: Path) -> None:
+    drawn = [load(tiny_run / "model").generate(1, seed=seed) for seed in (2**63 - 1, 2**62)]
+    assert not np.array_equal(*drawn)
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "training.json", "denoiser/config.json", "process/config.json"])
+def test_a_pipe_in_place_of_a_file_is_refused(name: str, tiny_run: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_run / "model", tmp_path / "model"))
+    (model / name).unlink()
+    os.mkfifo(model / name)
+    with pytest.raises(LatentiaError, match="is no file"):
+        load(model)
+
+
+def test_wrong_records_of_a_training_are_refused(tiny_run: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_run / "model", tmp_path / "model"))
+    write_json(model / "training.json", read_json(model / "training.json") | {"data": "digits"})
+    with pytest.raises(LatentiaError, match="data is 'digits', expected an object"):
+        load(model)
+
+
+def test_complex_weights_are_refused(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "x.safetensors", {"weight": torch.zeros(2, dtype=torch.complex64)})
+    with pytest.raises(LatentiaError, match="weight is torch"):
+        read_tensors(tmp_path / "x.safetensors")
+
+
+def test_weights_can_be_read_by_whoever_can_read_the_rest(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "x.safetensors", {"weight": torch.zeros(2)})
+    write_json(tmp_path / "x.json", {})
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "x.json").stat().st_mode
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    dead, alive = (tmp_path / f".x.json.{number}.tmp" for number in (done.pid, os.getppid()))
+    for left in (dead, alive):
+        left.write_text("half")
+    write_json(tmp_path / "x.json", {})
+    assert not dead.exists()
+    assert alive.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, "x.json"]
+
+
+def test_escapes_in_names_do_not_reach_the_terminal() -> None:
+    assert printable("x\x1b]0;title\x07\n.png") == r"x\x1b]0;title\x07\n.png"
+    assert printable("Müller – ☃") == "Müller – ☃"
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
