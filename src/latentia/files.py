@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 import psutil
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -23,6 +23,8 @@ from latentia.errors import LatentiaError, first_line
 
 CONFIG_NAME = "config.json"
 LOCK_PAUSE, LOCK_PATIENCE = 0.1, 2.0  # seconds: between two looks, and until a line says who is waited for
+CHECKSUM = "sha256"  # in a safetensors file's metadata
+VERIFY = "LATENTIA_VERIFY"  # environment variable: 0 reads weights whatever their checksum
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"  # the file name diffusers looks for
 
 Part = TypeVar("Part", bound=nn.Module)
@@ -152,29 +154,41 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes named tensors as safetensors, atomically. Tensors are copied to the CPU and made contiguous."""
+    """Writes named tensors as safetensors with a checksum, atomically; they are copied to the CPU."""
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # the library would leave a file that others cannot read
         try:
-            save_file(whole, temporary, metadata=dict(metadata) if metadata else None)
+            save_file(whole, temporary, metadata={**(metadata or {}), CHECKSUM: state_hash("", whole)})
         except SafetensorError as error:  # a full disk
             raise LatentiaError(f"{path} cannot be written: {first_line(error)}") from None
         temporary.chmod(mode)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads a safetensors file. Raises LatentiaError where it is missing or is not one (a pickle is never opened)."""
+    """Reads a safetensors file. Raises LatentiaError where it is missing, damaged or no such file; never a pickle."""
     if not path.is_file():
         raise LatentiaError(f"{path} does not exist")
     try:
         tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            checksum = (file.metadata() or {}).get(CHECKSUM)
     except (SafetensorError, OSError, ValueError) as error:
         raise LatentiaError(f"{path} is not a readable safetensors file: {error}") from None
     if wrong := next((name for name, tensor in tensors.items() if tensor.is_complex()), None):
         raise LatentiaError(f"{path}: {wrong} is {tensors[wrong].dtype}, expected real numbers")
+    if checksum is not None:
+        check_state(path, "", tensors, checksum)
     return tensors
+
+
+def check_state(path: Path, kind: str, state: Mapping[str, Tensor], expected: str) -> None:
+    """Raises LatentiaError where `state_hash` is not as expected, unless the user does without that."""
+    if os.environ.get(VERIFY) != "0" and state_hash(kind, state) != expected:
+        raise LatentiaError(
+            f"{path} is not what was written: its checksum differs; copy it again, or go on with `latentia --no-verify`"
+        )
 
 
 def save_part(folder: Path, part: nn.Module, config: Mapping[str, Any], dtype: torch.dtype | None = None) -> None:
@@ -202,13 +216,22 @@ def build_part(folder: Path, make: Callable[[], Part], state: Mapping[str, Tenso
     """The part that `make` builds, with these weights of `folder` in float32; errors are those of `load_part`."""
     part = without_weights(folder, make)  # nothing is allocated for a config that the weights do not fit
     try:
-        part.load_state_dict(
-            {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, assign=True
-        )
+        part.load_state_dict(as_float(state), assign=True)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise LatentiaError(f"{folder / WEIGHTS_NAME} does not fit {type(part).__name__}: {first}") from None
     return part
+
+
+def as_float(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, those of floating-point numbers in float32."""
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+
+
+def has_checksum(path: Path) -> bool:
+    """Whether a safetensors file was written with a checksum, which `read_tensors` compares."""
+    with safe_open(path, framework="pt") as file:
+        return CHECKSUM in (file.metadata() or {})
 
 
 def cached_part(folder: Path, recipe: Sequence[Any], kind: type[Part], train: Callable[[], Part]) -> Part:

@@ -35,7 +35,18 @@ from latentia.diffusion import (
     process_from_config,
 )
 from latentia.errors import LatentiaError, first_line
-from latentia.files import CONFIG_NAME, load_part, read_json, save_part, write_json
+from latentia.files import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    as_float,
+    check_state,
+    has_checksum,
+    load_part,
+    read_json,
+    read_tensors,
+    save_part,
+    write_json,
+)
 from latentia.items import Codec, class_index
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.registry import first_stages, modality_named, upgraded_index
@@ -180,8 +191,8 @@ class LatentModel:
         if wrong:
             raise LatentiaError(f"the decoder of {self.codec.describe()} takes no {' and '.join(wrong)}")
         given = {name: value for name, value in given.items() if name in SETTINGS}
-        free = {name: given.pop(name) for name in [*given] if name == "guidance_interval" or callable(given[name])}
-        return replace(checked(Sampling, given, "sampling", "."), **free)  # functions; `Guidance` checks its interval
+        free = {name: given.pop(name) for name in ("sampler", "spacing", "guidance_interval") if name in given}
+        return replace(checked(Sampling, given, "sampling", "."), **free)  # checked where they are used
 
     def draw(
         self,
@@ -301,6 +312,8 @@ def load(
         raise LatentiaError(f"{folder / INDEX_NAME} lacks or garbles a field: {error}") from None
     for condition in model.denoiser.known.values():
         condition.load_files(folder)
+    if parts is None:
+        check_hashes(folder, model.training.get("hashes", {}))
     check_fit(model, folder)
     for part in (model.first_stage, model.denoiser):
         part.eval().requires_grad_(False)
@@ -323,6 +336,16 @@ def training_of(folder: Path) -> dict[str, Any]:
     return training
 
 
+def check_hashes(folder: Path, hashes: Mapping[str, Any]) -> None:
+    """Raises LatentiaError where the weights are others than those that were trained; for files without a checksum."""
+    for name, expected in hashes.items():
+        path = folder / name / WEIGHTS_NAME
+        if not path.is_file() or has_checksum(path):
+            continue
+        kind, state = read_json(folder / name / CONFIG_NAME).get("_class_name"), read_tensors(path)
+        check_state(path, str(kind), as_float(state), str(expected))
+
+
 def check_device(device: str | torch.device) -> None:
     """Raises LatentiaError where PyTorch knows no such device, or this machine has none."""
     try:
@@ -336,6 +359,9 @@ def check_fit(model: LatentModel, folder: Path) -> None:
     channels, given = model.denoiser.core.in_channels, model.latent_shape[0]
     if channels != given:
         raise LatentiaError(f"{folder}: the denoiser takes {channels} channels, the first stage gives {given}")
+    mean, std = model.first_stage.latent_mean, model.first_stage.latent_std
+    if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
+        raise LatentiaError(f"{folder}: the first stage's latent_std is not positive, or its latent_mean not finite")
     modality_named(model.modality).check(model, folder)
 
 

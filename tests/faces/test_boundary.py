@@ -16,6 +16,7 @@ from latentia import cli
 from latentia.errors import LatentiaError, is_out_of_memory, printable
 from latentia.files import read_json, read_tensors, write_json, write_tensors
 from latentia.model import load
+from latentia.training import train
 
 
 def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
@@ -170,3 +171,50 @@ def test_escapes_in_names_do_not_reach_the_terminal() -> None:
     assert printable("x\x1b]0;title\x07\n.png") == r"x\x1b]0;title\x07\n.png"
     assert printable("Müller – ☃") == "Müller – ☃"
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+
+
+SHIPPED = Path(cli.__file__).parents[1] / "shipped" / "emoji"
+
+
+def flip_a_bit(path: Path, place: float) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("part", ["first_stage", "denoiser"])
+def test_weights_in_which_a_bit_has_changed_are_refused(
+    part: str, place: float, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, source in enumerate((tiny_run / "model", SHIPPED)):  # the second was written without a checksum
+        model = Path(shutil.copytree(source, tmp_path / str(number)))
+        flip_a_bit(model / part / "diffusion_pytorch_model.safetensors", place)
+        with pytest.raises(LatentiaError, match="its checksum differs"):
+            load(model)
+        with monkeypatch.context() as patch:
+            patch.setenv("LATENTIA_VERIFY", "0")
+            load(model)
+
+
+def test_a_damaged_first_stage_is_not_trained_on(tiny_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    flip_a_bit(run / "first_stage" / "finished" / "diffusion_pytorch_model.safetensors", 0.7)
+    with pytest.raises(LatentiaError, match="its checksum differs"):
+        train(None, run, resume=True)
+
+
+@pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
+def test_latents_that_cannot_be_normalised_are_refused(std: float, tiny_run: Path, tmp_path: Path) -> None:
+    model = load(tiny_run / "model")
+    model.first_stage.latent_std.fill_(std)
+    model.save(tmp_path / "model")
+    with pytest.raises(LatentiaError, match="latent_std is not positive"):
+        load(tmp_path / "model")
+
+
+def test_a_changed_model_can_be_saved_and_loaded(tiny_run: Path, tmp_path: Path) -> None:
+    model = load(tiny_run / "model")
+    next(model.denoiser.parameters()).data.mul_(0.5)
+    model.save(tmp_path / "model", dtype="bfloat16")
+    assert load(tmp_path / "model").training == model.training

@@ -438,8 +438,13 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Read weights even where their checksum says that they have changed.")
+    ] = False,
 ) -> None:
     """Latent diffusion, end to end."""
+    if no_verify:
+        os.environ["LATENTIA_VERIFY"] = "0"
 
 
 for _add_commands in plugins("latentia.commands", "__call__").values():
