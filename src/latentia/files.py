@@ -163,7 +163,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             save_file(whole, temporary, metadata={**(metadata or {}), CHECKSUM: state_hash("", whole)})
         except SafetensorError as error:  # a full disk
             raise LatentiaError(f"{path} cannot be written: {first_line(error)}") from None
+        sort_metadata(temporary)
         temporary.chmod(mode)
+
+
+def sort_metadata(path: Path) -> None:
+    """Sorts the metadata in the header of a safetensors file, which the library writes in random order."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:  # the library pads with blanks
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from latentia import cli
 from latentia.errors import LatentiaError, is_out_of_memory, printable
@@ -218,3 +219,13 @@ def test_a_changed_model_can_be_saved_and_loaded(tiny_run: Path, tmp_path: Path)
     next(model.denoiser.parameters()).data.mul_(0.5)
     model.save(tmp_path / "model", dtype="bfloat16")
     assert load(tmp_path / "model").training == model.training
+
+
+def test_the_same_tensors_are_the_same_bytes(tmp_path: Path) -> None:
+    metadata = {f"key {number}": "ä\n" * number for number in range(20)}
+    for name in ("a", "b"):
+        write_tensors(tmp_path / name, {"w": torch.ones(2), "é": torch.zeros(3)}, metadata)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    with safe_open(tmp_path / "a", framework="pt") as file:
+        assert file.metadata().items() >= metadata.items()
+    assert list(read_tensors(tmp_path / "a")) == ["w", "é"]
