@@ -69,6 +69,7 @@ class Modality:
     fetchers: what puts public data sets into the cache, by their names. prints: whether items are lines to be printed.
     verb: what a model does, on the page; shows_way: whether `frame` shows a sampler's way there. way_endings: of the
     files that `write_way` writes; () for `ending` alone.
+    uploads: names of its own routes under /api/ whose requests hold items, and so may be large.
     legacy_size: the field of an index of Latentia 0.1 that held an item's size, or None.
     """
 
@@ -79,6 +80,7 @@ class Modality:
     objective: str = "denoising"
     ending: str
     writers: Mapping[str, Writer] = MappingProxyType({})
+    uploads: frozenset[str] = frozenset()
     options: frozenset[str] = frozenset()
     fetchers: Mapping[str, Callable[[], Path]] = MappingProxyType({})
     prints: bool = False

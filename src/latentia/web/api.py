@@ -14,7 +14,7 @@ from fastapi import FastAPI, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from latentia.applications.requests import askable
-from latentia.errors import LatentiaError
+from latentia.errors import LatentiaError, is_out_of_memory
 from latentia.modalities.registry import modality_named
 from latentia.model import LatentModel
 from latentia.version import __version__
@@ -142,6 +142,10 @@ async def _run(request: Request, jobs: Jobs, work: Callable[[Callable[[], None]]
         raise HTTPException(CLIENT_GONE, "the client is gone") from None
     except LatentiaError as error:
         raise HTTPException(400, str(error)) from None
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise HTTPException(503, "the memory does not do for this; ask for less") from None
     finally:
         gone.set()  # also where the server stops this request
     return result, seconds

@@ -33,7 +33,8 @@ class Limits:
     steps: int = 100
     seconds: float = 120.0
     waiting: int = 8
-    body: int = 16 * 2**20  # bytes
+    body: int = 16 * 2**20  # bytes of a request that holds items
+    uploads: int = 2**28  # bytes of files that the page takes in an hour
 
 
 class Jobs:

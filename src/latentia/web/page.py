@@ -17,12 +17,13 @@ from latentia.web.work import Ask, draw
 
 ANY = "any"
 POLL = 0.1  # seconds
+CLEANING, KEPT = 600, 3600  # seconds between two looks at the files of visitors, and until they are deleted
 
 
 def build_page(model: LatentModel, jobs: Jobs, title: str) -> gr.Blocks:
     """A page with what the model can do."""
     modality, form = modality_named(model.modality), Form(model, jobs)
-    page: gr.Blocks = gr.Blocks(title=title, analytics_enabled=False)
+    page: gr.Blocks = gr.Blocks(title=title, analytics_enabled=False, delete_cache=(CLEANING, KEPT))
     with page:
         gr.Markdown(f"# {title}")
         with gr.Tab(modality.verb):

@@ -86,6 +86,7 @@ class Pictures(Modality):
     }
     options = frozenset({"features", "inception_weights"})
     fetchers: Mapping[str, Callable[[], Path]] = {"fashion-mnist": _fashion_mnist, "cifar10": _cifar10}
+    uploads = frozenset({"inpaint"})
     shows_way = True
     way_endings = (".gif", ".png")
 

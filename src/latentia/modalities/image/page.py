@@ -10,7 +10,7 @@ from PIL import Image
 from latentia.modalities.image.api import repair
 from latentia.modalities.image.applications.drawing import repair_task
 from latentia.modalities.image.modality import MODALITY
-from latentia.modalities.image.pictures import fit_picture
+from latentia.modalities.image.pictures import MAX_SIDE, fit_picture
 from latentia.model import LatentModel
 from latentia.web.page import Form
 
@@ -19,6 +19,7 @@ EDITOR: dict[str, Any] = {"type": "pil", "layers": False, "elem_id": "editor"}
 
 def repair_tab(model: LatentModel, form: Form) -> None:
     """A picture, a brush, and what the model paints under it; not for a model of another repair."""
+    Image.MAX_IMAGE_PIXELS = MAX_SIDE**2 // 2  # Pillow refuses twice as many, before it decodes any
     task = repair_task(model)
     if task is not None and task.kind != "inpaint":
         return
