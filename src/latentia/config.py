@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from latentia.errors import LatentiaError
@@ -75,6 +77,22 @@ def plain(value: Any) -> dict[str, Any]:
     """A configuration as plain JSON values; the inverse of `checked`."""
     values: dict[str, Any] = _adapter(type(value)).dump_python(value, mode="json")
     return values
+
+
+def located(*named: str) -> BeforeValidator:
+    """For a field that names data: a path that exists becomes absolute, and a recipe goes with any working folder.
+
+    The names of sets that are no paths, `named`, stay.
+    """
+
+    def locate(value: Any) -> Any:
+        path = Path(value).expanduser() if isinstance(value, str) and value and value not in named else None
+        try:
+            return os.path.abspath(path) if path is not None and path.exists() else value
+        except (OSError, ValueError):  # no path
+            return value
+
+    return BeforeValidator(locate)
 
 
 def part_of(settings: Any, kind: type[Any]) -> dict[str, Any]:

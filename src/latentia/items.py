@@ -44,23 +44,31 @@ def folder_name(class_name: str) -> str:
 
 
 def class_index(class_names: Sequence[str], name_or_number: str | int, owner: str) -> int:
-    """The label of a class given by name (in any case, or as `folder_name` has it) or by number; names go first.
+    """The label of a class: an integer, "#2" for its number, or its name, in any case or as `folder_name` has it.
 
+    A text such as "2" is a number, too, unless names of classes are numbers: then it is a name, and nothing else.
     Raises LatentiaError that lists the names which `owner` has where there is no such class.
     """
     if not class_names:
         raise LatentiaError(f"{owner} has no classes, so {name_or_number!r} names none")
-    wanted = str(name_or_number).strip()
+    asked = str(name_or_number).strip()
     if not isinstance(name_or_number, int):
-        for asked, spelt in ((wanted, str), (wanted.casefold(), str.casefold), (wanted, folder_name)):
+        for text, spelt in ((asked, str), (asked.casefold(), str.casefold), (asked, folder_name)):
             spellings = [spelt(name) for name in class_names]
-            if asked in spellings:
-                return spellings.index(asked)
-    if wanted.isascii() and wanted.isdigit() and len(wanted) < 10 and int(wanted) < len(class_names):
-        return int(wanted)
+            if text in spellings:
+                return spellings.index(text)
+    numbered = isinstance(name_or_number, int) or asked.startswith("#") or not any(map(_is_number, class_names))
+    digits = asked.removeprefix("#")
+    if numbered and _is_number(digits) and len(digits) < 10 and int(digits) < len(class_names):
+        return int(digits)
     known = ", ".join(f"{number} {name}" for number, name in enumerate(class_names[:100]))
     more = ", …" if len(class_names) > 100 else ""
-    raise LatentiaError(f"{owner} has no class {name_or_number!r}; its classes are {known}{more}")
+    advice = "" if numbered else f"; #{digits} means the class of that number"
+    raise LatentiaError(f"{owner} has no class {name_or_number!r}; its classes are {known}{more}{advice}")
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def class_order(name: str) -> tuple[bool, int, str]:

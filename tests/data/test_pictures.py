@@ -148,7 +148,7 @@ def test_class_index_by_name_and_number():
     pictures = make()
     assert pictures.class_index("ankle BOOT ") == 0
     assert pictures.class_index(2) == 2
-    assert pictures.class_index("2") == 2  # no class has that name
+    assert pictures.class_index("#2") == 2  # a class is called "1", so numbers are names
     assert pictures.class_index("1") == 1
     assert class_index(("b", "B"), "B", "x") == 1  # the exact name goes first
     assert class_index(("3", "2", "1"), "1", "x") == 2  # a name goes before a number
@@ -179,3 +179,14 @@ def test_resize_agrees_with_pillow_and_crops_the_centre(channels):
         expected = np.asarray(Image.fromarray(plane).resize((12, 12), Image.Resampling.BICUBIC))
         np.testing.assert_array_equal(enlarged[0, ..., channel], expected)
     assert resize_pictures(square, None) is square
+
+
+def test_a_number_that_is_the_name_of_a_class_means_that_class() -> None:
+    names = ("0", "1", "10", "2x")
+    assert [class_index(names, text, "the set") for text in ("10", "#2", "#0", 2, "2X")] == [2, 2, 0, 2, 3]
+    with pytest.raises(LatentiaError, match=r"no class '2'; .*; #2 means the class of that number"):
+        class_index(names, "2", "the set")
+    assert [class_index(("cat", "dog"), text, "the set") for text in ("1", "#1", "dog")] == [1, 1, 1]
+    for text in ("#2", "#", "##1", "#-1", "-1", "#1.0"):
+        with pytest.raises(LatentiaError, match="no class"):
+            class_index(("cat", "dog"), text, "the set")

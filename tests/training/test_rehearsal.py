@@ -10,6 +10,7 @@ from torch import nn
 
 from latentia.errors import LatentiaError, Stopped
 from latentia.files import locked
+from latentia.model import load
 from latentia.training import load_recipe, train
 from latentia.training import rehearsal as module
 from latentia.training.memory import kept_bytes, require_room
@@ -112,3 +113,25 @@ def test_times_in_words() -> None:
         "about 5 min",
         "about 3.0 h",
     ]
+
+
+def test_a_recipe_goes_with_every_working_folder(
+    tmp_path: Path, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "digits").mkdir()  # a named set, not this folder
+    monkeypatch.chdir(tmp_path)
+    names = [
+        load_recipe(str(tiny_recipe), [f"data.name={name}"]).data.name for name in ("pictures", "digits", "hf:x/y")
+    ]
+    assert names == [str(tmp_path / "pictures"), "digits", "hf:x/y"]
+    assert load_recipe(str(tiny_recipe), ["data.root=./pictures"]).data.root == str(tmp_path / "pictures")
+
+
+def test_items_have_the_size_of_the_model_that_training_starts_from(
+    tmp_path: Path, tiny_recipe: Path, tiny_run: Path
+) -> None:
+    big = tmp_path / "big"
+    train(load_recipe(str(tiny_recipe), ["data.size=16", "training.steps=1"]), big)
+    train(load_recipe(str(tiny_recipe), [f"init={big / 'model'}", "training.steps=1"]), tmp_path / "out")
+    assert load(tmp_path / "out" / "model").codec.size == 16

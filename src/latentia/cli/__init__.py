@@ -47,7 +47,9 @@ Out = Annotated[
         "without it they are printed."
     ),
 ]
-ClassInTurn = Annotated[str | None, typer.Option("--class", help="Class name or number; without one, all in turn.")]
+ClassInTurn = Annotated[
+    str | None, typer.Option("--class", help="Class by name, or by number as #2; without one, all in turn.")
+]
 Count = Annotated[
     int | None, typer.Option(min=1, help="How many; without it 64, or 1 of a prompt.", show_default=False)
 ]

@@ -46,7 +46,7 @@ Size = Annotated[int | None, typer.Option(help="Resize and centre-crop to this s
 Steps = Annotated[int | None, typer.Option(min=1, max=10_000, help="Steps of the sampler.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale; 1 is none.")]
 OnCorrupt = Annotated[str, typer.Option(help="What to do about what cannot be read: refuse or skip.")]
-Class = Annotated[str | None, typer.Option("--class", help="Class name or number; without one, no class.")]
+Class = Annotated[str | None, typer.Option("--class", help="Class by name, or by number as #2; without one, no class.")]
 Fit = Annotated[bool, typer.Option("--fit", help="Cut or stretch an item of another size.")]
 Asked = Annotated[
     list[str] | None,

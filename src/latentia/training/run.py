@@ -4,6 +4,7 @@ import platform
 import subprocess
 import sys
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ from typing import Any
 from accelerate import Accelerator
 
 from latentia.errors import LatentiaError
-from latentia.files import load_part, locked, module_hash, save_part, write_text
+from latentia.files import load_part, locked, module_hash, read_json, save_part, write_text
 from latentia.items import ItemSet
 from latentia.latents.cache import cached_latents
 from latentia.latents.first_stage import FirstStage
-from latentia.modalities.registry import first_stages, modality_of_stage
+from latentia.modalities.registry import first_stages, modality_of_stage, upgraded_index
 from latentia.model import DTYPES, INDEX_NAME, LatentModel
 from latentia.training.checkpoint import require_own
 from latentia.training.denoiser import train_denoiser
@@ -139,16 +140,25 @@ def _recipe_of(out: Path, recipe: Recipe | None, resume: bool, say: Say) -> Reci
     if not path.exists():
         if recipe is None:
             raise LatentiaError(f"{path} does not exist: there is no run to resume, name a recipe")
-        return recipe
+        return sized_as_begun(recipe)
     if not resume:
         raise LatentiaError(f"{out} already holds a run; add --resume to continue it, or choose another folder")
     begun = load_recipe(str(path))
     if recipe is not None:
+        recipe = sized_as_begun(recipe)
         begun.require_resumable(recipe)
     recipe = recipe or begun
     if (out / "model" / INDEX_NAME).exists() and recipe.training.steps == begun.training.steps:
         say(f"the run is finished after {begun.training.steps} steps; --set training.steps=N trains on")
     return recipe
+
+
+def sized_as_begun(recipe: Recipe) -> Recipe:
+    """The recipe, whose items have the size of the model that training starts from unless it names one."""
+    if recipe.init is None or getattr(recipe.data, "size", 0) is not None:
+        return recipe
+    size = upgraded_index(read_json(Path(recipe.init) / INDEX_NAME))["codec"].get("size")
+    return recipe.model_copy(update={"data": replace(recipe.data, size=size)})
 
 
 def _held_stage(finished: Path, given: str | Path | None, items: ItemSet) -> FirstStage | None:

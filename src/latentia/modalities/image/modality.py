@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from latentia.config import config
+from latentia.config import config, located
 from latentia.errors import LatentiaError
 from latentia.items import ItemSet
 from latentia.latents.first_stage import FirstStage
@@ -33,8 +33,9 @@ class PictureData:
             description="fashion-mnist, digits, cifar10, hf:NAME, or the path of a folder of pictures, a parquet file "
             "or an archive; auto takes fashion-mnist where it can be had and digits elsewhere"
         ),
+        located(*BUILT_IN),
     ] = "auto"
-    root: Annotated[str | None, Field(description="folder that holds the files of a named set")] = None
+    root: Annotated[str | None, located(), Field(description="folder that holds the files of a named set")] = None
     size: Annotated[
         int | None,
         Field(ge=4, le=2048, description="side in pixels: resize and centre-crop; null keeps the set's own"),

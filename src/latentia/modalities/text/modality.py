@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from latentia.config import config
+from latentia.config import config, located
 from latentia.errors import LatentiaError
 from latentia.files import write_text
 from latentia.items import ItemSet
@@ -24,8 +24,9 @@ class TextData:
     name: Annotated[
         str,
         Field(description="wordnet, hf:NAME, or the path of a .txt or .jsonl file or of a folder of .txt files"),
+        located("wordnet"),
     ] = "wordnet"
-    root: Annotated[str | None, Field(description="folder that holds the files of a named set")] = None
+    root: Annotated[str | None, located(), Field(description="folder that holds the files of a named set")] = None
     on_corrupt: Annotated[
         Literal["refuse", "skip"], Field(description="what to do about examples that cannot be read")
     ] = "refuse"
