@@ -15,7 +15,6 @@ import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from latentia.conditions import Request, Values
 from latentia.config import checked
@@ -50,6 +49,7 @@ from latentia.files import (
 from latentia.items import Codec, class_index
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.registry import first_stages, modality_named, upgraded_index
+from latentia.progress import progress as progress_bar
 from latentia.version import __version__
 
 INDEX_NAME, TRAINING_NAME = "model_index.json", "training.json"
@@ -218,7 +218,7 @@ class LatentModel:
         times = cut_times(times, self.process, settings.stop_sigma)
         last, count = self.process.alpha(times[-1]), len(next(iter(values.values())))
         parts: list[Any] = []
-        bar = tqdm(total=count, desc="sampling", unit="item", disable=not progress, dynamic_ncols=True)
+        bar = progress_bar(shown=progress, total=count, desc="sampling", unit="item")
         with bar, torch.no_grad():  # inference mode would keep a sampler from taking gradients of its own
             for start in range(0, count, batch_size):
                 rows = slice(start, start + batch_size)

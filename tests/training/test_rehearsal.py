@@ -57,7 +57,7 @@ def test_a_start_says_what_the_run_will_cost(tmp_path: Path, tiny_recipe: Path) 
     train(load_recipe(str(tiny_recipe), ["training.steps=2"]), tmp_path / "out", say=lines.append)
     (estimate,) = [line for line in lines if line.startswith("estimate: ")]
     assert "first stage under a minute, denoiser under a minute" in estimate
-    assert "GB of memory" in estimate
+    assert "MB of memory" in estimate
     assert not (tmp_path / "out" / module.FOLDER).exists()
 
 

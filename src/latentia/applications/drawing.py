@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from latentia.diffusion import Sampler
 from latentia.errors import LatentiaError
 from latentia.model import LatentModel
+from latentia.progress import progress as progress_bar
 
 Labels = NDArray[np.int64]
 
@@ -29,7 +29,7 @@ def draw_by(
     `options` are those of `LatentModel.generate`; a list, an array or a tensor among them has an entry for each item.
     """
     parts = []
-    with tqdm(total=len(labels), desc="drawing", unit="item", disable=not progress, dynamic_ncols=True) as bar:
+    with progress_bar(shown=progress, total=len(labels), desc="drawing", unit="item") as bar:
         for number, start in enumerate(range(0, len(labels), batch_size)):
             rows = slice(start, start + batch_size)
             own = {name: of_rows(value, rows) for name, value in options.items()}

@@ -231,8 +231,9 @@ def sample(
     settings |= {"guidance_interval": interval_of(interval), "guidance_rescale": rescale, "seed": seed}
     settings |= {"stop_sigma": stop_sigma, "temperature": temperature, "batch_size": batch_size}
     settings |= {"weaker": None if weaker is None else weaker_denoiser(weaker, loaded)}
-    if weaker is not None and loaded.settings({"guidance_scale": guidance}).guidance_scale == 1:
-        say("--weaker changes nothing at a guidance of 1: give --guidance 2 or so")
+    if loaded.settings({"guidance_scale": guidance}).guidance_scale == 1:
+        for option in [name for name, value in {"--weaker": weaker, "--negative": negative}.items() if value]:
+            say(f"{option} changes nothing at a guidance of 1: give --guidance 2 or so")
     settings |= {"lengths": None if length is None else [length] * count}
     settings |= {"size": None if size is None else modality.size_of("--size", size)}
     settings |= {"prompts": None if prompt is None else [prompt] * count, "negative_prompt": negative or None}
@@ -443,10 +444,13 @@ def options(
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Read weights even where their checksum says that they have changed.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Latent diffusion, end to end."""
     if no_verify:
         os.environ["LATENTIA_VERIFY"] = "0"
+    if quiet:
+        os.environ["LATENTIA_QUIET"] = "1"
 
 
 for _add_commands in plugins("latentia.commands", "__call__").values():

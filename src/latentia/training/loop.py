@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from latentia.config import Loop
 from latentia.errors import LatentiaError, Stopped
+from latentia.progress import progress
 from latentia.training.checkpoint import Checkpoint
 from latentia.training.log import Log
 
@@ -48,7 +48,7 @@ def run_loop(
     log = Log(folder, first) if main else None
     pending: list[dict[str, Tensor]] = []
     started, watch = time.perf_counter() - (log.seconds if log is not None else 0), Watch()
-    bar = tqdm(total=steps, initial=first, desc=title, unit="step", disable=not main, dynamic_ncols=True)
+    bar = progress(shown=main, total=steps, initial=first, desc=title, unit="step")
     with bar, _stop_requests() as requested:
         for step in range(first, steps):
             pending.append(update(step))
@@ -64,7 +64,7 @@ def run_loop(
                 if fault := watch.fault(means):
                     raise LatentiaError(f"{title}: {fault} by step {done}; {_way_on(checkpoint)}")
                 pending = []
-                bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
+                bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()}, refresh=False)
                 if log is not None:
                     log.write(done, {**means, "seconds": round(time.perf_counter() - started, 2)})
             if saves:

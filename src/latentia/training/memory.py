@@ -22,10 +22,14 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
+def in_bytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
+
+
 def require_memory(needed: float, free: int, what: str) -> None:
     """Raises LatentiaError, which names `what` needs so many bytes, where fewer are free."""
     if needed > free:
-        raise LatentiaError(f"{what} needs about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free")
+        raise LatentiaError(f"{what} needs about {in_bytes(needed)} of memory, and {in_bytes(free)} are free")
 
 
 def require_room(make: Callable[[], nn.Module], what: str) -> None:

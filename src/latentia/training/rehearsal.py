@@ -20,7 +20,7 @@ from latentia.modalities.registry import modality_of_stage
 from latentia.training.denoiser import train_denoiser
 from latentia.training.engine import local_share
 from latentia.training.log import read_log
-from latentia.training.memory import PARAMETER_BYTES, free_memory, kept_bytes, require_memory
+from latentia.training.memory import PARAMETER_BYTES, free_memory, in_bytes, kept_bytes, require_memory
 from latentia.training.recipe import Recipe
 from latentia.training.speed import silent
 
@@ -81,7 +81,7 @@ class Rehearsal:
         finally:
             self.accelerator.free_memory()
             self.clear()
-        return f"{', '.join(times)}; {max(needed.values()) / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
+        return f"{', '.join(times)}; {in_bytes(max(needed.values()))} of memory, {in_bytes(free)} are free"
 
     @property
     def loops(self) -> dict[str, Loop]:

@@ -1,0 +1,34 @@
+"""Progress on standard error: a bar in a terminal or a notebook, a line now and then in a log, nothing with --quiet."""
+
+import os
+import sys
+from typing import Any, TextIO
+
+from tqdm import tqdm
+from tqdm.auto import tqdm as bar
+
+SECONDS = 30.0  # between two lines of a log
+QUIET = "LATENTIA_QUIET"  # environment variable: 1 shows nothing
+
+
+class Lines:
+    """A file on which each state of a bar is a line of its own."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            self.file.write(line + "\n")
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def progress(iterable: Any = None, *, shown: bool = True, **options: Any) -> Any:
+    """A bar of tqdm, whose `options` are total, initial, desc, unit and the like."""
+    shown = shown and os.environ.get(QUIET) != "1"
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+        return bar(iterable, disable=not shown, dynamic_ncols=True, **options)
+    every: dict[str, Any] = {"file": Lines(sys.stderr), "mininterval": SECONDS, "maxinterval": SECONDS, "miniters": 1}
+    return tqdm(iterable, disable=not shown, **every, **options)
