@@ -51,6 +51,15 @@ def find_data(name: str, root: Path | None, holds: Callable[[Path], object], mis
     return folder
 
 
+def check_writable(path: Path) -> None:
+    """Raises LatentiaError where a file or folder of that name could not be made, before work is spent on it."""
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if not parent.is_dir():
+        raise LatentiaError(f"{path} cannot be written: {parent} is no folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise LatentiaError(f"{path} cannot be written: {parent} does not let you")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary sibling of `path`: on success flushed to disk and renamed to `path`, on failure removed."""

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from latentia import cli
 from latentia.errors import LatentiaError, is_out_of_memory, printable
-from latentia.files import read_json, read_tensors, write_json, write_tensors
+from latentia.files import check_writable, read_json, read_tensors, write_json, write_tensors
 from latentia.model import load
 from latentia.training import train
 
@@ -238,3 +238,14 @@ def test_progress_is_lines_in_a_log_and_nothing_where_it_is_not_asked_for(tiny_r
     assert "\r" not in loud.stderr
     assert quiet.stderr == ""
     assert quiet.returncode == 0
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file" / "x.png", tmp_path / "file" / "deep" / "x.npy"):
+        with pytest.raises(LatentiaError, match="cannot be written"):
+            check_writable(out)
+    done = run("sample", tiny_run / "model", "--out", tmp_path / "file" / "x.png")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    check_writable(tmp_path / "new" / "deep" / "x.png")

@@ -329,6 +329,9 @@ def _writer(modality: "Modality", out: Path | None) -> Any:
             return None
         example = f"grid{modality.ending}"
         raise LatentiaError(f"--out is missing: say where the {modality.plural} go, such as --out {example}")
+    from latentia.files import check_writable
+
+    check_writable(out)
     writers = modality.all_writers()
     if out.suffix.lower() not in writers:
         *most, last = [ending for ending in writers if ending]

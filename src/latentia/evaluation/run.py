@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from latentia.errors import LatentiaError
+from latentia.files import check_writable
 from latentia.modalities.base import Evaluation
 from latentia.modalities.registry import modality_named
 from latentia.model import load
@@ -15,6 +16,7 @@ def evaluate_model(model: str | Path, out: str | Path, how: Evaluation) -> str:
     Raises LatentiaError where the model or the data cannot be read, do not fit each other, or an option is not one of
     the modality's.
     """
+    check_writable(Path(out))
     loaded = load(model, how.device)
     modality = modality_named(loaded.modality)
     more = {name: value for name, value in how.more.items() if value is not None}
