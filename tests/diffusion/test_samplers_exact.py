@@ -17,13 +17,11 @@ from latentia.diffusion import (
     Denoise,
     Process,
     RectifiedFlow,
-    ddim,
-    ddpm,
     expand,
     initial_noise,
-    karras,
-    trailing,
 )
+from latentia.diffusion.samplers import ddim, ddpm
+from latentia.diffusion.times import karras, trailing
 from latentia.errors import LatentiaError
 
 DDPM = VP("linear", prediction_type="epsilon")

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentia.diffusion import EDM, SPACINGS, VP, Process, RectifiedFlow, cut_times, karras, trailing, uniform
+from latentia.diffusion import EDM, SPACINGS, VP, Process, RectifiedFlow, cut_times, uniform
+from latentia.diffusion.times import karras, trailing
 from latentia.errors import LatentiaError
 
 processes = st.one_of(

@@ -66,7 +66,7 @@ class Denoising:
 
 
 @config
-class SelfConditioned:
+class SelfConditioned(Denoising):
     """The same error, where a share of the updates shows the network its own first estimate, without gradient.
 
     Chen et al. 2023 ("Analog bits"), Alg. 1; in sampling each call sees the estimate of the call before, §3.2.
@@ -87,9 +87,6 @@ class SelfConditioned:
                 first = denoise_with(network, process)
                 estimate = first(process.noise(z, eps, t), t, estimate=estimate, **values)
         return training_loss(partial(network, estimate=estimate, **values), z, eps, t, process)
-
-    def denoise(self, network: Network, process: Process) -> ConditionalDenoise:
-        return denoise_with(network, process)
 
     def sampling(self, denoise: Callable[..., Tensor]) -> Denoise:
         estimate: Tensor | None = None

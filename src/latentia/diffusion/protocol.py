@@ -1,16 +1,13 @@
-"""What every noising process z_t = α(t) z + σ(t) ε offers, and the few helpers that all of them share.
+"""What every noising process z_t = α(t) z + σ(t) ε offers, and how its coefficients broadcast.
 
 Times `t` are float tensors of any shape; coefficients come in that shape and dtype. Latents are (B, ...), and where a
 method takes both, `t` is (B,) or ().
 """
 
-import math
 from typing import Protocol
 
 import torch
 from torch import Tensor
-
-from latentia.errors import LatentiaError
 
 
 class Process(Protocol):
@@ -65,13 +62,3 @@ def expand(coefficient: Tensor, like: Tensor) -> Tensor:
     """A coefficient of shape (B,) or () with trailing axes of size 1, so that it broadcasts over `like` (B, ...)."""
     aligned = coefficient.reshape(coefficient.shape + (1,) * (like.ndim - coefficient.ndim))
     return aligned.to(device=like.device, dtype=like.dtype)
-
-
-def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise LatentiaError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
-
-
-def require_number(name: str, value: object, above: float = -math.inf, below: float = math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not above < value < below:
-        raise LatentiaError(f"{name} is {value!r}, expected a number above {above:g} and below {below:g}")

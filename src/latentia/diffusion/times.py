@@ -19,7 +19,6 @@ def uniform(n: int, process: Process) -> Tensor:
     Equal steps in t for VP, in t before the shift for RectifiedFlow, in σ^(1/7) for EDM. Float64 (n + 1,), decreasing.
     Raises LatentiaError where n < 1.
     """
-    _require_steps(n)
     return _on_clock(process, process.cleanest_time, n, n)
 
 
@@ -28,7 +27,6 @@ def trailing(n: int, process: Process) -> Tensor:
 
     Float64 (n + 1,), decreasing. Raises LatentiaError where n < 1.
     """
-    _require_steps(n)
     return _on_clock(process, process.clean_time, n + 1, n)
 
 
@@ -38,12 +36,11 @@ def karras(n: int, process: Process, rho: float = 7.0) -> Tensor:
     Where σ/α exceeds 160 at noisiest_time, the ramp starts there and its first time is moved to noisiest_time.
     Float64 (n + 1,), decreasing. Raises LatentiaError where n < 1 or rho ≤ 0.
     """
-    _require_steps(n)
     if not rho > 0:
         raise LatentiaError(f"rho is {rho!r}, expected a number above 0")
     ends = torch.tensor([process.noisiest_time, process.cleanest_time], dtype=torch.float64)
-    first, last = (process.sigma(ends) / process.alpha(ends)).clamp(max=KARRAS_SIGMA_MAX) ** (1 / rho)
-    times = process.time_of_sigma(_linspace(float(first), float(last), n) ** rho)
+    ends = (process.sigma(ends) / process.alpha(ends)).clamp(max=KARRAS_SIGMA_MAX) ** (1 / rho)
+    times = process.time_of_sigma(_ramp(ends, n, n) ** rho)
     return _with_ends(times, process)
 
 
@@ -67,20 +64,17 @@ SPACINGS: dict[str, Callable[[int, Process], Tensor]] = {"uniform": uniform, "tr
 def _on_clock(process: Process, last_time: float, points: int, n: int) -> Tensor:
     """The first n of `points` equal steps of the clock from noisiest_time to last_time, then clean_time."""
     ends = process.clock(torch.tensor([process.noisiest_time, last_time], dtype=torch.float64))
-    clock = _linspace(float(ends[0]), float(ends[1]), points)[:n]
-    return _with_ends(process.time_of_clock(clock), process)
+    return _with_ends(process.time_of_clock(_ramp(ends, n, points)), process)
 
 
-def _linspace(first: float, last: float, n: int) -> Tensor:
-    return torch.linspace(first, last, n, dtype=torch.float64)
+def _ramp(ends: Tensor, n: int, points: int) -> Tensor:
+    """The first n of `points` equal steps between two numbers. Raises LatentiaError where n < 1."""
+    if n < 1:
+        raise LatentiaError(f"the number of sampling steps is {n!r}, expected 1 or more")
+    return torch.linspace(float(ends[0]), float(ends[1]), points, dtype=torch.float64)[:n]
 
 
 def _with_ends(times: Tensor, process: Process) -> Tensor:
     """`times` followed by clean_time, its first exactly noisiest_time in spite of rounding."""
     first, clean = (torch.tensor([t], dtype=torch.float64) for t in (process.noisiest_time, process.clean_time))
     return torch.cat([first, times[1:], clean])
-
-
-def _require_steps(n: int) -> None:
-    if n < 1:
-        raise LatentiaError(f"the number of sampling steps is {n!r}, expected 1 or more")
