@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentia.errors import LatentiaError
-from latentia.modalities.text.readers.collect import held_out_text
 from latentia.modalities.text.readers.corpora import load_texts
 from latentia.modalities.text.texts import TextSet
+from latentia.sources.folders import held_out
 from latentia.sources.lines import MAX_TEXT_BYTES, cut_sentences
 
 WORDS = [f"text number {i}" for i in range(200)]
@@ -126,7 +126,7 @@ def test_a_twentieth_is_held_out_and_no_text_is_in_both(tmp_path):
 
 
 def test_the_hash_is_the_same_everywhere():
-    assert [i for i, text in enumerate(WORDS) if held_out_text(text)] == HELD_OUT
+    assert [i for i, text in enumerate(WORDS) if held_out(text, 20)] == HELD_OUT
 
 
 def test_files_named_for_their_split_are_taken_as_they_are(tmp_path):
@@ -147,7 +147,7 @@ def test_a_test_file_alone_is_not_trained_on(tmp_path):
 
 
 def test_too_few_texts_leave_a_split_empty(tmp_path):
-    path = write_lines(tmp_path / "few.txt", next(text for text in WORDS if not held_out_text(text)))
+    path = write_lines(tmp_path / "few.txt", next(text for text in WORDS if not held_out(text, 20)))
     with pytest.raises(LatentiaError, match=r"the test split of .* holds no texts.*too few"):
         load_texts(path, "test")
 
@@ -306,7 +306,7 @@ def test_a_folder_of_documents(tmp_path):
     (tmp_path / "link.txt").symlink_to(tmp_path.parent / "outside.txt")
     texts = load_texts(tmp_path)
     expected = ("First.", "A heading", "It goes on.", "And ends.", "Last")
-    assert texts.texts == tuple(text for text in expected if not held_out_text(text))
+    assert texts.texts == tuple(text for text in expected if not held_out(text, 20))
     assert texts.skipped == ("link.txt: a link that leads out of the folder is not followed",)
 
 

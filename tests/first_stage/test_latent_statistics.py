@@ -7,7 +7,7 @@ from torch import Tensor
 
 from latentia.errors import LatentiaError
 from latentia.latents.first_stage import FirstStage
-from latentia.latents.statistics import measure_latent_statistics, set_latent_statistics
+from latentia.latents.normalise import measure_latent_statistics, set_latent_statistics
 from latentia.modalities.image.first_stage.kl import AutoencoderKL
 from latentia.modalities.registry import first_stages
 

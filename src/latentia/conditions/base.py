@@ -8,11 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from latentia.diffusion.guidance import Values as Values
 from latentia.errors import LatentiaError
 from latentia.items import ItemSet
-
-Values = dict[str, Tensor]
-"""What conditions give a network, by name: (B, ...) each."""
 
 
 class Tokens(NamedTuple):
@@ -127,6 +125,16 @@ class Condition(nn.Module):
 
     def take_files(self, other: "Condition") -> None:
         """Takes from a condition of the same kind what `load_files` would read."""
+
+
+class GridCondition(Condition):
+    """One tensor (B, grid_channels, *grid) that is concatenated to the latent; zeros say nothing."""
+
+    def null(self, like: Tensor) -> Values:
+        return {self.inputs[0]: like.new_zeros(len(like), self.grid_channels, *like.shape[2:])}
+
+    def forward(self, values: Values) -> Signals:
+        return Signals(grid=values[self.inputs[0]])
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ A plug-in's objective is a frozen dataclass with these three methods and an entr
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import torch
 from pydantic import Field
@@ -49,9 +49,7 @@ class Objective(Protocol):
 class Denoising:
     """The process's weighted mean squared error (Ho et al. 2020, eq. 14, for the process's prediction)."""
 
-    @property
-    def estimates(self) -> bool:
-        return False
+    estimates: ClassVar[bool] = False
 
     def loss(
         self, network: Network, z: Tensor, eps: Tensor, t: Tensor, values: Values, process: Process, chance: float
@@ -74,9 +72,7 @@ class SelfConditioned(Denoising):
 
     share: Annotated[float, Field(ge=0, le=1, description="share of the updates that see an estimate")] = 0.5
 
-    @property
-    def estimates(self) -> bool:
-        return True
+    estimates: ClassVar[bool] = True
 
     def loss(
         self, network: Network, z: Tensor, eps: Tensor, t: Tensor, values: Values, process: Process, chance: float

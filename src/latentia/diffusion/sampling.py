@@ -35,6 +35,4 @@ class Sampling:
     )
 
     def guidance(self, weaker: Any = None) -> Guidance:
-        interval = self.guidance_interval
-        bounds = None if interval is None else (interval[0], interval[1])
-        return Guidance(self.guidance_scale, bounds, self.guidance_rescale, weaker)
+        return Guidance(self.guidance_scale, self.guidance_interval, self.guidance_rescale, weaker)

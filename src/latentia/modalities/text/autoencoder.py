@@ -8,16 +8,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentia.config import Loop, check_integer, checked, config, plain
+from latentia.config import Loop, checked, config, plain
 from latentia.errors import LatentiaError
 from latentia.language.frozen_encoder import FrozenEncoder
-from latentia.language.tokenizer import Tokenizer
+from latentia.language.tokenizer import Tokenizer, check_ids
 from latentia.latents.first_stage import FirstStage, Reconstruction
 from latentia.latents.normalise import denormalise, normalise, register_statistics
 
 PAD, BOS, EOS, MASK = Tokenizer.pad_id, Tokenizer.bos_id, Tokenizer.eos_id, Tokenizer.mask_id
 MAX_WEIGHTS = 2**28
 AT_ONCE = 256  # texts
+PRE_NORM: Any = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
 WITHOUT_CLASS = 0.1  # share of texts in training whose class the decoder does not see
 
 
@@ -50,6 +51,15 @@ class TextConfig:
     masking: Annotated[
         float, Field(ge=0, lt=1, description="largest share of tokens hidden from the encoder in training")
     ] = 0.2
+
+
+@config
+class TextArguments(TextConfig):
+    """The arguments of a `TextAutoencoder`."""
+
+    vocab_size: Annotated[int, Field(ge=MASK + 2, le=2**20)]
+    classes: Annotated[int, Field(ge=0, le=2**20)] = 0
+    encoder: dict[str, Any] | None = None
 
 
 @config
@@ -96,16 +106,13 @@ class TextAutoencoder(FirstStage):
 
     Config, Recipe = TextConfig, TextRecipe
 
-    def __init__(
-        self, *, vocab_size: int, classes: int = 0, encoder: dict[str, Any] | None = None, **sizes: Any
-    ) -> None:
+    def __init__(self, **arguments: Any) -> None:
         super().__init__()
-        check_integer("vocab_size", vocab_size, MASK + 2, 2**20)
-        check_integer("classes", classes, 0, 2**20)
-        c = checked(TextConfig, sizes, "a first stage")
-        self.config = {"vocab_size": vocab_size, **plain(c), "classes": classes, "encoder": encoder}
+        c = checked(TextArguments, arguments, "a first stage")
+        self.config, vocab_size, classes = plain(c), c.vocab_size, c.classes
         width, patch, latents, channels = c.width, c.patch, c.latents, c.latent_channels
         max_tokens, heads, depth, decoder_depth = c.max_tokens, c.heads, c.depth, c.decoder_depth
+        layer = width, heads, 4 * width
         if width % heads or width % patch:
             raise LatentiaError(f"width {width} does not split into {heads} heads and into a patch of {patch} places")
         if (vocab_size + classes) * width + (28 * depth + 16 * decoder_depth + 12 + 2 * patch) * width**2 > MAX_WEIGHTS:
@@ -116,13 +123,13 @@ class TextAutoencoder(FirstStage):
         self.noise, self.masking = c.noise, c.masking
 
         self.embed = nn.Embedding(vocab_size, width)
-        self.frozen = FrozenEncoder(vocab_size, max_tokens, encoder) if encoder else None
+        self.frozen = FrozenEncoder(vocab_size, max_tokens, c.encoder) if c.encoder else None
         self.adapter = nn.Linear(self.frozen.width, width) if self.frozen is not None else None
         self.positions = nn.Parameter(0.3 * torch.randn(max_tokens, width))
-        self.encoder = nn.ModuleList(nn.TransformerEncoderLayer(**_layer(width, heads)) for _ in range(depth))
+        self.encoder = nn.ModuleList(nn.TransformerEncoderLayer(*layer, **PRE_NORM) for _ in range(depth))
         self.queries = nn.Parameter(0.3 * torch.randn(latents, width))
         self.fold = nn.Linear(patch * width, width)
-        self.resampler = nn.ModuleList(nn.TransformerDecoderLayer(**_layer(width, heads)) for _ in range(depth))
+        self.resampler = nn.ModuleList(nn.TransformerDecoderLayer(*layer, **PRE_NORM) for _ in range(depth))
         self.latent_norm = nn.LayerNorm(width)
         self.to_latent = nn.Linear(width, channels)
 
@@ -130,13 +137,13 @@ class TextAutoencoder(FirstStage):
         self.noise_embed = nn.Linear(1, width)
         self.class_embed = nn.Embedding(classes + 1, width)  # the last is no class
         self.latent_positions = nn.Parameter(0.3 * torch.randn(latents, width))
-        self.mixer = nn.TransformerEncoderLayer(**_layer(width, heads))
+        self.mixer = nn.TransformerEncoderLayer(*layer, **PRE_NORM)
         self.length_embed = nn.Embedding(max_tokens + 1, width)
         self.length_norm = nn.LayerNorm(width)
         self.unfold = nn.Linear(width, patch * width)
         self.slots = nn.Parameter(0.3 * torch.randn(max_tokens, width))
         self.previous = nn.Linear(width, width)
-        self.decoder = nn.ModuleList(nn.TransformerDecoderLayer(**_layer(width, heads)) for _ in range(decoder_depth))
+        self.decoder = nn.ModuleList(nn.TransformerDecoderLayer(*layer, **PRE_NORM) for _ in range(decoder_depth))
         self.norm = nn.LayerNorm(width)
         self.initialise()
         register_statistics(self, channels)
@@ -236,7 +243,7 @@ class TextAutoencoder(FirstStage):
 
     def encode(self, ids: Tensor) -> Tensor:
         """Normalised latents (B, latent_channels, latents) of ids (B, T) of any lengths."""
-        check_ids(ids, self.config)
+        check_ids("texts", ids, self.config["max_tokens"], self.config["vocab_size"])
         lengths = (ids != PAD).sum(1)
         latents = self.latent_std.new_empty(len(ids), len(self.queries), self.config["latent_channels"])
         for rows in by_length(lengths):
@@ -318,7 +325,7 @@ class TextAutoencoder(FirstStage):
         def uniform(*shape: int) -> Tensor:
             return torch.rand(shape, generator=generator, device=generator.device).to(ids.device)
 
-        check_ids(ids, self.config)
+        check_ids("texts", ids, self.config["max_tokens"], self.config["vocab_size"])
         ids = ids[:, : int((ids != PAD).sum(1).max())]  # padding at the end of all rows costs time only
         rate = self.masking * uniform(len(ids), 1) * (uniform(len(ids), 1) < 0.5)
         hidden = (uniform(*ids.shape) < rate) & (ids > MASK)
@@ -389,30 +396,3 @@ def stretch(sources: Tensor, targets: Tensor, most_sources: int, most_targets: i
     weight = (1 - (source - place).abs() / scale.clamp(min=1)).clamp(min=0)
     weight = weight * (source < sources[:, None, None])
     return weight / weight.sum(-1, keepdim=True).clamp(min=1e-6)
-
-
-def check_ids(ids: Tensor, config: dict[str, Any]) -> None:
-    """Raises LatentiaError where ids are not int64 (B, T) with 1 ≤ T ≤ max_tokens, no text empty."""
-    if ids.ndim != 2 or ids.dtype != torch.int64 or not 1 <= ids.shape[1] <= config["max_tokens"]:
-        raise LatentiaError(
-            f"texts are {ids.dtype} {tuple(ids.shape)}, expected int64 (batch, 1 to {config['max_tokens']} tokens)"
-        )
-    if not ids.is_meta and ids.device.type == "cpu" and ids.numel():
-        low, high = (int(bound) for bound in ids.aminmax())
-        if low < 0 or high >= config["vocab_size"] or bool((ids[:, 0] == PAD).any()):
-            raise LatentiaError(
-                f"ids run from {low} to {high}, expected 0 to {config['vocab_size'] - 1}, no text empty"
-            )
-
-
-def _layer(width: int, heads: int) -> dict[str, Any]:
-    """A pre-norm transformer layer of PyTorch."""
-    return {
-        "d_model": width,
-        "nhead": heads,
-        "dim_feedforward": 4 * width,
-        "dropout": 0.0,
-        "activation": "gelu",
-        "batch_first": True,
-        "norm_first": True,
-    }

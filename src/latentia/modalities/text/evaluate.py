@@ -42,10 +42,8 @@ def evaluate_text_model(model: LatentModel, out: Path, how: Evaluation) -> str:
     held, ids = test.subset(matrix.kept), matrix.ids
     again = _reconstruct(model, ids, 0.0, how.seed)
     reconstruction = evaluate_text_reconstruction(held, again, ids, tokenizer=codec.tokenizer)
-    robust = {}
-    for noise in NOISES:
-        agreement = token_agreement(again if noise == 0 else _reconstruct(model, ids, noise, how.seed), ids)
-        robust[noise] = {"tokens": agreement.tokens, "texts": agreement.texts}
+    under_noise = {noise: _reconstruct(model, ids, noise, how.seed) if noise else again for noise in NOISES}
+    robust = {noise: token_agreement(made, ids)._asdict() for noise, made in under_noise.items()}
     texts, rate, figures = _written(model, train, held, how)
 
     rows = "".join(f"| {noise:g} | {got['tokens']:.2%} | {got['texts']:.2%} |\n" for noise, got in robust.items())
@@ -96,7 +94,7 @@ def _written(model: LatentModel, train: TextSet, held: TextSet, how: Evaluation)
         judge=judge,
         tokenizer=codec.tokenizer,
         classifier=classifier,
-        embed=network or False,
+        network=network,
         seed=how.seed,
     )
     return texts, rate, figures

@@ -10,11 +10,11 @@ from latentia.config import config
 from latentia.errors import LatentiaError
 from latentia.files import write_text
 from latentia.items import ItemSet
-from latentia.language.tokenizer import Tokenizer, adopt_tokenizer, train_tokenizer
+from latentia.language.tokenizer import TOKENIZER_NAME, Tokenizer, adopt_tokenizer, train_tokenizer
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.base import Evaluation, Modality, Say, Summary, summary
 from latentia.modalities.text.autoencoder import TextAutoencoder
-from latentia.modalities.text.codec import GAP, TOKENIZER_NAME, TextCodec, text_items, with_gaps
+from latentia.modalities.text.codec import GAP, TextCodec, text_items, with_gaps
 
 
 @config
@@ -36,7 +36,7 @@ class TextData:
 
 
 def _wordnet() -> Path:
-    from latentia.modalities.text.readers.fetch import fetch_wordnet
+    from latentia.modalities.text.readers.wordnet import fetch_wordnet
 
     return fetch_wordnet()
 
@@ -100,6 +100,8 @@ class Texts(Modality):
     def stack(self, items: Sequence[str]) -> list[str]:
         return list(items)
 
+    answer = stack
+
     def evaluate(self, model: Any, out: Path, how: Evaluation) -> str:
         from latentia.modalities.text.evaluate import evaluate_text_model
 
@@ -110,9 +112,7 @@ class Texts(Modality):
     ) -> tuple[list[str], int]:
         from latentia.modalities.text.write import complete
 
-        template = infill if prefix is None else f"{prefix} {GAP}"
-        found = complete(model, template or "", count, **options)
-        return [completion.text for completion in found], sum(not completion.keeps_template for completion in found)
+        return complete(model, (infill or "") if prefix is None else f"{prefix} {GAP}", count, **options)
 
     def between(self, model: Any, first: str, last: str, count: int) -> list[str]:
         from latentia.modalities.text.write import interpolate
@@ -130,9 +130,6 @@ class Texts(Modality):
             raise LatentiaError("--out and --size are not for texts")
         held = load_texts(name, split, how["on_corrupt"], how["root"])
         return summary(held, f"{len(held)} texts", [f"  {text}" for text in held.texts[:10]])
-
-    def answer(self, items: Sequence[str]) -> list[str]:
-        return list(items)
 
     def widget(self, **how: Any) -> Any:
         import gradio

@@ -1,11 +1,9 @@
 """The judge: an independent language model that measures how likely a text is by its perplexity.
 
-It predicts texts token by token and shares nothing with a latent diffusion model but the tokenizer, so it also serves
-as the autoregressive baseline: `generate` draws texts from it.
+It predicts texts token by token and shares nothing with a latent diffusion model but the tokenizer.
 """
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,6 @@ STEPS, BATCH_SIZE = 2000, 64
 LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP = 1e-3, 0.1, (0.9, 0.95), 1.0
 WARMUP = 0.1  # of all steps
 AT_ONCE = 256  # rows of a pass without gradients
-SHRINK_BELOW = 0.75  # share of unfinished rows at which `generate` drops the finished ones from its batch
 
 Ids = NDArray[np.integer[Any]] | Tensor  # (N, T): each row is tokens, then eos, then padding
 
@@ -42,13 +39,10 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor, memory: Tensor | None = None, place: int = 0) -> Tensor:
-        """x is (B, T, width); with a memory (2, B, heads, places, width / heads) it is the one token at `place`."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, width) → the same shape."""
         q, k, v = self.qkv(self.attention_norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if memory is not None:
-            memory[0, :, :, place : place + 1], memory[1, :, :, place : place + 1] = k, v
-            k, v = memory[:, :, :, : place + 1]
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=memory is None)  # the newest token may see all others
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(y.transpose(1, 2).flatten(2))
         out: Tensor = x + self.mlp(self.mlp_norm(x))
         return out
@@ -87,11 +81,11 @@ class JudgeLM(nn.Module):
         """inputs int64 (B, T), bos first → logits (B, T, vocab_size) of the token that follows each."""
         return self.logits(self.hidden(inputs))
 
-    def hidden(self, inputs: Tensor, memory: list[Tensor] | None = None, place: int = 0) -> Tensor:
-        """Last activations (B, T, width); with a memory, of the one token (B, 1) at `place`, which it then keeps."""
-        x = self.embed(inputs) + self.position[place : place + inputs.shape[1]]
-        for i, block in enumerate(self.blocks):
-            x = block(x, None if memory is None else memory[i], place)
+    def hidden(self, inputs: Tensor) -> Tensor:
+        """Last activations (B, T, width)."""
+        x = self.embed(inputs) + self.position[: inputs.shape[1]]
+        for block in self.blocks:
+            x = block(x)
         out: Tensor = self.norm(x)
         return out
 
@@ -103,13 +97,6 @@ class JudgeLM(nn.Module):
         inputs = torch.cat([torch.full_like(ids[:, :1], BOS), ids[:, :-1]], dim=1)
         scored = ids != PAD
         return F.cross_entropy(self.logits(self.hidden(inputs)[scored]), ids[scored], reduction="none")
-
-    def log_likelihood(self, ids: Ids) -> Tensor:
-        """log p (N,) of each row: the sum over its tokens and eos, after bos. Raises what `perplexity` raises."""
-        rows, lengths = check_ids("ids to judge", ids, self.config["vocab_size"], self.config["max_tokens"])
-        rows = rows[:, : int(lengths.max())].to(self.embed.weight.device)
-        losses = self.losses(rows)
-        return losses.new_zeros(len(rows)).index_add(0, (rows != PAD).nonzero()[:, 0], -losses)
 
 
 def check_ids(name: str, ids: Ids, vocab_size: int, max_tokens: int | None = None) -> tuple[Tensor, Tensor]:
@@ -195,26 +182,22 @@ def trained_judge(
     *,
     max_tokens: int = 64,
     steps: int = STEPS,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
     device: str | torch.device = "cpu",
     progress: bool = False,
-    cache: Path | None = None,
 ) -> JudgeLM:
-    """`train_judge` on a set of texts, kept in `cache` (default: `cache_dir()/judges`) for these texts and settings.
+    """`train_judge` on a set of texts, kept in `cache_dir()/judges` for these texts and settings.
 
     Texts of more than `max_tokens` tokens are left out. A kept judge that is damaged or incomplete is trained anew.
     Raises LatentiaError where no text is short enough.
     """
-    recipe = [train.fingerprint, tokenizer.fingerprint, max_tokens, steps, batch_size, seed]
+    recipe = [train.fingerprint, tokenizer.fingerprint, max_tokens, steps, BATCH_SIZE, 0]
     recipe += [LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP, WARMUP]
-    options: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "seed": seed}
 
     def make() -> JudgeLM:
         ids = token_matrix(tokenizer, train.texts, max_tokens, on_long="skip").ids
-        return train_judge(ids, tokenizer.vocab_size, **options, device=device, progress=progress)
+        return train_judge(ids, tokenizer.vocab_size, steps=steps, device=device, progress=progress)
 
-    return cached_part(cache_dir() / "judges" if cache is None else cache, recipe, JudgeLM, make).to(device).eval()
+    return cached_part(cache_dir() / "judges", recipe, JudgeLM, make).to(device).eval()
 
 
 @torch.inference_mode()
@@ -231,51 +214,3 @@ def perplexity(judge: JudgeLM, ids: Ids) -> float:
         batch = rows[index, : int(lengths[index].max())].to(judge.embed.weight.device)
         total += float(judge.losses(batch).double().sum())
     return math.exp(total / int(lengths.sum()))
-
-
-@torch.inference_mode()
-def generate(
-    judge: JudgeLM, count: int, max_tokens: int | None = None, temperature: float = 1.0, *, generator: torch.Generator
-) -> NDArray[np.int32]:
-    """Draws `count` rows of ids, int32 (count, max_tokens): tokens, then eos, then padding.
-
-    Each token is drawn from softmax(logits / temperature) over all ids but pad, bos and mask. A row that has not ended
-    by itself has no eos. `max_tokens` None means as many as the judge reads. The keys and values of earlier tokens are
-    kept, so a token costs one pass over itself alone. Raises LatentiaError for count < 1, temperature ≤ 0 or max_tokens
-    out of range.
-    """
-    longest = judge.config["max_tokens"]
-    max_tokens = longest if max_tokens is None else max_tokens
-    if count < 1 or not 1 <= max_tokens <= longest or not temperature > 0:
-        raise LatentiaError(
-            f"cannot draw {count} texts of at most {max_tokens} tokens at temperature {temperature}: this judge needs "
-            f"count ≥ 1, 1 ≤ max_tokens ≤ {longest} and temperature > 0"
-        )
-    judge.eval()
-    sizes = [min(AT_ONCE, count - start) for start in range(0, count, AT_ONCE)]
-    rows = [_draw(judge, size, max_tokens, temperature, generator) for size in sizes]
-    return torch.cat(rows).int().cpu().numpy()
-
-
-def _draw(judge: JudgeLM, count: int, max_tokens: int, temperature: float, generator: torch.Generator) -> Tensor:
-    device, width, heads = judge.embed.weight.device, judge.config["width"], judge.config["heads"]
-    ids = torch.full((count, max_tokens), PAD, device=device)
-    memory = [torch.empty(2, count, heads, max_tokens, width // heads, device=device) for _ in judge.blocks]
-    going = torch.arange(count, device=device)  # the rows that are in the batch
-    token = torch.full((count, 1), BOS, device=device)
-    for place in range(max_tokens):
-        logits = judge.logits(judge.hidden(token, memory, place)[:, 0]).double() / temperature
-        logits[:, [PAD, BOS, MASK]] = -math.inf
-        chance = logits.softmax(1).cumsum(1)
-        # One number for every row, ended or not: a row does not depend on when others are dropped.
-        uniform = torch.rand(count, 1, dtype=torch.float64, generator=generator, device=generator.device)
-        level = uniform.to(device)[going] * chance[:, -1:]
-        token = torch.searchsorted(chance, level, right=True).clamp_(max=logits.shape[1] - 1)
-        ended = (ids[going] == EOS).any(1)
-        ids[going, place] = torch.where(ended, PAD, token[:, 0])
-        ended |= token[:, 0] == EOS
-        if bool(ended.all()):
-            break
-        if float((~ended).double().mean()) < SHRINK_BELOW:
-            going, token, memory = going[~ended], token[~ended], [part[:, ~ended] for part in memory]
-    return ids

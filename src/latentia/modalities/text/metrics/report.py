@@ -1,8 +1,8 @@
 """Every figure of a set of generated texts, each beside the value that held-out real texts reach."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,14 @@ from latentia.metrics.report import Figure, Report, draw
 from latentia.modalities.text.metrics.classifier import TextClassifier, class_accuracy
 from latentia.modalities.text.metrics.counts import SELF_BLEU_REFERENCES, bleu, distinct_n, self_bleu, text_memorisation
 from latentia.modalities.text.metrics.judge import PAD, JudgeLM, perplexity
-from latentia.modalities.text.metrics.sentences import SMALLEST_MAUVE_SET, SentenceNet, mauve_score, sentence_net
+from latentia.modalities.text.metrics.sentences import SMALLEST_MAUVE_SET, SentenceNet, mauve_score
 from latentia.modalities.text.texts import TextSet
 
 LARGEST_NGRAM = 4
 EMBEDDED = 5000  # texts a side whose embeddings are compared: a CPU takes minutes for more
 
 
-@dataclass(frozen=True)
-class TokenAgreement:
+class TokenAgreement(NamedTuple):
     """Shares in [0, 1]: of tokens and eos that are the same at the same place, and of texts that agree in all."""
 
     tokens: float
@@ -39,7 +38,7 @@ def evaluate_texts(
     judge: JudgeLM,
     tokenizer: Tokenizer,
     classifier: TextClassifier | None = None,
-    embed: bool | SentenceNet = False,
+    network: SentenceNet | None = None,
     seed: int = 0,
 ) -> Report:
     """Measures generated texts, and as many held-out real texts likewise.
@@ -51,8 +50,8 @@ def evaluate_texts(
 
     classifier: adds the share of texts in which it sees the requested class; `generated` and `test` then need labels,
         and each class should be as frequent in both, because some are harder to see than others.
-    embed: True compares sentence embeddings of all-MiniLM-L6-v2 (extra `text`), a `SentenceNet` its own: generated
-        texts to test texts, beside training texts to test texts, at one number of texts, at most 5000.
+    network: adds comparisons of its sentence embeddings: generated texts to test texts, beside training texts to test
+        texts, at one number of texts, at most 5000.
 
     Raises LatentiaError where classes differ, labels are missing, or a set is too small.
     """
@@ -66,7 +65,6 @@ def evaluate_texts(
     if classifier is not None:
         figures.append(_class_figure(classifier, made, unseen))
         notes.append(f"classifier: {classifier.name} (accuracy {figures[-1].reference:.1%} on test)")
-    network = sentence_net() if embed is True else embed or None
     if network is not None:
         figures += _sentence_figures(network, made, train, unseen, generator, seed)
     return Report(

