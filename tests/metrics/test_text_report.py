@@ -13,8 +13,12 @@ from latentia.modalities.text.metrics import report as text_report
 from latentia.modalities.text.metrics.classifier import train_text_classifier
 from latentia.modalities.text.metrics.counts import distinct_n, words
 from latentia.modalities.text.metrics.judge import JudgeLM, perplexity, train_judge
-from latentia.modalities.text.metrics.report import evaluate_text_reconstruction, evaluate_texts, token_agreement
-from latentia.modalities.text.metrics.sentences import SentenceNet
+from latentia.modalities.text.metrics.report import (
+    SentenceNet,
+    evaluate_text_reconstruction,
+    evaluate_texts,
+    token_agreement,
+)
 from latentia.modalities.text.texts import TextSet
 
 LONGEST = 40

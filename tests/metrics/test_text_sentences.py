@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from latentia.errors import LatentiaError
-from latentia.modalities.text.metrics import sentences
-from latentia.modalities.text.metrics.sentences import mauve_score, sentence_net
+from latentia.modalities.text.metrics import report
+from latentia.modalities.text.metrics.report import mauve_score, sentence_net
 
 TEXTS = ["a red fox", "the old hammer waits near the shed", "fox", "a red fox"]
 
@@ -44,7 +44,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def use(monkeypatch):
     """Puts another folder in the place of the packaged model's."""
-    return lambda folder: monkeypatch.setattr(sentences, "minilm_folder", lambda: folder)
+    return lambda folder: monkeypatch.setattr(report, "minilm_folder", lambda: folder)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from latentia.diffusion.guidance import Values as Values
 from latentia.errors import LatentiaError
 from latentia.items import ItemSet
+from latentia.latents.cache import JoinedCache, LatentCache
 
 
 class Tokens(NamedTuple):
@@ -51,17 +52,11 @@ class Request:
     encode: Callable[..., Tensor] | None = None
 
 
-class Latents(Protocol):
-    """The latents that training reads: a latent cache."""
-
-    def batch(self, rows: Tensor, view: Any = "plain") -> Tensor: ...
-
-
 class TrainingData(NamedTuple):
     """What a condition learns from: items, and their latents in every view."""
 
     items: ItemSet
-    latents: Latents
+    latents: LatentCache | JoinedCache
 
 
 class Condition(nn.Module):

@@ -158,9 +158,7 @@ class DiTConfig:
     swiglu: Annotated[bool, Field(description="SwiGLU instead of GELU")] = True
     qk_norm: Annotated[bool, Field(description="normalise queries and keys")] = True
     rms_norm: Annotated[bool, Field(description="RMSNorm instead of LayerNorm")] = True
-    shared_modulation: Annotated[
-        bool, Field(description="one modulation for all blocks (PixArt-α); false: adaLN-Zero in each block")
-    ] = True
+    shared_modulation: Annotated[bool, Field(description="one modulation for all blocks, not one in each")] = True
     rope_base: Annotated[float, Field(gt=0, description="base of the rotary frequencies")] = 100.0
 
     @property

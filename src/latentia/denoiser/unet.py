@@ -97,9 +97,7 @@ class UNetConfig:
     """The sizes of a `UNet`."""
 
     width: Annotated[int, Field(ge=1, description="channels of the first level")] = 64
-    multipliers: Annotated[
-        tuple[Size, ...], Field(min_length=1, description="width by level, in multiples; each level halves the grid")
-    ] = (1, 2)
+    multipliers: Annotated[tuple[Size, ...], Field(min_length=1, description="width by level, in multiples")] = (1, 2)
     blocks: Annotated[int, Field(ge=1, description="residual blocks a level")] = 2
     attention_levels: Annotated[tuple[int, ...], Field(description="levels with self-attention")] = (1,)
     heads: Annotated[int, Field(ge=1, description="attention heads")] = 4

@@ -14,14 +14,17 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from latentia.config import STRICT, checked, fault
-from latentia.diffusion.protocol import expand
+from latentia.diffusion.protocol import Process, expand
 from latentia.errors import LatentiaError
 
 MAX_TIMESTEPS = 100_000  # a guard against a hostile config that would have us allocate gigabytes
 
 
-class Noising:
-    """What the processes share. Raises LatentiaError where a field is not as its annotation says."""
+Prediction = Literal["epsilon", "sample", "v_prediction"]
+
+
+class Checked:
+    """Checks the fields of a process. Raises LatentiaError where a field is not as its annotation says."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -33,31 +36,6 @@ class Noising:
             except ValidationError as error:
                 raise LatentiaError(f"{kind.__name__} {name}{fault(error)}") from None
 
-    @property
-    def clean_time(self) -> float:
-        return 0.0
-
-    def alpha(self, t: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def sigma(self, t: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def noise(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        return expand(self.alpha(t), z) * z + expand(self.sigma(t), z) * eps
-
-    def clock(self, t: Tensor) -> Tensor:
-        return t
-
-    def time_of_clock(self, clock: Tensor) -> Tensor:
-        return clock
-
-    def weight(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
-    def input_scale(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
 
 @cache
 def _adapters(kind: Any) -> dict[str, TypeAdapter[Any]]:
@@ -67,7 +45,7 @@ def _adapters(kind: Any) -> dict[str, TypeAdapter[Any]]:
 
 
 @dataclass(frozen=True)
-class VP(Noising):
+class VP(Checked, Process):
     """The variance-preserving process in discrete steps, α² + σ² = 1.
 
     t = 0, ..., timesteps − 1 are the steps of DDPM (Ho et al. 2020, §2); t = −1 is clean. Between steps log σ/α is
@@ -85,15 +63,11 @@ class VP(Noising):
 
     schedule: Annotated[Literal["linear", "scaled_linear", "cosine"], Field(description="noise schedule")] = "cosine"
     timesteps: Annotated[int, Field(ge=3, le=MAX_TIMESTEPS, description="discrete timesteps")] = 1000
-    prediction_type: Annotated[
-        Literal["epsilon", "sample", "v_prediction"], Field(description="what the network predicts")
-    ] = "v_prediction"
+    prediction_type: Annotated[Prediction, Field(description="what the network predicts")] = "v_prediction"
     beta_start: Annotated[float, Field(gt=0, lt=1, description="first β of the linear schedules")] = 1e-4
     beta_end: Annotated[float, Field(gt=0, lt=1, description="last β of the linear schedules")] = 0.02
     min_snr_gamma: Annotated[float | None, Field(gt=0, description="γ of the min-SNR-γ loss weight; null: none")] = None
-    zero_terminal_snr: Annotated[
-        bool, Field(description="rescale the schedule so that the last timestep is pure noise")
-    ] = False
+    zero_terminal_snr: Annotated[bool, Field(description="make the last timestep pure noise")] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -200,7 +174,7 @@ def _log_sigma_over_alpha(vp: VP, device: torch.device, dtype: torch.dtype) -> T
 
 
 @dataclass(frozen=True)
-class RectifiedFlow(Noising):
+class RectifiedFlow(Checked, Process):
     """The straight path z_t = (1 − t) z + t ε for t in [0, 1], whose velocity v = ε − z the network predicts.
 
     Liu et al. 2023; training times as in Esser et al. 2024: logit-normal with logit_mean and logit_std (eq. 19), or
@@ -254,7 +228,7 @@ class RectifiedFlow(Noising):
 
 
 @dataclass(frozen=True)
-class EDM(Noising):
+class EDM(Checked, Process):
     """The variance-exploding process z_σ = z + σ ε, whose time is σ, with EDM's preconditioning.
 
     Karras et al. 2022, eq. 7 and Table 1: D(z_σ; σ) = c_skip z_σ + c_out F(c_in z_σ, c_noise), σ_data the standard

@@ -10,12 +10,19 @@ import torch
 from torch import Tensor
 
 
+def expand(coefficient: Tensor, like: Tensor) -> Tensor:
+    """A coefficient of shape (B,) or () with trailing axes of size 1, so that it broadcasts over `like` (B, ...)."""
+    aligned = coefficient.reshape(coefficient.shape + (1,) * (like.ndim - coefficient.ndim))
+    return aligned.to(device=like.device, dtype=like.dtype)
+
+
 class Process(Protocol):
     """What samplers, guidance and training ask of a process."""
 
     @property
     def clean_time(self) -> float:
         """The t at which z_t = z (α = 1, σ = 0)."""
+        return 0.0
 
     @property
     def cleanest_time(self) -> float:
@@ -32,15 +39,18 @@ class Process(Protocol):
 
     def clock(self, t: Tensor) -> Tensor:
         """The monotone function of t in which `uniform` and `trailing` take equal steps."""
+        return t
 
     def time_of_clock(self, clock: Tensor) -> Tensor:
         """The inverse of `clock`."""
+        return clock
 
     def sample_times(self, n: int, generator: torch.Generator) -> Tensor:
         """(n,) float32 training times, on the generator's device."""
 
     def noise(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """z_t = α z + σ ε."""
+        return expand(self.alpha(t), z) * z + expand(self.sigma(t), z) * eps
 
     def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What the network should answer."""
@@ -50,15 +60,11 @@ class Process(Protocol):
 
     def weight(self, t: Tensor) -> Tensor:
         """The factor of each sample's mean squared error in the loss."""
+        return torch.ones_like(t)
 
     def input_scale(self, t: Tensor) -> Tensor:
         """The factor of z_t at the network's input."""
+        return torch.ones_like(t)
 
     def network_time(self, t: Tensor) -> Tensor:
         """The time that the network gets."""
-
-
-def expand(coefficient: Tensor, like: Tensor) -> Tensor:
-    """A coefficient of shape (B,) or () with trailing axes of size 1, so that it broadcasts over `like` (B, ...)."""
-    aligned = coefficient.reshape(coefficient.shape + (1,) * (like.ndim - coefficient.ndim))
-    return aligned.to(device=like.device, dtype=like.dtype)

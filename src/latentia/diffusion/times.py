@@ -30,17 +30,15 @@ def trailing(n: int, process: Process) -> Tensor:
     return _on_clock(process, process.clean_time, n + 1, n)
 
 
-def karras(n: int, process: Process, rho: float = 7.0) -> Tensor:
-    """n equal steps of (σ/α)^(1/ρ) from noisiest_time to cleanest_time, then clean_time (Karras et al. 2022, eq. 5).
+def karras(n: int, process: Process) -> Tensor:
+    """n equal steps of (σ/α)^(1/7) from noisiest_time to cleanest_time, then clean_time (Karras et al. 2022, eq. 5).
 
     Where σ/α exceeds 160 at noisiest_time, the ramp starts there and its first time is moved to noisiest_time.
-    Float64 (n + 1,), decreasing. Raises LatentiaError where n < 1 or rho ≤ 0.
+    Float64 (n + 1,), decreasing. Raises LatentiaError where n < 1.
     """
-    if not rho > 0:
-        raise LatentiaError(f"rho is {rho!r}, expected a number above 0")
     ends = torch.tensor([process.noisiest_time, process.cleanest_time], dtype=torch.float64)
-    ends = (process.sigma(ends) / process.alpha(ends)).clamp(max=KARRAS_SIGMA_MAX) ** (1 / rho)
-    times = process.time_of_sigma(_ramp(ends, n, n) ** rho)
+    ends = (process.sigma(ends) / process.alpha(ends)).clamp(max=KARRAS_SIGMA_MAX) ** (1 / 7)
+    times = process.time_of_sigma(_ramp(ends, n, n) ** 7)
     return _with_ends(times, process)
 
 

@@ -46,7 +46,7 @@ class LatentCache:
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(self):
             raise LatentiaError(f"rows {numbers.min()} to {numbers.max()} were asked of a latent cache of {len(self)}")
         chosen = np.array([self.numbers[name] for name in views])
-        return torch.from_numpy(self.latents[numbers, chosen])
+        return torch.from_numpy(np.asarray(self.latents[numbers, chosen], dtype=np.float32))
 
 
 class JoinedCache:

@@ -40,17 +40,11 @@ class TextConfig:
     latent_channels: Annotated[int, Field(ge=2, le=4096, description="channels of a latent vector")] = 64
     patch: Annotated[int, Field(ge=1, le=64, description="places of the text that share a latent vector")] = 4
     width: Annotated[int, Field(ge=8, le=8192, description="channels of a token")] = 256
-    depth: Annotated[
-        int, Field(ge=1, le=64, description="transformer layers of the encoder and of its resampler each")
-    ] = 2
-    decoder_depth: Annotated[int, Field(ge=1, le=64, description="transformer layers of the decoder")] = 2
+    depth: Annotated[int, Field(ge=1, le=64, description="layers of the encoder and of its resampler each")] = 2
+    decoder_depth: Annotated[int, Field(ge=1, le=64, description="layers of the decoder")] = 2
     heads: Annotated[int, Field(ge=1, le=128, description="attention heads")] = 4
-    noise: Annotated[
-        float, Field(ge=0, description="largest noise on the latents in training, whose own size is 1; most get less")
-    ] = 1.5
-    masking: Annotated[
-        float, Field(ge=0, lt=1, description="largest share of tokens hidden from the encoder in training")
-    ] = 0.2
+    noise: Annotated[float, Field(ge=0, description="largest noise on the latents of size 1 in training")] = 1.5
+    masking: Annotated[float, Field(ge=0, lt=1, description="largest share of tokens hidden in training")] = 0.2
 
 
 @config
@@ -67,15 +61,8 @@ class TextRecipe(TextConfig):
     """A recipe's section for a `TextAutoencoder`."""
 
     kind: Literal["TextAutoencoder"] = "TextAutoencoder"
-    vocab_size: Annotated[int, Field(ge=300, le=2**20, description="entries of the byte-level BPE that is learned")] = (
-        8192
-    )
-    encoder: Annotated[
-        str | None,
-        Field(
-            description="folder of a BART model, whose frozen encoder reads the texts too and whose vocabulary is used"
-        ),
-    ] = None
+    vocab_size: Annotated[int, Field(ge=300, le=2**20, description="entries of the BPE that is learned")] = 8192
+    encoder: Annotated[str | None, Field(description="folder of a BART model whose frozen encoder reads too")] = None
     training: Annotated[Loop, Field(description="how the first stage is trained")]
 
 
@@ -92,10 +79,8 @@ class TextAutoencoder(FirstStage):
     leaves a vague idea of the text, and the decoder learns to write one from that, as a language model: diffusion may
     then stop early (`stop_sigma` in sampling) and leave the words to the decoder.
 
-    With `classes` the decoder sees the class of a text, or, as in a tenth of training, none: noisy latents
-    need not hold that as well.
-
-    With `encoder`, the config of a BART encoder (see `FrozenEncoder`), that reads the text as well, as in LD4LG.
+    With `classes` the decoder sees the class of a text, or, in a tenth of training, none: noisy latents need not hold
+    it. With `encoder`, the config of a BART encoder, that reads the text as well, as in LD4LG (see `FrozenEncoder`).
 
     Texts are ids (B, T ≤ max_tokens) int64: tokens, eos, then pad. Latents are (B, latent_channels, latents).
     Raises LatentiaError where an argument is out of range.
@@ -149,11 +134,7 @@ class TextAutoencoder(FirstStage):
         register_statistics(self, channels)
 
     def initialise(self) -> None:
-        """Starts as a copier: layers that add nothing, and a projection to the latent that is undone after it.
-
-        A token's own embedding then scores highest where it is alone in its vector, so rare words need not be learned
-        one by one.
-        """
+        """Starts as a copier: layers that add nothing, and a projection to the latent that is undone after it."""
         width, channels, patch = (self.config[name] for name in ("width", "latent_channels", "patch"))
         for embed in (self.embed, self.length_embed):  # of unit size as input and as logits alike
             nn.init.normal_(embed.weight, std=width**-0.5)
@@ -205,8 +186,7 @@ class TextAutoencoder(FirstStage):
     def memory(self, latents: Tensor, labels: Tensor | None = None) -> Memory:
         """Unit latents (B, latents, latent_channels), noisy or not, and classes (B,) → the input of the decoder.
 
-        Without labels all are of the label `classes`, which is no class. A text's latents are scaled to a size of 1
-        again, and their former size is the measure of their noise.
+        Without labels none has a class. The size of a text's latents, which are scaled to 1, measures their noise.
         """
         size = latents.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-3)
         if labels is None:
@@ -289,8 +269,8 @@ class TextAutoencoder(FirstStage):
     ) -> Tensor:
         """Memory, lengths (B,) and `begin` (B, longest) → ids (B, longest).
 
-        Each token that is pad in `begin` is drawn after those before it. The keys and values of these are kept, so a
-        token costs one pass over itself alone; `hidden` computes the same for a whole text at once.
+        Each token that is pad in `begin` is drawn. The keys and values of those before it are kept, so that it costs
+        one pass over itself alone; `hidden` computes the same for a whole text at once.
         """
         count = begin.shape[1]
         starts = self.starts(memory, lengths, count)

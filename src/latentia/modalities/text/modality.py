@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from latentia.config import config
 from latentia.errors import LatentiaError
 from latentia.files import write_text
-from latentia.items import ItemSet
-from latentia.language.tokenizer import TOKENIZER_NAME, Tokenizer, adopt_tokenizer, train_tokenizer
+from latentia.items import ItemSet, OnCorrupt
+from latentia.language.tokenizer import TOKENIZER_NAME, OnLong, Tokenizer, adopt_tokenizer, train_tokenizer
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.base import Evaluation, Modality, Say, Summary, summary
 from latentia.modalities.text.autoencoder import TextAutoencoder
@@ -21,18 +21,10 @@ from latentia.modalities.text.codec import GAP, TextCodec, text_items, with_gaps
 class TextData:
     """A recipe's section `data` for texts."""
 
-    name: Annotated[
-        str,
-        Field(description="wordnet, hf:NAME, or the path of a .txt or .jsonl file or of a folder of .txt files"),
-    ] = "wordnet"
+    name: Annotated[str, Field(description="wordnet, hf:NAME, a .txt or .jsonl file, or a folder of .txt")] = "wordnet"
     root: Annotated[str | None, Field(description="folder that holds the files of a named set")] = None
-    on_corrupt: Annotated[
-        Literal["refuse", "skip"], Field(description="what to do about examples that cannot be read")
-    ] = "refuse"
-    on_long: Annotated[
-        Literal["refuse", "truncate", "skip"],
-        Field(description="what to do about texts of more tokens than first_stage.max_tokens"),
-    ] = "refuse"
+    on_corrupt: Annotated[OnCorrupt, Field(description="examples that cannot be read")] = "refuse"
+    on_long: Annotated[OnLong, Field(description="texts of more tokens than first_stage.max_tokens")] = "refuse"
 
 
 def _wordnet() -> Path:

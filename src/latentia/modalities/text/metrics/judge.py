@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from latentia.errors import LatentiaError
 from latentia.files import cache_dir, cached_part
-from latentia.language.tokenizer import Tokenizer, token_matrix
+from latentia.language.tokenizer import Tokenizer, check_ids, token_matrix
 from latentia.modalities.text.texts import TextSet
 from latentia.training.order import SortedOrder
 
@@ -99,31 +99,12 @@ class JudgeLM(nn.Module):
         return F.cross_entropy(self.logits(self.hidden(inputs)[scored]), ids[scored], reduction="none")
 
 
-def check_ids(name: str, ids: Ids, vocab_size: int, max_tokens: int | None = None) -> tuple[Tensor, Tensor]:
-    """The ids as int64 (N, T) and the number of tokens and eos (N,) of each row.
-
-    Raises LatentiaError unless each row is tokens, then eos or nothing, then only padding, neither empty nor longer
-    than `max_tokens`, and all ids are below `vocab_size`.
-    """
+def checked_rows(name: str, ids: Ids, vocab_size: int, max_tokens: int) -> tuple[Tensor, Tensor]:
+    """The ids as int64 (N, T) and the number of tokens and eos (N,) of each row, or what `check_ids` raises."""
     rows = torch.as_tensor(ids)
-    if rows.ndim != 2 or 0 in rows.shape or rows.is_floating_point():
-        raise LatentiaError(f"{name}: expected integers (N, T), got {rows.dtype} of shape {tuple(rows.shape)}")
-    rows = rows.long()
-    if int(rows.min()) < 0 or int(rows.max()) >= vocab_size:
-        raise LatentiaError(
-            f"{name}: ids run from {int(rows.min())} to {int(rows.max())}, the judge knows 0 to {vocab_size - 1}: use "
-            "the tokenizer that it was trained with"
-        )
-    eos = rows == EOS
-    inside = (eos | (rows == PAD)).cumsum(1) == eos.long()  # nothing has ended before this place
-    broken = ((rows != PAD) & ~inside).any(1) | ~inside.any(1)
-    if bool(broken.any()):
-        first = int(broken.long().argmax())
-        raise LatentiaError(f"{name}: row {first} is not tokens, then eos, then padding")
-    lengths = inside.sum(1)
-    if max_tokens is not None and int(lengths.max()) > max_tokens:
-        raise LatentiaError(f"{name}: a row has {int(lengths.max())} tokens, the judge reads at most {max_tokens}")
-    return rows, lengths
+    rows = rows if rows.is_floating_point() else rows.long()
+    check_ids(name, rows, max_tokens, vocab_size)
+    return rows, (rows != PAD).sum(1)
 
 
 def train_judge(
@@ -144,11 +125,11 @@ def train_judge(
     `sizes` are the width, depth and heads of `JudgeLM`. A batch holds rows of similar length and is cut to its longest;
     each token weighs the same, whatever the batch it is in.
     The same arguments give the same weights on one machine; no global random state is read or changed.
-    Raises LatentiaError for rows that are not of that form, sizes that do not fit, or steps or batch_size below 1.
+    Raises LatentiaError for an empty row or an id out of range, sizes that do not fit, or steps or batch_size below 1.
     """
     if min(steps, batch_size) < 1:
         raise LatentiaError(f"a judge needs steps and batch_size of at least 1, got {steps} and {batch_size}")
-    rows, lengths = check_ids("ids to train a judge on", ids, vocab_size)
+    rows, lengths = checked_rows("texts to train a judge on", ids, vocab_size, ids.shape[-1])
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         judge = JudgeLM(vocab_size, **sizes, max_tokens=rows.shape[1])
@@ -204,10 +185,10 @@ def trained_judge(
 def perplexity(judge: JudgeLM, ids: Ids) -> float:
     """exp of the mean -log p of a token, over all rows: eos counts, padding and bos do not.
 
-    `ids` is integer (N, T). Only perplexities under one judge and one tokenizer can be compared. Raises LatentiaError
-    where a row is not tokens, eos, padding, is empty or too long, or an id is out of range.
+    `ids` is integer (N, T): tokens, eos, padding. Only perplexities under one judge and one tokenizer can be compared.
+    Raises LatentiaError where a row is empty or too long, or an id is out of range.
     """
-    rows, lengths = check_ids("ids to judge", ids, judge.config["vocab_size"], judge.config["max_tokens"])
+    rows, lengths = checked_rows("texts to judge", ids, judge.config["vocab_size"], judge.config["max_tokens"])
     judge.eval()
     total = 0.0
     for index in torch.split(lengths.argsort(stable=True), AT_ONCE):
