@@ -60,8 +60,5 @@ class Estimate(GridCondition):
     def draw(self, data: TrainingData, rows: Tensor, chance: Tensor) -> Values:
         return {}
 
-    def preview(self, data: TrainingData, rows: Tensor, like: Tensor) -> tuple[Values, Values]:
-        return {}, {}
-
     def request(self, request: Request, like: Tensor) -> tuple[Values, Values]:
         return {}, {}

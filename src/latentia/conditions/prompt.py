@@ -76,14 +76,14 @@ def split_emphasis(prompt: str) -> list[tuple[str, float]]:
     """
     parts: list[tuple[str, float]] = []
     end, blank = 0, ""
-    for found in EMPHASIS.finditer(prompt):
-        before = prompt[end : found.start()]
+    for match in EMPHASIS.finditer(prompt):
+        before = prompt[end : match.start()]
         blank = " " if before.endswith(" ") else ""
-        factor = float(found[2])
+        factor = float(match[2])
         if factor > MOST_EMPHASIS:
-            raise LatentiaError(f"{found[0]!r} emphasises by {factor:g}, expected 0 to {MOST_EMPHASIS:g}")
-        parts += [(before.removesuffix(" "), 1.0), (blank + found[1], factor)]
-        end = found.end()
+            raise LatentiaError(f"{match[0]!r} emphasises by {factor:g}, expected 0 to {MOST_EMPHASIS:g}")
+        parts += [(before.removesuffix(" "), 1.0), (blank + match[1], factor)]
+        end = match.end()
     parts.append((prompt[end:], 1.0))
     return [(text, factor) for text, factor in parts if text]
 
@@ -94,7 +94,6 @@ class CaptionIds:
 
     ids: NDArray[np.int32]
     starts: NDArray[np.int64]
-    cut: int  # captions that had too many tokens, and lost the rest
 
     @classmethod
     def of(cls, captions: Sequence[str], codec: PromptCodec) -> "CaptionIds":
@@ -103,7 +102,7 @@ class CaptionIds:
         starts = np.cumsum([0, *map(len, lines)])
         rows = codec.tokenizer.encode([line for some in lines for line in some])
         ids = padded([row[: codec.size - 1] for row in rows], codec.size)
-        return cls(ids.astype(np.int32), starts, sum(len(row) >= codec.size for row in rows))
+        return cls(ids.astype(np.int32), starts)
 
     def draw(self, rows: NDArray[np.int64], chance: NDArray[np.floating]) -> Tensor:
         """One caption of each of the pictures `rows` (B,), by `chance` (B,) in [0, 1): int64 (B, size)."""
@@ -125,9 +124,7 @@ class PromptEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if min(vocab_size, max_tokens, depth) < 1 or vocab_size * width > 2**28 or max_tokens > 4096 or depth > 64:
-            raise LatentiaError(
-                f"a prompt encoder of {vocab_size} tokens, {max_tokens} places and depth {depth} is empty or too large"
-            )
+            raise LatentiaError(f"{vocab_size} tokens, {max_tokens} places or depth {depth} is empty or too large")
         self.vocab_size, self.max_tokens = vocab_size, max_tokens
         self.frozen = FrozenEncoder(vocab_size, max_tokens, encoder) if encoder is not None else None
         self.embed = nn.Embedding(vocab_size, width) if self.frozen is None else nn.Linear(self.frozen.width, width)

@@ -47,9 +47,7 @@ class Repair(GridCondition):
         remains = request.options.get("remains")
         if remains is None:
             raise LatentiaError(f"the model is trained for {self.task['kind']} and needs what it repairs")
-        if remains.shape != (request.count, self.grid_channels, *like.shape[2:]):
-            raise LatentiaError(
-                f"what is left has shape {tuple(remains.shape)}, expected "
-                f"{(request.count, self.grid_channels, *like.shape[2:])}"
-            )
+        expected = (request.count, self.grid_channels, *like.shape[2:])
+        if remains.shape != expected:
+            raise LatentiaError(f"what is left has shape {tuple(remains.shape)}, expected {expected}")
         return {"remains": remains}, {"remains": remains}

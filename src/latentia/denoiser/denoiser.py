@@ -82,9 +82,8 @@ class Denoiser(nn.Module):
         """
         offered = {option for condition in self.known.values() for option in condition.options}
         if unknown := [option for option in request.options if option not in offered]:
-            raise LatentiaError(
-                f"the model takes no {', '.join(unknown)}, only {', '.join(sorted(offered)) or 'noise'}"
-            )
+            known = ", ".join(sorted(offered)) or "noise"
+            raise LatentiaError(f"the model takes no {', '.join(unknown)}, only {known}")
         values: Values = {}
         null: Values = {}
         for condition in self.known.values():
@@ -111,9 +110,9 @@ class Denoiser(nn.Module):
 
 def check_parts(core: Network, known: Mapping[str, Condition], objective: Objective) -> None:
     """Raises LatentiaError where a network does not take what conditions give, or an objective lacks its condition."""
-    taken, given = core.config.get("concat_channels", 0), sum(condition.grid_channels for condition in known.values())
-    if taken != given:
-        raise LatentiaError(f"the network takes {taken} channels beside the latent, its conditions give {given}")
+    taken, made = core.concat_channels, sum(condition.grid_channels for condition in known.values())
+    if taken != made:
+        raise LatentiaError(f"the network takes {taken} channels beside the latent, its conditions give {made}")
     if any(condition.tokens for condition in known.values()) and not core.config.get("tokens"):
         raise LatentiaError("a condition gives tokens to a network that attends to none")
     if objective.estimates and "estimate" not in known:

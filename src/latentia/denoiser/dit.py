@@ -257,8 +257,6 @@ def check_sizes(sizes: DiTArguments) -> None:
     if any(n % sizes.patch for n in grid):
         raise LatentiaError(f"a grid of {grid} does not divide into patches of {sizes.patch}")
     step = math.lcm(2 * axes, 2 * heads)  # sine and cosine of every axis; heads of even width, to be turned in pairs
-    if width % step or width // heads < 2 * axes:
-        raise LatentiaError(
-            f"width {width} does not fit {heads} heads over {axes} grid axes: take a multiple of {step}, "
-            f"at least {2 * axes * heads}"
-        )
+    least = 2 * axes * heads
+    if width % step or width < least:
+        raise LatentiaError(f"width {width} does not fit {heads} heads: take a multiple of {step}, at least {least}")

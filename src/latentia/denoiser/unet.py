@@ -214,7 +214,5 @@ def check_sizes(sizes: UNetArguments) -> None:
     if any(level not in range(len(multipliers)) for level in levels):
         raise LatentiaError(f"attention_levels {levels} must lie in 0..{len(multipliers) - 1}")
     for level in {*levels, len(multipliers) - 1}:
-        if sizes.width * multipliers[level] % sizes.heads:
-            raise LatentiaError(
-                f"{sizes.width * multipliers[level]} channels at level {level} do not split into {sizes.heads} heads"
-            )
+        if (channels := sizes.width * multipliers[level]) % sizes.heads:
+            raise LatentiaError(f"{channels} channels at level {level} do not split into {sizes.heads} heads")

@@ -1,4 +1,4 @@
-"""Samplers that start from given latents or answer to a measurement, and the way back from latents to noise.
+"""Samplers that start from latents or answer to a measurement, and the way back from latents to noise.
 
 Those that take `Sampler`'s arguments and more are samplers once `functools.partial` has bound the rest.
 """
@@ -114,10 +114,9 @@ def posterior(
     """Draws z from p(z | y) for y = measure(z) + noise_std · noise, by decoupled annealing (DAPS, Zhang et al. 2024).
 
     At each time the probability-flow ODE, in up to `inner_steps` Euler steps, estimates the clean latents; a draw from
-    their posterior, with the estimate as a Gaussian prior, is noised to the next time (their Alg. 1). They take σ for
-    the prior's deviation and draw by Langevin steps; here the deviation is σ / √(α² + σ²), as for latents of unit
-    variance, and the draw is the minimum of the perturbed misfit ("randomise then optimise", Bardsley et al. 2014, §2,
-    exact where `measure` is linear), found by `updates` steps of Adam whose rate falls to 0.
+    their posterior, with the estimate as a Gaussian prior, is noised to the next time (their Alg. 1). The prior's
+    deviation is σ / √(α² + σ²), as for latents of unit variance, and the draw is the minimum of the perturbed misfit
+    ("randomise then optimise", Bardsley et al. 2014, §2, exact where `measure` is linear), by `updates` steps of Adam.
 
     measure: differentiable, (B, ...) → (B, *m); measured: (B, *m). n · inner_steps evaluations at most, and `updates`
     gradients of `measure` a step. Raises LatentiaError where noise_std is not above 0.

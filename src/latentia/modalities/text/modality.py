@@ -15,6 +15,8 @@ from latentia.latents.first_stage import FirstStage
 from latentia.modalities.base import Evaluation, Modality, Say, Summary, summary
 from latentia.modalities.text.autoencoder import TextAutoencoder
 from latentia.modalities.text.codec import GAP, TextCodec, text_items, with_gaps
+from latentia.modalities.text.readers.corpora import load_texts
+from latentia.modalities.text.readers.wordnet import fetch_wordnet
 
 
 @config
@@ -27,12 +29,6 @@ class TextData:
     on_long: Annotated[OnLong, Field(description="texts of more tokens than first_stage.max_tokens")] = "refuse"
 
 
-def _wordnet() -> Path:
-    from latentia.modalities.text.readers.wordnet import fetch_wordnet
-
-    return fetch_wordnet()
-
-
 class Texts(Modality):
     """See `latentia.modalities.base.Modality`."""
 
@@ -41,13 +37,11 @@ class Texts(Modality):
     Data = TextData
     stages: Mapping[str, type[FirstStage]] = {"TextAutoencoder": TextAutoencoder}
     options = frozenset({"judge_steps"})
-    fetchers: Mapping[str, Callable[[], Path]] = {"wordnet": _wordnet}
+    fetchers: Mapping[str, Callable[[], Path]] = {"wordnet": fetch_wordnet}
     prints, verb = True, "Write"
 
     def load(self, recipe: Any, folder: Path, first_stage: Path | None) -> ItemSet:
-        """Texts in the ids of a tokenizer that is kept in `folder`, or of the given first stage's."""
-        from latentia.modalities.text.readers.corpora import load_texts
-
+        """Texts in the ids of a tokenizer that is kept in `folder`, or of the first stage's."""
         data, stage, path = recipe.data, recipe.first_stage, folder / TOKENIZER_NAME
         texts = load_texts(data.name, "train", data.on_corrupt, data.root)
         if not path.exists():
@@ -116,8 +110,6 @@ class Texts(Modality):
 
     def show(self, name: str, split: Any, how: Mapping[str, Any]) -> Summary:
         """The first ten texts follow."""
-        from latentia.modalities.text.readers.corpora import load_texts
-
         if how["out"] or how["size"]:
             raise LatentiaError("--out and --size are not for texts")
         held = load_texts(name, split, how["on_corrupt"], how["root"])

@@ -93,9 +93,8 @@ def evaluate_text_reconstruction(
 ) -> Report:
     """Token accuracy, exact matches and BLEU of reconstructed texts.
 
-    `ids` is integer (N, T), the texts in their order as tokens, eos, padding; `reconstructed_ids` (N, T) are their
-    reconstructions. Places of padding are not counted. The reference is the ids themselves: of texts that were cut to T
-    tokens their BLEU is below 100. Raises LatentiaError where the shapes differ.
+    `ids` and `reconstructed_ids` are integer (N, T): tokens, eos, padding, which is not counted. The reference is the
+    ids themselves: of texts that were cut to T tokens their BLEU is below 100. LatentiaError where shapes differ.
     """
     same = token_agreement(reconstructed_ids, ids)
     if len(ids) != len(texts):
@@ -209,9 +208,8 @@ def mauve_score(p_features: NDArray[np.floating], q_features: NDArray[np.floatin
     """MAUVE (Pillutla et al. 2021, eq. 3), in (0, 1], 1 where the histograms of two sets of features are equal.
 
     `p_features` (N, D) and `q_features` (M, D) hold finite floats of one model; only GPT-2's are comparable with
-    published scores. Cells are min(N, M) / 10 clusters drawn from `seed`, as the authors advise; faiss, which
-    advises fewer, warns on stderr. Compare only values of equally many texts. Raises LatentiaError for other
-    input, or where mauve-text is not installed.
+    published scores, and only values of equally many texts with each other. Cells are min(N, M) / 10 clusters drawn
+    from `seed`. Raises LatentiaError for other input, or where mauve-text is not installed.
     """
     p, q = check_feature_pair("first set", p_features, "second set", q_features, at_least=SMALLEST_MAUVE_SET)
     try:
