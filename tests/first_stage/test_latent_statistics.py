@@ -97,7 +97,7 @@ def test_diverged_latents_are_refused():
 @pytest.mark.parametrize(
     ("mean", "std", "message"),
     [
-        ([0, 0], [1, 1, 1], "shapes"),
+        ([0, 0], [1, 1, 1], r"expected \(3,\)"),
         ([0, 0, 0], [1, 1, 0], "positive"),
         ([0, 0, 0], [1, 1, -1], "positive"),
         ([0, float("inf"), 0], [1, 1, 1], "finite"),
