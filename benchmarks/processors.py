@@ -119,7 +119,7 @@ def muon() -> None:
     """Prints the seconds of an optimizer's step over the shipped DiT, and of a step of the recipe `emoji`."""
     model = load(EMOJI)
     network = model.denoiser.train().requires_grad_(True)
-    ids, emphasis = model.condition("prompt").codec.to_ids(["a red heart in the sky, openmoji style"] * 32)
+    ids, emphasis = model.condition("prompt").codec.to_ids(["a red heart in the sky, openmoji style"] * 32).values()
     z, eps, t = torch.randn(32, *model.latent_shape), torch.randn(32, *model.latent_shape), torch.rand(32)
     given = {"label": torch.zeros(32, dtype=torch.int64), "prompt": ids, "emphasis": emphasis}
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import autoregressive
 import mdlm
 import numpy as np
 import torch
@@ -27,10 +28,8 @@ from latentia.files import CONFIG_NAME, cache_dir, load_part, save_part
 from latentia.language.tokenizer import token_matrix
 from latentia.modalities.text.autoencoder import token_loss
 from latentia.modalities.text.codec import text_items
-from latentia.modalities.text.metrics import judge as autoregressive
 from latentia.modalities.text.metrics.judge import JudgeLM, train_judge, trained_judge
-from latentia.modalities.text.metrics.report import evaluate_texts
-from latentia.modalities.text.metrics.sentences import sentence_net
+from latentia.modalities.text.metrics.report import evaluate_texts, sentence_net
 from latentia.modalities.text.readers.corpora import load_texts
 from latentia.modalities.text.texts import TextSet
 from latentia.model import LatentModel, load
@@ -181,7 +180,7 @@ def main() -> None:
         texts = tuple(draw(count))
         written = TextSet(texts, None, (), name, "Generated.")
         unlabelled = TextSet(held.subset(chosen).texts, None, (), test.name, test.source)
-        report = evaluate_texts(written, train, unlabelled, judge=judge, tokenizer=tokenizer, embed=network)
+        report = evaluate_texts(written, train, unlabelled, judge=judge, tokenizer=tokenizer, network=network)
         rows[name] = report, seconds(draw, 1), seconds(draw, 64)
     print(f"\n{network.name}; n = {count}; the judge's own held-out perplexity is in the last row\n")
     print("| model | " + " | ".join(FIGURES) + " | s/text, batch 1 | s/text, batch 64 |")

@@ -8,7 +8,7 @@ import torch
 from peers import randomised
 
 from latentia.conditions import Condition, Context, Estimate, Label, Length, Prompt, Repair, TrainingData
-from latentia.conditions.prompt_ids import PromptCodec
+from latentia.conditions.prompt import PromptCodec
 from latentia.denoiser import Denoiser
 from latentia.denoiser.denoiser import build_denoiser
 from latentia.diffusion import Denoising, Objective, SelfConditioned

@@ -15,7 +15,7 @@ from torch import Tensor
 from latentia import conditions as room
 from latentia.conditions import Condition, Label, Length, Request
 from latentia.conditions.base import without
-from latentia.conditions.prompt_ids import PromptCodec
+from latentia.conditions.prompt import PromptCodec
 from latentia.denoiser import Denoiser
 from latentia.denoiser.denoiser import build_denoiser
 from latentia.diffusion import Denoising, Guidance, RectifiedFlow, SelfConditioned
@@ -53,8 +53,8 @@ def test_what_says_nothing_is_the_last_number_zeros_and_the_empty_prompt(known, 
         assert not null.any()
     empty = PromptCodec(tokenizer, 12).to_ids(["", ""])
     null = known["prompt"].null(X)
-    assert torch.equal(null["prompt"], empty.ids)
-    assert torch.equal(null["emphasis"], empty.emphasis)
+    assert torch.equal(null["prompt"], empty["prompt"])
+    assert torch.equal(null["emphasis"], empty["emphasis"])
 
 
 @pytest.mark.parametrize("name", room.OWN)
@@ -188,7 +188,7 @@ def test_views_dropout_and_draws_do_not_depend_on_each_other(prompt, items, batc
     """One random number a decision: correlations between any two of them are those of chance."""
     of = replace(mirrored(items()), values={"length": np.full(COUNT, 4)})
     z, values, _ = batches({"length": Length(WIDTH, 9), "prompt": prompt}, of)(5)
-    prompts, second = values["prompt"], prompt.codec.to_ids(["blue dog 1"]).ids[0, 0]
+    prompts, second = values["prompt"], prompt.codec.to_ids(["blue dog 1"])["prompt"][0, 0]
     kept = prompts[:, 0] != Tokenizer.eos_id
     mirror, no_length, last = z[:, 0, 0, 0] >= 2000, values["length"] == 9, prompts[:, 0] == second
     assert share(last[kept]) == pytest.approx(0.5, abs=0.02)  # either of two captions

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from latentia.conditions import Context, Label, Length, Plan, Prompt, Repair, Request
-from latentia.conditions.prompt_ids import PromptCodec
+from latentia.conditions.prompt import PromptCodec
 from latentia.errors import LatentiaError
 from latentia.modalities.image.repair_task import RepairTask, with_damage
 
@@ -204,10 +204,10 @@ def test_prompts_become_ids_and_negative_ones_what_guidance_leads_away_from(prom
     asked = {"prompts": ["red cat", "a (blue:1.5) dog"], "negative_prompt": "(red:2)"}
     own, against = condition.request(Request(2, asked), X)
     wanted, away = codec.to_ids(asked["prompts"]), codec.to_ids(["(red:2)", "(red:2)"])
-    assert torch.equal(own["prompt"], wanted.ids)
-    assert torch.equal(own["emphasis"], wanted.emphasis)
-    assert torch.equal(against["prompt"], away.ids)
-    assert torch.equal(against["emphasis"], away.emphasis)
+    assert torch.equal(own["prompt"], wanted["prompt"])
+    assert torch.equal(own["emphasis"], wanted["emphasis"])
+    assert torch.equal(against["prompt"], away["prompt"])
+    assert torch.equal(against["emphasis"], away["emphasis"])
     assert (own["emphasis"] == 1.5).any(1).tolist() == [False, True]
     for prompts in ("red cat", ["red"]):
         with pytest.raises(LatentiaError, match="prompts for 2 items"):

@@ -277,7 +277,7 @@ def test_hidden_and_other_files_are_ignored(tmp_path):
 def test_pictures_beside_class_folders_are_refused(tmp_path):
     write_split(tmp_path, n=2)
     save(tmp_path / "train" / "stray.png", picture(1))
-    with pytest.raises(LatentiaError, match=r"beside them \(stray\.png\)"):
+    with pytest.raises(LatentiaError, match=r"beside its class folders \(stray\.png\)"):
         load_pictures(tmp_path)
 
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentia.errors import LatentiaError
-from latentia.modalities.text.readers.collect import held_out_text
 from latentia.modalities.text.readers.corpora import load_texts
 from latentia.modalities.text.texts import TextSet
+from latentia.sources.folders import held_out
 from latentia.sources.lines import MAX_TEXT_BYTES, cut_sentences
 
 WORDS = [f"text number {i}" for i in range(200)]
@@ -98,15 +98,6 @@ def test_a_subset_out_of_range_is_refused(index):
         make().subset(index)
 
 
-def test_classes_go_by_name_or_number():
-    assert (make().class_index("DOG"), make().class_index(0)) == (1, 0)
-    with pytest.raises(LatentiaError, match="0 Cat, 1 dog"):
-        make().class_index("fox")
-
-
-# --- files and splits
-
-
 def test_lines_are_stripped_and_empty_ones_left_out(tmp_path):
     folder = own_split(tmp_path / "set", "\ufeff  first\t\r", "", "   ", "naïve 你好 مرحبا 🎈 e\u0301")
     texts = load_texts(folder)
@@ -126,7 +117,7 @@ def test_a_twentieth_is_held_out_and_no_text_is_in_both(tmp_path):
 
 
 def test_the_hash_is_the_same_everywhere():
-    assert [i for i, text in enumerate(WORDS) if held_out_text(text)] == HELD_OUT
+    assert [i for i, text in enumerate(WORDS) if held_out(text, 20)] == HELD_OUT
 
 
 def test_files_named_for_their_split_are_taken_as_they_are(tmp_path):
@@ -147,7 +138,7 @@ def test_a_test_file_alone_is_not_trained_on(tmp_path):
 
 
 def test_too_few_texts_leave_a_split_empty(tmp_path):
-    path = write_lines(tmp_path / "few.txt", next(text for text in WORDS if not held_out_text(text)))
+    path = write_lines(tmp_path / "few.txt", next(text for text in WORDS if not held_out(text, 20)))
     with pytest.raises(LatentiaError, match=r"the test split of .* holds no texts.*too few"):
         load_texts(path, "test")
 
@@ -306,7 +297,7 @@ def test_a_folder_of_documents(tmp_path):
     (tmp_path / "link.txt").symlink_to(tmp_path.parent / "outside.txt")
     texts = load_texts(tmp_path)
     expected = ("First.", "A heading", "It goes on.", "And ends.", "Last")
-    assert texts.texts == tuple(text for text in expected if not held_out_text(text))
+    assert texts.texts == tuple(text for text in expected if not held_out(text, 20))
     assert texts.skipped == ("link.txt: a link that leads out of the folder is not followed",)
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from latentia.errors import LatentiaError
-from latentia.modalities.text.readers.collect import held_out_text
 from latentia.modalities.text.readers.corpora import load_texts
-from latentia.modalities.text.readers.fetch import fetch_wordnet
-from latentia.modalities.text.readers.wordnet import DEBIAN_FOLDER, LEXICOGRAPHER_FILES, has_wordnet
+from latentia.modalities.text.readers.wordnet import DEBIAN_FOLDER, LEXICOGRAPHER_FILES, fetch_wordnet, has_wordnet
+from latentia.sources.folders import held_out
 
 LICENCE = "  1 This software and database is being provided to you, the LICENSEE, by  \n"
 LINES = {
@@ -60,7 +59,7 @@ def pairs(texts) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("above", [True, False])
 def test_glosses_have_the_class_of_their_file(wordnet, above):
     texts = load_texts("wordnet", root=wordnet.parent if above else wordnet)
-    assert pairs(texts) == [pair for pair in GLOSSES if not held_out_text(pair[0])]
+    assert pairs(texts) == [pair for pair in GLOSSES if not held_out(pair[0], 20)]
     assert len(texts) >= 5
     assert (texts.name, texts.class_names) == ("wordnet", LEXICOGRAPHER_FILES)
     assert "1 repeated" in texts.source
@@ -122,11 +121,12 @@ def test_the_files_come_out_of_the_package(wordnet, tmp_path, cache, monkeypatch
     assert (tmp_path / "calls").read_text().count("\n") == 2  # what is there is not fetched again
     assert sorted(path.name for path in (cache / "wordnet").iterdir()) == [f"data.{part}" for part in sorted(LINES)]
     (wordnet / "data.verb").unlink()
+    monkeypatch.setenv("LATENTIA_CACHE", str(tmp_path / "other"))
     with pytest.raises(LatentiaError, match="wordnet-base lacks some of the four data files of WordNet"):
-        fetch_wordnet(tmp_path / "other")
+        fetch_wordnet()
     monkeypatch.setenv("PATH", str(cache))
     with pytest.raises(LatentiaError, match="wordnet-base is fetched with apt-get and dpkg-deb, which are not here"):
-        fetch_wordnet(tmp_path / "third")
+        fetch_wordnet()
 
 
 def test_the_real_one(real_places):

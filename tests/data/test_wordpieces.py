@@ -7,10 +7,9 @@ import pytest
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from latentia.conditions.prompt_ids import PromptCodec
+from latentia.conditions.prompt import PromptCodec
 from latentia.errors import LatentiaError
-from latentia.language.tokenizer import train_tokenizer
-from latentia.language.wordpieces import WordPieces, adopt_wordpieces
+from latentia.language.tokenizer import WordPieces, adopt_wordpieces, train_tokenizer
 
 WORDS = ["a", "cat", "dog", "sad", "##s", "##der", "!", ",", "猫", "[", "]", "sep", "cafe"]
 TEXTS = ["a sad cat", "Sadder cats, dogs!", "", "猫猫 zebra", "[SEP] a", "café"]
@@ -43,7 +42,7 @@ def test_they_are_saved_and_read_by_a_codec(tmp_path: Path) -> None:
     codec = PromptCodec.load(tmp_path / "kept.json", 8)
     assert isinstance(codec.tokenizer, WordPieces)
     assert codec.tokenizer.encode(TEXTS) == ours.encode(TEXTS)
-    ids, emphasis = codec.to_ids(["a (sad:2) cat", ""])
+    ids, emphasis = codec.to_ids(["a (sad:2) cat", ""]).values()
     assert ids[0].tolist()[:3] == [*ours.encode(["sad cat"])[0], 2]
     assert emphasis[0].tolist()[:3] == [2, 1, 1]
     train_tokenizer(TEXTS, 300).save(tmp_path / "bytes.json")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from latentia.conditions import Prompt, Tokens
-from latentia.conditions.prompt_encoder import PromptEncoder
+from latentia.conditions.prompt import PromptEncoder
 from latentia.denoiser import Denoiser, DiT
 from latentia.denoiser.dit import CrossAttention
 from latentia.errors import LatentiaError

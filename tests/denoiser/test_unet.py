@@ -194,9 +194,9 @@ def test_compiles_to_one_graph():
     [
         ({"width": 0}, "a UNet: width: Input should be greater than or equal to 1"),
         ({"multipliers": ()}, "multipliers: Tuple should have at least 1 item"),
-        ({"multipliers": (1, 0)}, "must be positive"),
-        ({"out_channels": -1}, "must be positive"),
-        ({"concat_channels": -1}, "concat_channels 0 or more"),
+        ({"multipliers": (1, 0)}, "multipliers.1: Input should be greater"),
+        ({"out_channels": -1}, "out_channels: Input should be greater"),
+        ({"concat_channels": -1}, "concat_channels: Input should be greater"),
         ({"grid": (2, 2, 2)}, "1 or 2 grid axes, not 3"),
         ({"tokens": True}, "prompts need a DiT"),
         ({"blocks": 501}, "more than 1000 in all"),

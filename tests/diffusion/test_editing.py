@@ -14,16 +14,16 @@ from latentia.diffusion import (
     Denoise,
     Process,
     RectifiedFlow,
-    euler,
     heun,
     initial_noise,
     invert,
-    karras,
     posterior,
     repaint,
     sdedit,
     uniform,
 )
+from latentia.diffusion.samplers import euler
+from latentia.diffusion.times import karras
 from latentia.errors import LatentiaError
 
 F64 = torch.float64

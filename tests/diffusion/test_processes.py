@@ -17,11 +17,10 @@ from latentia.diffusion import (
     Process,
     RectifiedFlow,
     denoise_with,
-    eps_from_denoised,
+    expand,
     initial_noise,
     process_config,
     process_from_config,
-    score,
     training_loss,
 )
 from latentia.errors import LatentiaError
@@ -146,7 +145,7 @@ def test_min_snr_weighs_the_error_of_z_by_the_clamped_snr(zero_snr: bool):
         assert snr[0] > 5 > snr[-1]
         z_t = process.noise(z, eps, t)
         # The answer that a network gives where its estimate of z is z_hat.
-        eps_hat = eps_from_denoised(z_hat, z_t, t, process)
+        eps_hat = (z_t - expand(process.alpha(t), z) * z_hat) / expand(process.sigma(t), z)
         answer = process.target(z_hat, eps_hat, t)
         loss = training_loss(lambda x, time, answer=answer: answer, z, eps, t, process)
         torch.testing.assert_close(loss, snr.clamp(max=5) * ((z - z_hat) ** 2).mean(1))
@@ -201,19 +200,6 @@ def test_rectified_flow_loss_is_the_flow_matching_loss():
     torch.testing.assert_close(seen[0], (z_t, torch.tensor([0.0, 400.0, 1000.0])))
     with pytest.raises(LatentiaError, match=r"\(3, 4, 4\).*\(3, 2, 4\)"):
         training_loss(lambda x, time: torch.cat([x, x], 1), z, eps, t, RectifiedFlow())
-
-
-@pytest.mark.parametrize("process", PROCESS_LIST, ids=repr)
-def test_score_and_eps_of_gaussian_data(process: Process):
-    mean, std = 0.7, 0.4
-    t = between(process, 0.3)[:1].expand(4)
-    alpha, sigma = process.alpha(t)[0], process.sigma(t)[0]
-    z_t = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=F64).requires_grad_()
-    normal = torch.distributions.Normal(alpha * mean, torch.hypot(alpha * std, sigma))
-    (expected,) = torch.autograd.grad(normal.log_prob(z_t).sum(), z_t)
-    denoised = (alpha * std**2 * z_t + sigma**2 * mean) / (alpha**2 * std**2 + sigma**2)
-    torch.testing.assert_close(score(denoised, z_t, t, process), expected)
-    torch.testing.assert_close(eps_from_denoised(denoised, z_t, t, process), -sigma * expected)
 
 
 @pytest.mark.parametrize("process", PROCESS_LIST, ids=repr)
@@ -288,12 +274,12 @@ def test_config_round_trip(process: VP | RectifiedFlow | EDM):
             "VP: prediction_type: Input should be 'epsilon'",
         ),
         ({"_class_name": "VP", "prediction_type": []}, "VP: prediction_type: Input should be 'epsilon'"),
-        ({"_class_name": "VP", "timesteps": 10**12}, "timesteps is 1000000000000"),
+        ({"_class_name": "VP", "timesteps": 10**12}, "timesteps: .*less than or equal to 100000"),
         ({"_class_name": "VP", "timesteps": 1000.0}, r"timesteps: .* valid integer"),
-        ({"_class_name": "VP", "beta_start": 0}, "beta_start is 0"),
-        ({"_class_name": "VP", "beta_end": 1.0}, "beta_end is 1.0"),
+        ({"_class_name": "VP", "beta_start": 0}, "beta_start: .*greater than 0"),
+        ({"_class_name": "VP", "beta_end": 1.0}, "beta_end: .*less than 1"),
         ({"_class_name": "VP", "beta_end": "0.02"}, r"beta_end: .* valid number"),
-        ({"_class_name": "VP", "min_snr_gamma": -1}, "min_snr_gamma is -1"),
+        ({"_class_name": "VP", "min_snr_gamma": -1}, "min_snr_gamma: .*greater than 0"),
         (
             {"_class_name": "VP", "zero_terminal_snr": "no"},
             r"zero_terminal_snr: .* valid boolean",
@@ -303,7 +289,7 @@ def test_config_round_trip(process: VP | RectifiedFlow | EDM):
             {"_class_name": "RectifiedFlow", "logit_mean": float("nan")},
             r"logit_mean: .* finite number",
         ),
-        ({"_class_name": "RectifiedFlow", "logit_std": 0}, "logit_std is 0"),
+        ({"_class_name": "RectifiedFlow", "logit_std": 0}, "logit_std: .*greater than 0"),
         (
             {"_class_name": "RectifiedFlow", "shift": float("inf")},
             r"shift: .* finite number",
@@ -321,17 +307,17 @@ def test_bad_configs_are_refused(config: dict, words: str):
 @pytest.mark.parametrize(
     ("kind", "arguments", "words"),
     [
-        (VP, {"schedule": "sigmoid"}, "'sigmoid', expected one of linear, scaled_linear, cosine"),
-        (VP, {"prediction_type": "eps"}, "'eps', expected one of epsilon"),
-        (VP, {"prediction_type": []}, "prediction_type is"),
-        (VP, {"timesteps": 1000.0}, "timesteps is 1000.0"),
-        (VP, {"beta_end": "0.02"}, "beta_end is '0.02'"),
-        (VP, {"zero_terminal_snr": "no"}, "zero_terminal_snr is 'no'"),
+        (VP, {"schedule": "sigmoid"}, "schedule: .*'linear', 'scaled_linear' or 'cosine' .*'sigmoid'"),
+        (VP, {"prediction_type": "eps"}, "prediction_type: .*'epsilon'.*'eps'"),
+        (VP, {"prediction_type": []}, "prediction_type: "),
+        (VP, {"timesteps": 1000.0}, "timesteps: .*1000.0"),
+        (VP, {"beta_end": "0.02"}, "beta_end: .*'0.02'"),
+        (VP, {"zero_terminal_snr": "no"}, "zero_terminal_snr: .*'no'"),
         (VP, {"prediction_type": "epsilon", "zero_terminal_snr": True}, "epsilon.*v_prediction"),
-        (RectifiedFlow, {"logit_mean": float("nan")}, "logit_mean is nan"),
-        (RectifiedFlow, {"shift": float("inf")}, "shift is inf"),
-        (EDM, {"sigma_data": True}, "sigma_data is True"),
-        (EDM, {"sigma_max": None}, "sigma_max is None"),
+        (RectifiedFlow, {"logit_mean": float("nan")}, "logit_mean: .*nan"),
+        (RectifiedFlow, {"shift": float("inf")}, "shift: .*inf"),
+        (EDM, {"sigma_data": True}, "sigma_data: .*True"),
+        (EDM, {"sigma_max": None}, "sigma_max: .*None"),
     ],
 )
 def test_bad_arguments_are_refused(kind: type, arguments: dict, words: str):

@@ -17,13 +17,11 @@ from latentia.diffusion import (
     Denoise,
     Process,
     RectifiedFlow,
-    ddim,
-    ddpm,
     expand,
     initial_noise,
-    karras,
-    trailing,
 )
+from latentia.diffusion.samplers import ddim, ddpm
+from latentia.diffusion.times import karras, trailing
 from latentia.errors import LatentiaError
 
 DDPM = VP("linear", prediction_type="epsilon")
@@ -205,8 +203,8 @@ def test_gradients_flow_through_a_sampler():
         ([1.0, 0.5, 0.5, 0.0], "strictly decrease"),
         ([0.0, 1.0], "strictly decrease"),
         ([1.0, float("nan"), 0.0], "strictly decrease"),
-        ([1.5, 0.0], "beyond the process's 1 to 0"),
-        ([1.0, -0.5], "beyond the process's 1 to 0"),
+        ([1.5, 0.0], "beyond 1 to 0"),
+        ([1.0, -0.5], "beyond 1 to 0"),
     ],
 )
 def test_bad_times_are_refused_before_the_network_is_asked(times: list, words: str):

@@ -5,19 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentia.diffusion import (
-    EDM,
-    VP,
-    RectifiedFlow,
-    ddim,
-    ddpm,
-    denoise_with,
-    dpm_solver_2m,
-    euler,
-    heun,
-    karras,
-    unipc_2,
-)
+from latentia.diffusion import EDM, VP, RectifiedFlow, denoise_with, heun
+from latentia.diffusion.samplers import ddim, ddpm, dpm_solver_2m, euler, unipc_2
+from latentia.diffusion.times import karras
 
 F64 = torch.float64
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

@@ -67,16 +67,14 @@ def encoded(monkeypatch) -> list[int]:
     return sizes
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("views", [1, 2])
-def test_rows_are_what_encode_gives(views, dtype, tmp_path):
+def test_rows_are_what_encode_gives(views, tmp_path):
     model, pictures = make_model(), make_pictures()
-    held = build(tmp_path, model, make_items(views), dtype=dtype)
+    held = build(tmp_path, model, make_items(views))
     rows = torch.tensor([20, 3, 3, 0])
     x = to_float(pictures.images)[rows]
-    tolerance = 1e-5 if dtype == "float32" else 4e-3
     z = held.batch(rows)
-    torch.testing.assert_close(z, model.encode(x).detach(), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(z, model.encode(x).detach(), rtol=1e-5, atol=1e-5)
     assert z.dtype == torch.float32
     assert torch.equal(z, held.batch(rows, ["plain"] * 4))
     assert (len(held), held.latents.shape[1:]) == (21, (views, 2, 4, 4))
@@ -84,12 +82,8 @@ def test_rows_are_what_encode_gives(views, dtype, tmp_path):
     names = ["mirror" if one else "plain" for one in flipped]
     if views == 2:
         x_mixed = torch.where(flipped[:, None, None, None], x.flip(-1), x)
-        torch.testing.assert_close(
-            held.batch(rows, names), model.encode(x_mixed).detach(), rtol=tolerance, atol=tolerance
-        )
-        torch.testing.assert_close(
-            held.batch(rows, "mirror"), model.encode(x.flip(-1)).detach(), rtol=tolerance, atol=tolerance
-        )
+        torch.testing.assert_close(held.batch(rows, names), model.encode(x_mixed).detach(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(held.batch(rows, "mirror"), model.encode(x.flip(-1)).detach(), rtol=1e-5, atol=1e-5)
     for view in (names, "gap"):
         if views == 1 or view == "gap":
             with pytest.raises(LatentiaError, match=r"latent cache has no view '(mirror|gap)', only plain"):
@@ -190,9 +184,8 @@ def test_a_killed_process_leaves_a_cache_that_goes_on(tmp_path):
         lambda: {"items": make_items(seed=1)},
         lambda: {"items": make_items(labelled=False)},
         lambda: {"items": make_items(views=2)},
-        lambda: {"dtype": "float16"},
     ],
-    ids=["weights", "pictures", "labels", "views", "dtype"],
+    ids=["weights", "pictures", "labels", "views"],
 )
 def test_another_input_means_another_cache(change: Callable[[], dict], tmp_path, encoded):
     build(tmp_path)
@@ -255,21 +248,13 @@ def test_latents_that_are_not_finite_are_refused_every_time(tmp_path):
     model = make_model()
     model.encoder.head.bias.data[0] = float("nan")
     for _ in range(2):
-        with pytest.raises(LatentiaError, match="NaN or infinite in float32 among items 0 to 3"):
+        with pytest.raises(LatentiaError, match="NaN or infinite among items 0 to 3"):
             build(tmp_path, model)
-
-
-def test_latents_too_large_for_float16_are_refused(tmp_path):
-    model = make_model()
-    model.latent_std.fill_(1e-7)
-    with pytest.raises(LatentiaError, match="infinite in float16"):
-        build(tmp_path, model, dtype="float16")
-    assert np.isfinite(build(tmp_path, model).latents).all()
 
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100})())
-    with pytest.raises(LatentiaError, match="free some, choose another folder"):
+    with pytest.raises(LatentiaError, match="free some, or choose another folder"):
         build(tmp_path)
     assert not (only_folder(tmp_path) / "latents.npy").exists()
 
@@ -284,8 +269,6 @@ def test_pictures_that_do_not_fit_are_refused_before_anything_is_written(tmp_pat
     odd = PictureSet(np.zeros((3, 9, 9, 1), np.uint8), None, (), "odd", "made by a test")
     with pytest.raises(LatentiaError, match="picture size 9"):
         build(tmp_path, items=picture_items(odd))
-    with pytest.raises(LatentiaError, match="float64"):
-        build(tmp_path, dtype="float64")
     assert list(tmp_path.iterdir()) == []
 
 

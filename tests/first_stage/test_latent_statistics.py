@@ -7,7 +7,7 @@ from torch import Tensor
 
 from latentia.errors import LatentiaError
 from latentia.latents.first_stage import FirstStage
-from latentia.latents.statistics import measure_latent_statistics, set_latent_statistics
+from latentia.latents.normalise import measure_latent_statistics, set_latent_statistics
 from latentia.modalities.image.first_stage.kl import AutoencoderKL
 from latentia.modalities.registry import first_stages
 
@@ -97,7 +97,7 @@ def test_diverged_latents_are_refused():
 @pytest.mark.parametrize(
     ("mean", "std", "message"),
     [
-        ([0, 0], [1, 1, 1], "shapes"),
+        ([0, 0], [1, 1, 1], r"expected \(3,\)"),
         ([0, 0, 0], [1, 1, 0], "positive"),
         ([0, 0, 0], [1, 1, -1], "positive"),
         ([0, float("inf"), 0], [1, 1, 1], "finite"),

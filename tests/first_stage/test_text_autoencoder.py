@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from latentia.errors import LatentiaError
-from latentia.latents.statistics import measure_latent_statistics
+from latentia.latents.normalise import measure_latent_statistics
 from latentia.modalities.text.autoencoder import TextAutoencoder, draw, stretch, token_loss
 
 VOCABULARY, LONGEST = 20, 8
@@ -223,7 +223,7 @@ def test_bad_sizes_are_refused(changes, message):
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (torch.zeros(2, 3, dtype=torch.int64), "no text empty"),
+        (torch.zeros(2, 3, dtype=torch.int64), "none empty"),
         (torch.full((2, 3), VOCABULARY), "0 to 19"),
         (torch.full((2, 3), -1), "0 to 19"),
         (torch.full((2, LONGEST + 1), 4), "1 to 8 tokens"),

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import latentia
 from latentia.cli import app
 from latentia.conditions import Condition, Label, Prompt, Repair
-from latentia.conditions.prompt_ids import PromptCodec
+from latentia.conditions.prompt import PromptCodec
 from latentia.denoiser import Denoiser
 from latentia.denoiser.denoiser import build_denoiser
 from latentia.diffusion import Denoising

@@ -13,8 +13,12 @@ from latentia.modalities.text.metrics import report as text_report
 from latentia.modalities.text.metrics.classifier import train_text_classifier
 from latentia.modalities.text.metrics.counts import distinct_n, words
 from latentia.modalities.text.metrics.judge import JudgeLM, perplexity, train_judge
-from latentia.modalities.text.metrics.report import evaluate_text_reconstruction, evaluate_texts, token_agreement
-from latentia.modalities.text.metrics.sentences import SentenceNet
+from latentia.modalities.text.metrics.report import (
+    SentenceNet,
+    evaluate_text_reconstruction,
+    evaluate_texts,
+    token_agreement,
+)
 from latentia.modalities.text.texts import TextSet
 
 LONGEST = 40
@@ -57,7 +61,7 @@ def measure(text_train, judge, tokenizer, classifier, bag):
     """Everything of a set of texts, against the sets of the small grammar."""
 
     def measure(generated: TextSet, test: TextSet, **options):
-        options = {"classifier": classifier, "embed": bag} | options
+        options = {"classifier": classifier, "network": bag} | options
         return evaluate_texts(generated, text_train, test, judge=judge, tokenizer=tokenizer, **options)
 
     return measure
@@ -126,7 +130,7 @@ def test_one_repeated_text_is_told(measure, halves, text_train):
 
 def test_texts_may_be_empty_or_too_long_for_the_judge(measure, halves):
     made, unseen = halves
-    report = measure(replace(made, texts=("", "a red fox " * 60) * 50), unseen, classifier=None, embed=False)
+    report = measure(replace(made, texts=("", "a red fox " * 60) * 50), unseen, classifier=None, network=None)
     assert np.isfinite([figure.value for figure in report.figures]).all()
     assert measure(replace(made, texts=("",) * 100), unseen)["distinct-1"].value == 0
 
@@ -134,7 +138,7 @@ def test_texts_may_be_empty_or_too_long_for_the_judge(measure, halves):
 def test_a_seed_repeats_the_report(report, measure, halves, text_test):
     assert measure(*halves) == report
     more = replace(text_test, name="more than are needed")
-    first, again, other = (measure(more, halves[1], seed=seed, embed=False) for seed in (0, 0, 1))
+    first, again, other = (measure(more, halves[1], seed=seed, network=None) for seed in (0, 0, 1))
     assert first == again
     assert first["distinct-2"].n == 100
     assert first["distinct-2"].value != other["distinct-2"].value
@@ -149,7 +153,7 @@ def test_embeddings_are_compared_at_one_number_of_texts(measure, halves, bag, mo
         return bag.extract(texts)
 
     monkeypatch.setattr(text_report, "EMBEDDED", 50)
-    report = measure(*halves, embed=SentenceNet("bag of words", recorded))
+    report = measure(*halves, network=SentenceNet("bag of words", recorded))
     assert sizes == [50, 50, 50]
     assert report["MAUVE, bag of words"].n == 50
 
@@ -167,12 +171,12 @@ def test_table_and_json_name_every_instrument(report, classifier):
 
 def test_labels_are_not_needed_without_a_classifier(measure, halves):
     made, unseen = (replace(part, labels=None, class_names=()) for part in halves)
-    report = measure(made, unseen, classifier=None, embed=False)
+    report = measure(made, unseen, classifier=None, network=None)
     assert report.feature_net == "none"
     with pytest.raises(LatentiaError, match="the report has no 'class accuracy'"):
         report["class accuracy"]
     with pytest.raises(LatentiaError, match="does not have the classes"):
-        measure(made, unseen, embed=False)
+        measure(made, unseen, network=None)
 
 
 def test_refuses(measure, halves, bag):
@@ -183,7 +187,7 @@ def test_refuses(measure, halves, bag):
         measure(made.subset(slice(0, 15)), unseen)
     broken = SentenceNet("broken", lambda texts: np.full((len(texts), 2), np.nan))
     with pytest.raises(LatentiaError, match=r"broken of as good as real: .* not finite"):
-        measure(made, unseen, embed=broken)
+        measure(made, unseen, network=broken)
 
 
 def test_reconstruction_by_hand(text_test, tokenizer):

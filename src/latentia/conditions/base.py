@@ -3,16 +3,15 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from latentia.diffusion.guidance import Values as Values
 from latentia.errors import LatentiaError
 from latentia.items import ItemSet
-
-Values = dict[str, Tensor]
-"""What conditions give a network, by name: (B, ...) each."""
+from latentia.latents.cache import JoinedCache, LatentCache
 
 
 class Tokens(NamedTuple):
@@ -53,18 +52,11 @@ class Request:
     encode: Callable[..., Tensor] | None = None
 
 
-class Latents(Protocol):
-    """The latents that training reads: a latent cache."""
-
-    def __len__(self) -> int: ...
-    def batch(self, rows: Tensor, view: Any = "plain") -> Tensor: ...
-
-
 class TrainingData(NamedTuple):
     """What a condition learns from: items, and their latents in every view."""
 
     items: ItemSet
-    latents: Latents
+    latents: LatentCache | JoinedCache
 
 
 class Condition(nn.Module):
@@ -128,6 +120,16 @@ class Condition(nn.Module):
 
     def take_files(self, other: "Condition") -> None:
         """Takes from a condition of the same kind what `load_files` would read."""
+
+
+class GridCondition(Condition):
+    """One tensor (B, grid_channels, *grid) that is concatenated to the latent; zeros say nothing."""
+
+    def null(self, like: Tensor) -> Values:
+        return {self.inputs[0]: like.new_zeros(len(like), self.grid_channels, *like.shape[2:])}
+
+    def forward(self, values: Values) -> Signals:
+        return Signals(grid=values[self.inputs[0]])
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentia.conditions.base import Condition, Plan, Request, Signals, TrainingData, Values
+from latentia.conditions.base import GridCondition, Plan, Request, TrainingData, Values
 from latentia.errors import LatentiaError
 
 VIEW = "gap"
 
 
-class Context(Condition):
-    """The latent of an item with a gap, beside the noisy latent; zeros where nothing is given."""
+class Context(GridCondition):
+    """The latent of an item with a gap, beside the noisy latent; zeros where there is none."""
 
     inputs, options, chances = ("context",), ("context",), 1
 
@@ -28,8 +28,8 @@ class Context(Condition):
 
     def draw(self, data: TrainingData, rows: Tensor, chance: Tensor) -> Values:
         latents = data.latents.batch(rows, VIEW)
-        given = (chance[:, 0] < self.share).view(-1, *[1] * (latents.ndim - 1))
-        return {"context": torch.where(given, latents, 0.0)}
+        kept = (chance[:, 0] < self.share).view(-1, *[1] * (latents.ndim - 1))
+        return {"context": torch.where(kept, latents, 0.0)}
 
     def preview(self, data: TrainingData, rows: Tensor, like: Tensor) -> tuple[Values, Values]:
         return self.null(like), self.null(like)
@@ -43,14 +43,8 @@ class Context(Condition):
             raise LatentiaError(f"there are {len(context)} contexts for {request.count} items")
         return {"context": request.encode(context)}, null
 
-    def null(self, like: Tensor) -> Values:
-        return {"context": like.new_zeros(len(like), self.grid_channels, *like.shape[2:])}
 
-    def forward(self, values: Values) -> Signals:
-        return Signals(grid=values["context"])
-
-
-class Estimate(Condition):
+class Estimate(GridCondition):
     """The denoiser's own last estimate of the clean latent, zeros at first; the objective gives it."""
 
     inputs, dropout = ("estimate",), False
@@ -66,14 +60,5 @@ class Estimate(Condition):
     def draw(self, data: TrainingData, rows: Tensor, chance: Tensor) -> Values:
         return {}
 
-    def preview(self, data: TrainingData, rows: Tensor, like: Tensor) -> tuple[Values, Values]:
-        return {}, {}
-
     def request(self, request: Request, like: Tensor) -> tuple[Values, Values]:
         return {}, {}
-
-    def null(self, like: Tensor) -> Values:
-        return {"estimate": like.new_zeros(len(like), self.grid_channels, *like.shape[2:])}
-
-    def forward(self, values: Values) -> Signals:
-        return Signals(grid=values["estimate"])

@@ -1,19 +1,159 @@
-"""A prompt in words: a transformer reads its tokens, the network attends to them, their mean joins the time."""
+"""Prompts: words → token ids, with "(words:1.4)" for words that count more or less, and a transformer that reads them.
 
+The network attends to what that transformer makes of the tokens, and the mean of it joins the time.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from latentia.conditions.base import Condition, Plan, Request, Signals, TrainingData, Values
-from latentia.conditions.prompt_encoder import PromptEncoder
-from latentia.conditions.prompt_ids import CaptionIds, PromptCodec
+from latentia.conditions.base import Condition, Plan, Request, Signals, Tokens, TrainingData, Values
 from latentia.errors import LatentiaError
-from latentia.language.frozen_encoder import encoder_config, encoder_folder, encoder_tokenizer
-from latentia.language.tokenizer import Tokenizer, train_tokenizer
+from latentia.language.frozen_encoder import FrozenEncoder, encoder_config, encoder_folder, encoder_tokenizer
+from latentia.language.tokenizer import (
+    TOKENIZER_NAME,
+    WORD_PIECE,
+    Tokenizer,
+    WordPieces,
+    check_ids,
+    padded,
+    read_tokenizer_file,
+    train_tokenizer,
+)
 
-TOKENIZER_NAME = "tokenizer/tokenizer.json"  # in the folder of a model or a run
+EMPHASIS = re.compile(r"\(([^()]*):\s*([0-9]*\.?[0-9]+)\)")
+MOST_EMPHASIS = 10.0
+ARTICLE = re.compile(r"^\s*(an?|the)\s+(?=\S)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class PromptCodec:
+    """What a denoiser reads of a prompt: at most `size` tokens, its end counted. "" is the prompt that says nothing.
+
+    An English article at the beginning is not read, neither of captions nor of prompts: captions name a thing, "red
+    heart", people ask for "a red heart", and a byte-level tokenizer sees two different words there.
+    """
+
+    tokenizer: Tokenizer | WordPieces
+    size: int
+
+    @classmethod
+    def load(cls, path: Path, size: int) -> "PromptCodec":
+        """With the tokenizer that either kind has saved. Raises LatentiaError where the file is neither's."""
+        model = read_tokenizer_file(path).get("model")
+        pieces = isinstance(model, dict) and model.get("type") == WORD_PIECE
+        return cls(WordPieces.load(path) if pieces else Tokenizer.load(path), size)
+
+    def to_ids(self, prompts: Sequence[str]) -> Values:
+        """prompt (B, size) int64: tokens, eos, pad; emphasis (B, size) float32: the factor of each token, 1 by default.
+
+        Raises LatentiaError where a prompt is too long, or emphasises by a factor that is out of range."""
+        ids, emphasis = [], np.ones((len(prompts), self.size), np.float32)
+        for i, prompt in enumerate(prompts):
+            parts = split_emphasis(ARTICLE.sub("", prompt))
+            rows = self.tokenizer.encode([text for text, _ in parts])
+            tokens = [token for row in rows for token in row]
+            if len(tokens) >= self.size:
+                raise LatentiaError(f"{prompt[:60]!r} has {len(tokens)} tokens, expected at most {self.size - 1}")
+            ids.append(tokens)
+            factors = [factor for row, (_, factor) in zip(rows, parts, strict=True) for _ in row]
+            emphasis[i, : len(tokens)] = factors
+        return {"prompt": torch.from_numpy(padded(ids, self.size)), "emphasis": torch.from_numpy(emphasis)}
+
+
+def split_emphasis(prompt: str) -> list[tuple[str, float]]:
+    """A prompt in pieces, each with its factor: "a (sad:1.5) cat" → ("a ", 1), ("sad", 1.5), (" cat", 1).
+
+    A blank before the bracket goes to the words inside, as a token holds the blank before its word.
+    Raises LatentiaError for a factor above 10.
+    """
+    parts: list[tuple[str, float]] = []
+    end, blank = 0, ""
+    for match in EMPHASIS.finditer(prompt):
+        before = prompt[end : match.start()]
+        blank = " " if before.endswith(" ") else ""
+        factor = float(match[2])
+        if factor > MOST_EMPHASIS:
+            raise LatentiaError(f"{match[0]!r} emphasises by {factor:g}, expected 0 to {MOST_EMPHASIS:g}")
+        parts += [(before.removesuffix(" "), 1.0), (blank + match[1], factor)]
+        end = match.end()
+    parts.append((prompt[end:], 1.0))
+    return [(text, factor) for text, factor in parts if text]
+
+
+@dataclass(frozen=True)
+class CaptionIds:
+    """The captions of a set of pictures as ids (M, size), those of picture i in rows starts[i] to starts[i + 1]."""
+
+    ids: NDArray[np.int32]
+    starts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, captions: Sequence[str], codec: PromptCodec) -> "CaptionIds":
+        """Each line of a caption is one prompt."""
+        lines = [[ARTICLE.sub("", line) for line in caption.splitlines()] for caption in captions]
+        starts = np.cumsum([0, *map(len, lines)])
+        rows = codec.tokenizer.encode([line for some in lines for line in some])
+        ids = padded([row[: codec.size - 1] for row in rows], codec.size)
+        return cls(ids.astype(np.int32), starts)
+
+    def draw(self, rows: NDArray[np.int64], chance: NDArray[np.floating]) -> Tensor:
+        """One caption of each of the pictures `rows` (B,), by `chance` (B,) in [0, 1): int64 (B, size)."""
+        first, last = self.starts[rows], self.starts[rows + 1]
+        chosen = np.minimum(first + (chance * (last - first)).astype(np.int64), last - 1)
+        return torch.from_numpy(self.ids[chosen].astype(np.int64))
+
+
+class PromptEncoder(nn.Module):
+    """A transformer over the token ids of prompts, trained with the denoiser (as LDM's, Rombach et al. 2022, §4.3.1).
+
+    With the config of an `encoder` (see `FrozenEncoder`) that reads the ids first, and the
+    transformer starts from its vectors (as in Imagen, Saharia et al. 2022, §2.1). Raises LatentiaError
+    for sizes that do not fit each other.
+    """
+
+    def __init__(
+        self, vocab_size: int, max_tokens: int, width: int, depth: int, heads: int, encoder: Any = None
+    ) -> None:
+        super().__init__()
+        if min(vocab_size, max_tokens, depth) < 1 or vocab_size * width > 2**28 or max_tokens > 4096 or depth > 64:
+            raise LatentiaError(f"{vocab_size} tokens, {max_tokens} places or depth {depth} is empty or too large")
+        self.vocab_size, self.max_tokens = vocab_size, max_tokens
+        self.frozen = FrozenEncoder(vocab_size, max_tokens, encoder) if encoder is not None else None
+        self.embed = nn.Embedding(vocab_size, width) if self.frozen is None else nn.Linear(self.frozen.width, width)
+        self.positions = nn.Parameter(torch.zeros(max_tokens, width))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        if self.frozen is None:
+            nn.init.normal_(self.embed.weight, std=0.02)
+        nn.init.normal_(self.positions, std=0.02)
+
+    def forward(self, ids: Tensor, emphasis: Tensor | None = None) -> Tokens:
+        """ids (B, L ≤ max_tokens) int64, pad at the end, none empty; `emphasis` (B, L or more) scales the vectors.
+
+        Raises LatentiaError where shape, type or, on the CPU, an id does not fit.
+        """
+        check_ids("prompts", ids, self.max_tokens, self.vocab_size)
+        mask = ids != Tokenizer.pad_id
+        h = self.embed(ids if self.frozen is None else self.frozen(ids)) + self.positions[: ids.shape[1]]
+        for layer in self.layers:
+            h = layer(h, src_key_padding_mask=~mask)
+        h = self.norm(h)
+        if emphasis is not None:
+            h = h * emphasis[:, : ids.shape[1], None].to(h.dtype)
+        return Tokens(h, mask)
 
 
 class Prompt(Condition):
@@ -68,7 +208,9 @@ class Prompt(Condition):
         if self._captions is None:
             assert data.items.captions is not None
             self._captions = CaptionIds.of(data.items.captions, self._words())
-        ids = without_padding(self._captions.draw(rows.numpy(), chance[:, 0].numpy()))
+        ids = self._captions.draw(rows.numpy(), chance[:, 0].numpy())
+        longest = int((ids != Tokenizer.pad_id).sum(1).max())
+        ids = ids[:, : -(-longest // 8) * 8]  # a multiple of 8, so that shapes repeat
         return {"prompt": ids, "emphasis": torch.ones(ids.shape)}
 
     def request(self, request: Request, like: Tensor) -> tuple[Values, Values]:
@@ -76,9 +218,8 @@ class Prompt(Condition):
         if isinstance(asked, str) or len(asked) != request.count:
             raise LatentiaError(f"there are {len(asked)} prompts for {request.count} items")
         negative = self._words().to_ids([request.options.get("negative_prompt", "")])
-        against = (value.expand(request.count, -1) for value in negative)
-        asked_ids = self._words().to_ids(asked)
-        return dict(zip(self.inputs, asked_ids, strict=True)), dict(zip(self.inputs, against, strict=True))
+        against = {name: value.expand(request.count, -1) for name, value in negative.items()}
+        return self._words().to_ids(asked), against
 
     def null(self, like: Tensor) -> Values:
         ids = torch.full((len(like), self.config["max_tokens"]), Tokenizer.pad_id, device=like.device)
@@ -136,9 +277,3 @@ def kept_codec(plan: Plan) -> PromptCodec:
         else:
             encoder_tokenizer(encoder_folder(settings.encoder))[0].save(path)
     return PromptCodec.load(path, settings.max_tokens)
-
-
-def without_padding(ids: Tensor) -> Tensor:
-    """Token ids (B, L) without the columns that are all padding; a multiple of 8 is left, so that shapes repeat."""
-    longest = int((ids != Tokenizer.pad_id).sum(1).max())
-    return ids[:, : -(-longest // 8) * 8]

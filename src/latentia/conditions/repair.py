@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentia.conditions.base import Condition, Plan, Request, Signals, TrainingData, Values
+from latentia.conditions.base import GridCondition, Plan, Request, TrainingData, Values
 from latentia.errors import LatentiaError
 
 VIEW = "masked"  # views "masked:0", "masked:1", …: what is left of an item, damaged in several ways
 
 
-class Repair(Condition):
+class Repair(GridCondition):
     """The latent of the damaged item and further channels, such as where it is hidden; never left out.
 
     A modality's task makes the channels of latents: `items.values["remains"]`. `task` is the task's configuration,
@@ -47,15 +47,7 @@ class Repair(Condition):
         remains = request.options.get("remains")
         if remains is None:
             raise LatentiaError(f"the model is trained for {self.task['kind']} and needs what it repairs")
-        if remains.shape != (request.count, self.grid_channels, *like.shape[2:]):
-            raise LatentiaError(
-                f"what is left has shape {tuple(remains.shape)}, expected "
-                f"{(request.count, self.grid_channels, *like.shape[2:])}"
-            )
+        expected = (request.count, self.grid_channels, *like.shape[2:])
+        if remains.shape != expected:
+            raise LatentiaError(f"what is left has shape {tuple(remains.shape)}, expected {expected}")
         return {"remains": remains}, {"remains": remains}
-
-    def null(self, like: Tensor) -> Values:
-        return {"remains": like.new_zeros(len(like), self.grid_channels, *like.shape[2:])}
-
-    def forward(self, values: Values) -> Signals:
-        return Signals(grid=values["remains"])

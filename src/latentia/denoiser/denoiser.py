@@ -13,18 +13,14 @@ from latentia.config import checked, plain
 from latentia.denoiser.diffusers_unet import DiffusersUNet
 from latentia.denoiser.dit import DiT
 from latentia.denoiser.legacy import upgraded
+from latentia.denoiser.network import Network
 from latentia.denoiser.unet import UNet
 from latentia.diffusion import Denoise, Denoising, Guidance, Objective, Process, classifier_free, guide
 from latentia.diffusion.objectives import objectives
 from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, WEIGHTS_NAME, build_part, read_json, read_tensors
 
-Core = DiT | UNet | DiffusersUNet
-CORES: dict[str, type[DiT] | type[UNet] | type[DiffusersUNet]] = {
-    "DiT": DiT,
-    "UNet": UNet,
-    "DiffusersUNet": DiffusersUNet,
-}
+CORES: dict[str, type[Network]] = {"DiT": DiT, "UNet": UNet, "DiffusersUNet": DiffusersUNet}
 
 
 class Denoiser(nn.Module):
@@ -34,7 +30,7 @@ class Denoiser(nn.Module):
     follow the latent's. What a call leaves out counts as nothing. Raises LatentiaError for parts that do not fit.
     """
 
-    def __init__(self, core: Core, conditions: Mapping[str, Condition], objective: Objective | None = None) -> None:
+    def __init__(self, core: Network, conditions: Mapping[str, Condition], objective: Objective | None = None) -> None:
         super().__init__()
         self.core, self.objective = core, objective or Denoising()
         self.conditions = nn.ModuleDict(conditions)
@@ -72,8 +68,8 @@ class Denoiser(nn.Module):
         """x (B, C, *grid), time (B,) in about 0..1000 → (B, C_out, *grid). Raises LatentiaError for unknown values."""
         signals = []
         for condition in self.known.values():
-            given = {name: values.pop(name) for name in condition.inputs if name in values}
-            signals.append(condition(given if len(given) == len(condition.inputs) else condition.null(x) | given))
+            own = {name: values.pop(name) for name in condition.inputs if name in values}
+            signals.append(condition(own if len(own) == len(condition.inputs) else condition.null(x) | own))
         if values:
             raise LatentiaError(f"the denoiser does not know {', '.join(values)}")
         out: Tensor = self.core(x, time, join(signals))
@@ -86,15 +82,14 @@ class Denoiser(nn.Module):
         """
         offered = {option for condition in self.known.values() for option in condition.options}
         if unknown := [option for option in request.options if option not in offered]:
-            raise LatentiaError(
-                f"the model takes no {', '.join(unknown)}, only {', '.join(sorted(offered)) or 'noise'}"
-            )
-        wanted: Values = {}
+            known = ", ".join(sorted(offered)) or "noise"
+            raise LatentiaError(f"the model takes no {', '.join(unknown)}, only {known}")
+        values: Values = {}
         null: Values = {}
         for condition in self.known.values():
             own, against = condition.request(request, like)
-            wanted, null = wanted | own, null | against
-        return wanted, null
+            values, null = values | own, null | against
+        return values, null
 
     def bind(self, values: Values, null: Values, process: Process, guidance: Guidance | None = None) -> Denoise:
         """E[z | z_t] under these values, guided away from `null` or a weaker denoiser, for one batch of samples."""
@@ -113,11 +108,11 @@ class Denoiser(nn.Module):
         return self.objective.sampling(classifier_free(denoise, values, null, guided_by, process))
 
 
-def check_parts(core: Core, known: Mapping[str, Condition], objective: Objective) -> None:
+def check_parts(core: Network, known: Mapping[str, Condition], objective: Objective) -> None:
     """Raises LatentiaError where a network does not take what conditions give, or an objective lacks its condition."""
-    taken, given = core.config.get("concat_channels", 0), sum(condition.grid_channels for condition in known.values())
-    if taken != given:
-        raise LatentiaError(f"the network takes {taken} channels beside the latent, its conditions give {given}")
+    taken, made = core.concat_channels, sum(condition.grid_channels for condition in known.values())
+    if taken != made:
+        raise LatentiaError(f"the network takes {taken} channels beside the latent, its conditions give {made}")
     if any(condition.tokens for condition in known.values()) and not core.config.get("tokens"):
         raise LatentiaError("a condition gives tokens to a network that attends to none")
     if objective.estimates and "estimate" not in known:

@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentia.conditions.base import NOTHING, Signals
-from latentia.denoiser.embeddings import join_grid
+from latentia.denoiser.network import Network
 from latentia.denoiser.unet import MAX_BLOCKS
 from latentia.errors import LatentiaError
 
 MAX_WIDTH = 8192
 
 
-class DiffusersUNet(nn.Module):
+class DiffusersUNet(Network):
     """`diffusers.UNet2DModel`; a signal's vector takes the place of its own embedding of classes.
 
     `unet` is its config. Raises LatentiaError where the library is missing, the config is none of such a model, or
@@ -40,7 +40,7 @@ class DiffusersUNet(nn.Module):
         ):
             raise LatentiaError(f"a UNet of the widths {widths!r:.80} with {blocks!r:.20} blocks each is no such model")
         self.config: dict[str, Any] = {"in_channels": in_channels, "unet": sizes}
-        self.in_channels, self.signal_width = in_channels, 4 * widths[0]
+        self.in_channels, self.signal_width, self.axes = in_channels, 4 * widths[0], 2
         sizes = sizes | {"in_channels": in_channels, "class_embed_type": "identity"}
         try:
             self.unet: Any = UNet2DModel(**sizes)  # type: ignore[no-untyped-call]
@@ -48,16 +48,8 @@ class DiffusersUNet(nn.Module):
             raise LatentiaError(f"diffusers makes no UNet2DModel of this config: {str(error)[:200]}") from None
 
     def forward(self, x: Tensor, time: Tensor, signals: Signals = NOTHING) -> Tensor:
-        """x (B, C, H, W), time (B,) in about 0..1000, what conditions say → (B, C_out, H, W).
-
-        Raises LatentiaError for a shape that does not fit.
-        """
-        if x.dim() != 4 or x.shape[1] != self.in_channels or time.shape != x.shape[:1]:
-            raise LatentiaError(
-                f"latents have shape {tuple(x.shape)} and times {tuple(time.shape)}, expected {self.in_channels} "
-                "channels over 2 grid axes and a time for each latent"
-            )
-        x = join_grid(x, signals.grid, 0)
+        """x (B, C, H, W), time (B,) in about 0..1000 → (B, C_out, H, W). Raises LatentiaError for another shape."""
+        x = self.joined(x, time, signals)
         vector = x.new_zeros(x.shape[0], self.signal_width) if signals.vector is None else signals.vector
         out: Tensor = self.unet(x.to(self.unet.dtype), time, vector).sample
         return out.to(x.dtype)

@@ -10,13 +10,8 @@ from torch import Tensor, nn
 
 from latentia.conditions.base import NOTHING, Signals, Tokens
 from latentia.config import checked, config, plain
-from latentia.denoiser.embeddings import (
-    TimestepEmbedder,
-    join_grid,
-    position_sinusoids,
-    rotary_angles,
-    rotate,
-)
+from latentia.denoiser.embeddings import TimestepEmbedder, position_sinusoids, rotary_angles, rotate
+from latentia.denoiser.network import Ends, Network
 from latentia.errors import LatentiaError
 
 MAX_DEPTH = 1000  # a guard against a hostile config: each block costs time and memory before any weight is read
@@ -122,13 +117,13 @@ class Block(nn.Module):
     With `tokens`, attention to the tokens of a condition is between them (PixArt-α, Chen et al. 2023, fig. 4).
     """
 
-    def __init__(self, sizes: "DiTConfig", tokens: bool) -> None:
+    def __init__(self, sizes: "DiTArguments") -> None:
         super().__init__()
         width, hidden = sizes.width, int(sizes.width * sizes.mlp_ratio)
         self.modulation = Offset(6 * width) if sizes.shared_modulation else nn.Linear(width, 6 * width)
         self.attention_norm = make_norm(width, sizes.rms_norm)
         self.attention = Attention(width, sizes.heads, sizes.qk_norm)
-        self.cross = CrossAttention(width, sizes.heads) if tokens else None
+        self.cross = CrossAttention(width, sizes.heads) if sizes.tokens else None
         self.mlp_norm = make_norm(width, sizes.rms_norm)
         self.mlp = (
             SwiGLU(width, hidden)
@@ -163,9 +158,7 @@ class DiTConfig:
     swiglu: Annotated[bool, Field(description="SwiGLU instead of GELU")] = True
     qk_norm: Annotated[bool, Field(description="normalise queries and keys")] = True
     rms_norm: Annotated[bool, Field(description="RMSNorm instead of LayerNorm")] = True
-    shared_modulation: Annotated[
-        bool, Field(description="one modulation for all blocks (PixArt-α); false: adaLN-Zero in each block")
-    ] = True
+    shared_modulation: Annotated[bool, Field(description="one modulation for all blocks, not one in each")] = True
     rope_base: Annotated[float, Field(gt=0, description="base of the rotary frequencies")] = 100.0
 
     @property
@@ -174,10 +167,16 @@ class DiTConfig:
         return self.width
 
 
-class DiT(nn.Module):
+@config
+class DiTArguments(DiTConfig, Ends):
+    """The arguments of a `DiT`."""
+
+
+class DiT(Network):
     """A transformer over the patches of a latent, conditioned on the time and on `Signals` by adaLN-Zero.
 
-    `grid` is the latent's size, e.g. (7, 7) for a picture or (64,) for a text. `sizes` are the fields of `DiTConfig`.
+    `grid` is the latent's size, e.g. (7, 7) for a picture or (64,) for a text. The arguments are the fields of
+    `DiTConfig` and `Ends`.
     With `rope`, `swiglu`, `qk_norm` and `rms_norm` all False this is the model of Peebles & Xie 2023, §3.2, to the
     weight. `rope` adds axial rotary positions to the fixed absolute ones, `swiglu` gates the feed-forward, `qk_norm`
     normalises queries and keys, `rms_norm` drops the mean from the norms (Yao et al. 2025). `shared_modulation` gives
@@ -187,45 +186,23 @@ class DiT(nn.Module):
     The output is exactly zero at initialisation. Raises LatentiaError for sizes that do not fit each other.
     """
 
-    Config = DiTConfig
-
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        grid: tuple[int, ...],
-        concat_channels: int = 0,
-        tokens: bool = False,
-        out_channels: int | None = None,
-        **sizes: Any,
-    ) -> None:
+    def __init__(self, **arguments: Any) -> None:
         super().__init__()
-        given, grid = checked(DiTConfig, sizes, "a DiT"), tuple(grid)
-        check_sizes(in_channels, out_channels, concat_channels, grid, given)
-        self.config: dict[str, Any] = {
-            "in_channels": in_channels,
-            "grid": list(grid),
-            "concat_channels": concat_channels,
-            "tokens": tokens,
-            "out_channels": out_channels,
-            **plain(given),
-        }
-        self.in_channels, self.concat_channels, self.signal_width = in_channels, concat_channels, given.signal_width
-        self.patch, self.width, self.grid = (
-            given.patch,
-            given.width,
-            tuple(n // given.patch for n in grid),
-        )  # in patches
-        self.head_dim, self.rope, self.rope_base = given.width // given.heads, given.rope, given.rope_base
-        width, volume = given.width, given.patch ** len(grid)
+        sizes = checked(DiTArguments, arguments, "a DiT")
+        check_sizes(sizes)
+        self.config, self.in_channels, self.concat_channels = plain(sizes), sizes.in_channels, sizes.concat_channels
+        self.signal_width, self.axes, self.patch, self.width = sizes.width, len(sizes.grid), sizes.patch, sizes.width
+        self.grid = tuple(n // sizes.patch for n in sizes.grid)  # in patches
+        self.head_dim, self.rope, self.rope_base = sizes.width // sizes.heads, sizes.rope, sizes.rope_base
+        width, volume = sizes.width, sizes.patch ** len(sizes.grid)
 
-        self.patch_embed = nn.Linear((in_channels + concat_channels) * volume, width)
+        self.patch_embed = nn.Linear((sizes.in_channels + sizes.concat_channels) * volume, width)
         self.time_embed = TimestepEmbedder(width)
-        self.modulation = nn.Linear(width, 6 * width) if given.shared_modulation else nn.Identity()
-        self.blocks = nn.ModuleList(Block(given, tokens) for _ in range(given.depth))
+        self.modulation = nn.Linear(width, 6 * width) if sizes.shared_modulation else nn.Identity()
+        self.blocks = nn.ModuleList(Block(sizes) for _ in range(sizes.depth))
         self.final_modulation = nn.Linear(width, 2 * width)
-        self.final_norm = make_norm(width, given.rms_norm)
-        self.final = nn.Linear(width, volume * (out_channels or in_channels))
+        self.final_norm = make_norm(width, sizes.rms_norm)
+        self.final = nn.Linear(width, volume * (sizes.out_channels or sizes.in_channels))
         self.initialise()
 
     def initialise(self) -> None:
@@ -244,15 +221,16 @@ class DiT(nn.Module):
         Computes in the weights' dtype (or autocast's) and answers in x's. With `rope` the grid may differ from the
         constructor's. Raises LatentiaError for a shape that does not fit.
         """
-        self.check_input(x, time)
-        grid = tuple(n // self.patch for n in x.shape[2:])
-        inputs = join_grid(x, signals.grid, self.concat_channels).to(self.patch_embed.weight.dtype)
+        inputs = self.joined(x, time, signals).to(self.patch_embed.weight.dtype)
+        grid = self.patches(x)
         position = position_sinusoids(grid, self.width, self.grid, x.device)
         h = self.patch_embed(patchify(inputs, self.patch)) + position.to(inputs.dtype)  # (B, cells, width)
 
         embedding = self.time_embed(time) if signals.vector is None else self.time_embed(time) + signals.vector
         condition = F.silu(embedding)
-        block_condition, rotation = self.modulation(condition), self.rotation(grid, x.device)
+        block_condition = self.modulation(condition)
+        angle = rotary_angles(grid, self.head_dim, self.rope_base, x.device) if self.rope else None
+        rotation = None if angle is None else (angle.cos(), angle.sin())
         for block in self.blocks:
             h = block(h, block_condition, rotation, signals.tokens)
 
@@ -260,41 +238,25 @@ class DiT(nn.Module):
         h = self.final(modulate(self.final_norm(h), shift, scale))
         return unpatchify(h, grid, self.patch).to(x.dtype)
 
-    def rotation(self, grid: tuple[int, ...], device: torch.device) -> Rotation | None:
-        """Cosine and sine of the rotary angles, for a grid in patches."""
-        if not self.rope:
-            return None
-        angle = rotary_angles(grid, self.head_dim, self.rope_base, device)
-        return angle.cos(), angle.sin()
-
-    def check_input(self, x: Tensor, time: Tensor) -> None:
-        axes = len(self.grid)
-        if x.dim() != 2 + axes or x.shape[1] != self.in_channels:
-            raise LatentiaError(
-                f"latents have shape {tuple(x.shape)}, expected {self.in_channels} channels over {axes} grid axes"
-            )
-        if any(n % self.patch for n in x.shape[2:]):
-            raise LatentiaError(f"a grid of {tuple(x.shape[2:])} does not divide into patches of {self.patch}")
-        trained = tuple(n * self.patch for n in self.grid)
-        if not self.rope and tuple(x.shape[2:]) != trained:
-            raise LatentiaError(f"latents have grid {tuple(x.shape[2:])}, a DiT without rope is bound to {trained}")
-        if time.shape != x.shape[:1]:
-            raise LatentiaError(f"times have shape {tuple(time.shape)}, expected ({x.shape[0]},)")
+    def patches(self, x: Tensor) -> tuple[int, ...]:
+        """The grid of x in patches. Raises LatentiaError where it does not divide, or needs rope."""
+        size, grid = tuple(x.shape[2:]), tuple(n // self.patch for n in x.shape[2:])
+        if any(n % self.patch for n in size):
+            raise LatentiaError(f"a grid of {size} does not divide into patches of {self.patch}")
+        if not self.rope and grid != self.grid:
+            trained = tuple(n * self.patch for n in self.grid)
+            raise LatentiaError(f"latents have grid {size}, a DiT without rope is bound to {trained}")
+        return grid
 
 
-def check_sizes(
-    in_channels: int, out_channels: int | None, concat_channels: int, grid: tuple[int, ...], given: DiTConfig
-) -> None:
-    axes, width, heads = len(grid), given.width, given.heads
-    if not axes or min(in_channels, out_channels or 1, *grid) < 1 or concat_channels < 0:
-        raise LatentiaError("in_channels, out_channels and grid of a DiT must be positive, concat_channels 0 or more")
-    if width * given.mlp_ratio < 1:
-        raise LatentiaError(f"mlp_ratio {given.mlp_ratio} leaves no hidden layer")
-    if any(n % given.patch for n in grid):
-        raise LatentiaError(f"a grid of {grid} does not divide into patches of {given.patch}")
+def check_sizes(sizes: DiTArguments) -> None:
+    """Raises LatentiaError for sizes that do not fit each other."""
+    axes, width, heads, grid = len(sizes.grid), sizes.width, sizes.heads, sizes.grid
+    if width * sizes.mlp_ratio < 1:
+        raise LatentiaError(f"mlp_ratio {sizes.mlp_ratio} leaves no hidden layer")
+    if any(n % sizes.patch for n in grid):
+        raise LatentiaError(f"a grid of {grid} does not divide into patches of {sizes.patch}")
     step = math.lcm(2 * axes, 2 * heads)  # sine and cosine of every axis; heads of even width, to be turned in pairs
-    if width % step or width // heads < 2 * axes:
-        raise LatentiaError(
-            f"width {width} does not fit {heads} heads over {axes} grid axes: take a multiple of {step}, "
-            f"at least {2 * axes * heads}"
-        )
+    least = 2 * axes * heads
+    if width % step or width < least:
+        raise LatentiaError(f"width {width} does not fit {heads} heads: take a multiple of {step}, at least {least}")

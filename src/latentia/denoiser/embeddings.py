@@ -5,8 +5,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from latentia.errors import LatentiaError
-
 TIME_FEATURES = 256  # Fourier features of a timestep, as in DiT
 
 
@@ -80,16 +78,3 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     turned = torch.addcmul(first * cosine, second, sine, value=-1), torch.addcmul(second * cosine, first, sine)
     return torch.cat(turned, dim=-1)
-
-
-def join_grid(x: Tensor, grid: Tensor | None, channels: int) -> Tensor:
-    """x (B, C, *grid) with a signal's grid (B, channels, *grid) behind, zeros for None (Rombach et al. 2022, §3.3).
-
-    Raises LatentiaError where the signal has another shape.
-    """
-    expected = (x.shape[0], channels, *x.shape[2:])
-    if grid is not None and grid.shape != expected:
-        raise LatentiaError(f"the conditions' grid has shape {tuple(grid.shape)}, expected {expected}")
-    if not channels:
-        return x
-    return torch.cat([x, x.new_zeros(expected) if grid is None else grid.to(x.dtype)], dim=1)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from latentia.conditions.base import NOTHING, Signals
 from latentia.config import checked, config, plain
-from latentia.denoiser.embeddings import TimestepEmbedder, join_grid
+from latentia.denoiser.embeddings import TimestepEmbedder
+from latentia.denoiser.network import Ends, Network, Size
 from latentia.errors import LatentiaError
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
@@ -96,9 +97,7 @@ class UNetConfig:
     """The sizes of a `UNet`."""
 
     width: Annotated[int, Field(ge=1, description="channels of the first level")] = 64
-    multipliers: Annotated[
-        tuple[int, ...], Field(min_length=1, description="width by level, in multiples; each level halves the grid")
-    ] = (1, 2)
+    multipliers: Annotated[tuple[Size, ...], Field(min_length=1, description="width by level, in multiples")] = (1, 2)
     blocks: Annotated[int, Field(ge=1, description="residual blocks a level")] = 2
     attention_levels: Annotated[tuple[int, ...], Field(description="levels with self-attention")] = (1,)
     heads: Annotated[int, Field(ge=1, description="attention heads")] = 4
@@ -110,56 +109,43 @@ class UNetConfig:
         return 4 * self.width
 
 
-class UNet(nn.Module):
+@config
+class UNetArguments(UNetConfig, Ends):
+    """The arguments of a `UNet`."""
+
+    grid: tuple[int, ...] = (8, 8)  # the number of axes alone matters
+
+
+class UNet(Network):
     """Residual blocks at falling, then rising resolution, joined by skips; conditioned on the time and on `Signals`.
 
-    Level i has width · multipliers[i] channels, `blocks` residual blocks on the way down (one more on the way up) and
-    attention if i is in `attention_levels`; the middle always has attention. Each level halves the grid, odd sizes
-    rounded up: 7 → 4 → 7. The latent's `grid` has 1 or 2 axes, and any size goes. `concat_channels` more channels enter
-    beside the latent (LDM's concatenation, Rombach et al. 2022, §3.3). `sizes` are the fields of `UNetConfig`. The
-    output is exactly zero at initialisation. Raises LatentiaError for sizes that do not fit, and for `tokens`.
+    The arguments are the fields of `UNetConfig` and `Ends`. Level i has width · multipliers[i] channels, `blocks`
+    residual blocks on the way down (one more on the way up) and attention if i is in `attention_levels`; the middle
+    always has attention. Each level halves the grid, odd sizes rounded up: 7 → 4 → 7. The grid has 1 or 2 axes, of any
+    size. `concat_channels` more channels enter beside the latent (LDM's concatenation, Rombach et al. 2022, §3.3).
+    The output is exactly zero at initialisation. Raises LatentiaError for sizes that do not fit, and for `tokens`.
     """
 
-    Config = UNetConfig
-
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        grid: tuple[int, ...] = (8, 8),
-        concat_channels: int = 0,
-        tokens: bool = False,
-        out_channels: int | None = None,
-        **sizes: Any,
-    ) -> None:
+    def __init__(self, **arguments: Any) -> None:
         super().__init__()
-        given, dims = checked(UNetConfig, sizes, "a UNet"), len(grid)
-        check_sizes(in_channels, out_channels, concat_channels, dims, given)
-        if tokens:
-            raise LatentiaError("prompts need a DiT as denoiser, not a UNet: set denoiser.kind=DiT")
-        self.config: dict[str, Any] = {
-            "in_channels": in_channels,
-            "grid": list(grid),
-            "concat_channels": concat_channels,
-            "tokens": tokens,
-            "out_channels": out_channels,
-            **plain(given),
-        }
-        self.in_channels, self.concat_channels, self.signal_width = in_channels, concat_channels, given.signal_width
-        self.dims, self.stem = dims, make_conv(dims, in_channels + concat_channels, given.width)
-        self.time_embed = TimestepEmbedder(given.signal_width)
-        channels = self.build_levels(given)
+        sizes = checked(UNetArguments, arguments, "a UNet")
+        check_sizes(sizes)
+        self.config, self.in_channels, self.concat_channels = plain(sizes), sizes.in_channels, sizes.concat_channels
+        self.signal_width, self.axes = sizes.signal_width, len(sizes.grid)
+        self.stem = make_conv(self.axes, sizes.in_channels + sizes.concat_channels, sizes.width)
+        self.time_embed = TimestepEmbedder(sizes.signal_width)
+        channels = self.build_levels(sizes)
         self.final_norm = make_norm(channels)
-        self.final = zero(make_conv(dims, channels, out_channels or in_channels))
+        self.final = zero(make_conv(self.axes, channels, sizes.out_channels or sizes.in_channels))
 
-    def build_levels(self, given: UNetConfig) -> int:
+    def build_levels(self, sizes: UNetConfig) -> int:
         """Makes the way down, the middle and the way up; returns the channels at its end."""
-        dims, width, levels = self.dims, given.width, given.attention_levels
+        dims, width, levels = self.axes, sizes.width, sizes.attention_levels
 
         def make_stage(channels: int, out: int, attention: bool) -> Stage:
-            return Stage(dims, channels, out, given.signal_width, given.dropout, given.heads if attention else None)
+            return Stage(dims, channels, out, sizes.signal_width, sizes.dropout, sizes.heads if attention else None)
 
-        widths = [width * multiplier for multiplier in given.multipliers]
+        widths = [width * multiplier for multiplier in sizes.multipliers]
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()  # between levels i and i + 1
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         channels, skips = width, [width]
@@ -168,7 +154,7 @@ class UNet(nn.Module):
                 self.downs.append(make_conv(dims, channels, channels, stride=2))
                 skips.append(channels)
             stages = nn.ModuleList()
-            for _ in range(given.blocks):
+            for _ in range(sizes.blocks):
                 stages.append(make_stage(channels, out, level in levels))
                 channels = out
                 skips.append(channels)
@@ -176,7 +162,7 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList([make_stage(channels, channels, True), make_stage(channels, channels, False)])
         for level, out in reversed(list(enumerate(widths))):
             stages = nn.ModuleList()
-            for _ in range(given.blocks + 1):
+            for _ in range(sizes.blocks + 1):
                 stages.append(make_stage(channels + skips.pop(), out, level in levels))
                 channels = out
             self.decoder.append(stages)
@@ -190,14 +176,13 @@ class UNet(nn.Module):
         Computes in the weights' dtype (or autocast's) and answers in x's. Raises LatentiaError for a shape that does
         not fit.
         """
-        self.check_input(x, time)
+        inputs = self.joined(x, time, signals)
         embedding = self.time_embed(time) if signals.vector is None else self.time_embed(time) + signals.vector
-        condition, dtype = F.silu(embedding), x.dtype
-        x = join_grid(x, signals.grid, self.concat_channels)
+        condition = F.silu(embedding)
 
         # Convolutions hand the layout of their input on; channels last is a fifth faster on a CPU.
-        layout = torch.channels_last if self.dims == 2 else torch.contiguous_format
-        h = self.stem(x.to(self.stem.weight.dtype, memory_format=layout))
+        layout = torch.channels_last if self.axes == 2 else torch.contiguous_format
+        h = self.stem(inputs.to(self.stem.weight.dtype, memory_format=layout))
         skips = [h]
         for level, stages in enumerate(self.encoder):
             if level:
@@ -214,31 +199,20 @@ class UNet(nn.Module):
             for stage in stages:  # type: ignore[attr-defined]
                 h = stage(torch.cat([h, skips.pop()], dim=1), condition)
         out: Tensor = self.final(F.silu(self.final_norm(h)))
-        return out.to(dtype)
-
-    def check_input(self, x: Tensor, time: Tensor) -> None:
-        if x.dim() != 2 + self.dims or x.shape[1] != self.in_channels:
-            raise LatentiaError(
-                f"latents have shape {tuple(x.shape)}, expected {self.in_channels} channels over {self.dims} grid axes"
-            )
-        if time.shape != x.shape[:1]:
-            raise LatentiaError(f"times have shape {tuple(time.shape)}, expected ({x.shape[0]},)")
+        return out.to(x.dtype)
 
 
-def check_sizes(in_channels: int, out_channels: int | None, concat_channels: int, dims: int, given: UNetConfig) -> None:
-    multipliers, levels = given.multipliers, given.attention_levels
-    if dims not in CONVOLUTIONS:
-        raise LatentiaError(f"a UNet has 1 or 2 grid axes, not {dims}: take a DiT")
-    if min(in_channels, out_channels or 1, *multipliers) < 1 or concat_channels < 0:
-        raise LatentiaError(
-            "in_channels, out_channels and multipliers of a UNet must be positive, concat_channels 0 or more"
-        )
-    if given.blocks * len(multipliers) > MAX_BLOCKS:
-        raise LatentiaError(f"{given.blocks} blocks on {len(multipliers)} levels are more than {MAX_BLOCKS} in all")
+def check_sizes(sizes: UNetArguments) -> None:
+    """Raises LatentiaError for sizes that do not fit each other, and for tokens."""
+    multipliers, levels = sizes.multipliers, sizes.attention_levels
+    if len(sizes.grid) not in CONVOLUTIONS:
+        raise LatentiaError(f"a UNet has 1 or 2 grid axes, not {len(sizes.grid)}: take a DiT")
+    if sizes.tokens:
+        raise LatentiaError("prompts need a DiT as denoiser, not a UNet: set denoiser.kind=DiT")
+    if sizes.blocks * len(multipliers) > MAX_BLOCKS:
+        raise LatentiaError(f"{sizes.blocks} blocks on {len(multipliers)} levels are more than {MAX_BLOCKS} in all")
     if any(level not in range(len(multipliers)) for level in levels):
         raise LatentiaError(f"attention_levels {levels} must lie in 0..{len(multipliers) - 1}")
     for level in {*levels, len(multipliers) - 1}:
-        if given.width * multipliers[level] % given.heads:
-            raise LatentiaError(
-                f"{given.width * multipliers[level]} channels at level {level} do not split into {given.heads} heads"
-            )
+        if (channels := sizes.width * multipliers[level]) % sizes.heads:
+            raise LatentiaError(f"{channels} channels at level {level} do not split into {sizes.heads} heads")

@@ -1,4 +1,4 @@
-"""From a network to a `Denoise` function and to a loss, and what E[z | z_t] says about noise and score."""
+"""From a network to a `Denoise` function and to a loss, and the noise that sampling starts from."""
 
 from collections.abc import Callable
 
@@ -42,16 +42,6 @@ def training_loss(
         raise LatentiaError(f"the network answered {tuple(output.shape)} to latents {tuple(z.shape)}; they must agree")
     error = (output.to(z.dtype) - process.target(z, eps, t)) ** 2
     return process.weight(t).to(z.dtype) * error.flatten(1).mean(1)
-
-
-def eps_from_denoised(denoised: Tensor, z_t: Tensor, t: Tensor, process: Process) -> Tensor:
-    """E[ε | z_t] = (z_t − α D) / σ, for t above clean_time."""
-    return (z_t - expand(process.alpha(t), z_t) * denoised) / expand(process.sigma(t), z_t)
-
-
-def score(denoised: Tensor, z_t: Tensor, t: Tensor, process: Process) -> Tensor:
-    """∇ log p_t(z_t) = (α D − z_t) / σ² (Tweedie's formula; Vincent 2011), for t above clean_time."""
-    return (expand(process.alpha(t), z_t) * denoised - z_t) / expand(process.sigma(t), z_t) ** 2
 
 
 def initial_noise(process: Process, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

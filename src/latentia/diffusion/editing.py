@@ -1,27 +1,18 @@
-"""Samplers that start from given latents or answer to a measurement, and the way back from latents to noise.
+"""Samplers that start from latents or answer to a measurement, and the way back from latents to noise.
 
 Those that take `Sampler`'s arguments and more are samplers once `functools.partial` has bound the rest.
 """
 
 import math
 from collections.abc import Callable
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from latentia.diffusion.denoise import Denoise
 from latentia.diffusion.protocol import Process
-from latentia.diffusion.samplers import (
-    Callback,
-    Level,
-    Sampler,
-    ddim_step,
-    draw,
-    euler,
-    heun_step,
-    report,
-    step_levels,
-)
+from latentia.diffusion.samplers import Level, Options, Sampler, ddim_step, draw, euler, heun_step, report, step_levels
 from latentia.errors import LatentiaError
 
 
@@ -34,8 +25,7 @@ def sdedit(
     start: Tensor,
     strength: float,
     solve: Sampler,
-    generator: torch.Generator | None = None,
-    callback: Callback | None = None,
+    **options: Unpack[Options],
 ) -> Tensor:
     """Noises `start` (B, ...) part of the way and lets `solve` take it back (SDEdit, Meng et al. 2022, Alg. 1).
 
@@ -48,8 +38,8 @@ def sdedit(
     taken = max(1, round(strength * steps))
     times = times[steps - taken :]
     if taken < steps:
-        z = process.noise(start, draw(z, generator), times[0])
-    return solve(denoise, z, times, process, generator=generator, callback=callback)
+        z = process.noise(start, draw(z, options.get("generator")), times[0])
+    return solve(denoise, z, times, process, **options)
 
 
 def invert(denoise: Denoise, z: Tensor, times: Tensor, process: Process) -> Tensor:
@@ -84,8 +74,7 @@ def repaint(
     known: Tensor,
     keep: Tensor,
     rounds: int = 4,
-    generator: torch.Generator | None = None,
-    callback: Callback | None = None,
+    **options: Unpack[Options],
 ) -> Tensor:
     """Ancestral sampling that puts known latents, noised, in their places (RePaint, Lugmayr et al. 2022, Alg. 1).
 
@@ -95,14 +84,16 @@ def repaint(
     """
     if rounds < 1:
         raise LatentiaError(f"rounds is {rounds!r}, expected 1 or more")
+    generator = options.get("generator")
     for i, (now, then) in enumerate(step_levels(times, process)):
         for turn in range(rounds if then.sigma > 0 else 1):
-            if turn:
-                z = _renoise(z, then, now, generator)
+            if turn:  # back to the noisier level: q(z_t | z_s) = N(α_t/α_s z_s, σ_t² − (α_t/α_s)² σ_s²)
+                ratio = now.alpha / then.alpha
+                z = ratio * z + math.sqrt(max(0.0, now.sigma**2 - (ratio * then.sigma) ** 2)) * draw(z, generator)
             denoised = denoise(z, now.t)
             z = ddim_step(z, denoised, now, then, 1.0, generator)
             z = torch.where(keep, _noised(known, then, generator), z)
-        report(callback, i, z, denoised)
+        report(i, z, denoised, **options)
     return z
 
 
@@ -118,65 +109,48 @@ def posterior(
     inner_steps: int = 5,
     updates: int = 20,
     learning_rate: float = 0.1,
-    generator: torch.Generator | None = None,
-    callback: Callback | None = None,
+    **options: Unpack[Options],
 ) -> Tensor:
     """Draws z from p(z | y) for y = measure(z) + noise_std · noise, by decoupled annealing (DAPS, Zhang et al. 2024).
 
     At each time the probability-flow ODE, in up to `inner_steps` Euler steps, estimates the clean latents; a draw from
-    their posterior, with the estimate as a Gaussian prior, is noised to the next time (their Alg. 1). They take σ for
-    the prior's deviation and draw by Langevin steps; here the deviation is σ / √(α² + σ²), as for latents of unit
-    variance, and the draw is the minimum of the perturbed misfit ("randomise then optimise", Bardsley et al. 2014, §2,
-    exact where `measure` is linear), found by `updates` steps of Adam whose rate falls to 0.
+    their posterior, with the estimate as a Gaussian prior, is noised to the next time (their Alg. 1). The prior's
+    deviation is σ / √(α² + σ²), as for latents of unit variance, and the draw is the minimum of the perturbed misfit
+    ("randomise then optimise", Bardsley et al. 2014, §2, exact where `measure` is linear), by `updates` steps of Adam.
 
     measure: differentiable, (B, ...) → (B, *m); measured: (B, *m). n · inner_steps evaluations at most, and `updates`
     gradients of `measure` a step. Raises LatentiaError where noise_std is not above 0.
     """
     if not 0 < noise_std < math.inf:
         raise LatentiaError(f"noise_std is {noise_std!r}, expected a number above 0")
-    remaining = len(times) - 1
+    generator, remaining = options.get("generator"), len(times) - 1
     for i, (now, then) in enumerate(step_levels(times, process)):
-        estimate = euler(denoise, z, _few(times[i:], min(inner_steps, remaining - i)), process)
+        few = torch.linspace(i, remaining, min(inner_steps, remaining - i) + 1).round().long()
+        estimate = euler(denoise, z, times[few], process)
         width = now.sigma / math.hypot(now.alpha, now.sigma)
         prior = estimate + width * draw(estimate, generator) if then.sigma > 0 else estimate
-        noise = noise_std * draw(measured, generator) if then.sigma > 0 else 0.0
-        drawn = _least_misfit(measure, measured + noise, noise_std, prior, width, updates, learning_rate)
-        report(callback, i, z, drawn)
+        aim = measured + noise_std * draw(measured, generator) if then.sigma > 0 else measured
+
+        def misfit(z: Tensor, aim: Tensor = aim, prior: Tensor = prior, width: float = width) -> Tensor:
+            return ((measure(z) - aim) / noise_std).square().sum() + ((z - prior) / width).square().sum()
+
+        drawn = _lowest(misfit, prior, updates, learning_rate)
+        report(i, z, drawn, **options)
         z = _noised(drawn, then, generator)
     return z
 
 
-def _least_misfit(
-    measure: Callable[[Tensor], Tensor],
-    measured: Tensor,
-    noise_std: float,
-    prior: Tensor,
-    width: float,
-    updates: int,
-    learning_rate: float,
-) -> Tensor:
-    """The z that lowers ‖measure(z) − measured‖² / noise_std² + ‖z − prior‖² / width², by Adam from the prior."""
+def _lowest(misfit: Callable[[Tensor], Tensor], start: Tensor, updates: int, learning_rate: float) -> Tensor:
+    """The z that lowers a misfit, by Adam from `start`."""
     with torch.enable_grad():
-        z = prior.detach().clone().requires_grad_()
+        z = start.detach().clone().requires_grad_()
         optimizer = torch.optim.Adam([z], lr=learning_rate, betas=(0.9, 0.99))
         for update in range(updates):
             optimizer.param_groups[0]["lr"] = learning_rate * (1 - update / updates)
-            misfit = ((measure(z) - measured) / noise_std).square().sum() + ((z - prior) / width).square().sum()
-            (z.grad,) = torch.autograd.grad(misfit, z)
+            (z.grad,) = torch.autograd.grad(misfit(z), z)
             optimizer.step()
     return z.detach()
 
 
-def _few(times: Tensor, steps: int) -> Tensor:
-    """`steps` + 1 of the times, the first and the last among them."""
-    return times[torch.linspace(0, len(times) - 1, steps + 1).round().long()]
-
-
 def _noised(z: Tensor, level: Level, generator: torch.Generator | None) -> Tensor:
     return level.alpha * z + level.sigma * draw(z, generator) if level.sigma > 0 else z
-
-
-def _renoise(z: Tensor, now: Level, then: Level, generator: torch.Generator | None) -> Tensor:
-    """From a level to a noisier one: q(z_t | z_s) = N(α_t/α_s z_s, σ_t² − (α_t/α_s)² σ_s²)."""
-    ratio = then.alpha / now.alpha
-    return ratio * z + math.sqrt(max(0.0, then.sigma**2 - (ratio * now.sigma) ** 2)) * draw(z, generator)

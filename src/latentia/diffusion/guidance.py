@@ -45,9 +45,7 @@ class Guidance:
         if not 0 <= self.scale < math.inf:
             raise LatentiaError(f"guidance_scale is {self.scale!r}, expected a number of 0 or more")
         if self.interval is not None and not 0 <= self.interval[0] < self.interval[1]:
-            raise LatentiaError(
-                f"the guidance interval is {self.interval!r}, expected (low, high) of σ/α with 0 ≤ low < high"
-            )
+            raise LatentiaError(f"the guidance interval is {self.interval!r}, expected (low, high), 0 ≤ low < high")
         if not 0 <= self.rescale <= 1:
             raise LatentiaError(f"the guidance rescale is {self.rescale!r}, expected a number from 0 to 1")
 
@@ -65,8 +63,8 @@ class Guidance:
         if self.rescale == 0:
             return guided
         axes = tuple(range(1, guided.ndim))
-        aim, found = (x.std(axes, correction=0, keepdim=True) for x in (conditional, guided))
-        ratio = torch.where(found > 0, aim / found, 1.0)
+        aim, own = (x.std(axes, correction=0, keepdim=True) for x in (conditional, guided))
+        ratio = torch.where(own > 0, aim / own, 1.0)
         return guided * (self.rescale * ratio + 1 - self.rescale)
 
 

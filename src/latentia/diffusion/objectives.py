@@ -5,7 +5,7 @@ A plug-in's objective is a frozen dataclass with these three methods and an entr
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import torch
 from pydantic import Field
@@ -49,9 +49,7 @@ class Objective(Protocol):
 class Denoising:
     """The process's weighted mean squared error (Ho et al. 2020, eq. 14, for the process's prediction)."""
 
-    @property
-    def estimates(self) -> bool:
-        return False
+    estimates: ClassVar[bool] = False
 
     def loss(
         self, network: Network, z: Tensor, eps: Tensor, t: Tensor, values: Values, process: Process, chance: float
@@ -66,7 +64,7 @@ class Denoising:
 
 
 @config
-class SelfConditioned:
+class SelfConditioned(Denoising):
     """The same error, where a share of the updates shows the network its own first estimate, without gradient.
 
     Chen et al. 2023 ("Analog bits"), Alg. 1; in sampling each call sees the estimate of the call before, §3.2.
@@ -74,9 +72,7 @@ class SelfConditioned:
 
     share: Annotated[float, Field(ge=0, le=1, description="share of the updates that see an estimate")] = 0.5
 
-    @property
-    def estimates(self) -> bool:
-        return True
+    estimates: ClassVar[bool] = True
 
     def loss(
         self, network: Network, z: Tensor, eps: Tensor, t: Tensor, values: Values, process: Process, chance: float
@@ -87,9 +83,6 @@ class SelfConditioned:
                 first = denoise_with(network, process)
                 estimate = first(process.noise(z, eps, t), t, estimate=estimate, **values)
         return training_loss(partial(network, estimate=estimate, **values), z, eps, t, process)
-
-    def denoise(self, network: Network, process: Process) -> ConditionalDenoise:
-        return denoise_with(network, process)
 
     def sampling(self, denoise: Callable[..., Tensor]) -> Denoise:
         estimate: Tensor | None = None

@@ -1,16 +1,19 @@
-"""What every noising process z_t = α(t) z + σ(t) ε offers, and the few helpers that all of them share.
+"""What every noising process z_t = α(t) z + σ(t) ε offers, and how its coefficients broadcast.
 
 Times `t` are float tensors of any shape; coefficients come in that shape and dtype. Latents are (B, ...), and where a
 method takes both, `t` is (B,) or ().
 """
 
-import math
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from latentia.errors import LatentiaError
+
+def expand(coefficient: Tensor, like: Tensor) -> Tensor:
+    """A coefficient of shape (B,) or () with trailing axes of size 1, so that it broadcasts over `like` (B, ...)."""
+    aligned = coefficient.reshape(coefficient.shape + (1,) * (like.ndim - coefficient.ndim))
+    return aligned.to(device=like.device, dtype=like.dtype)
 
 
 class Process(Protocol):
@@ -19,6 +22,7 @@ class Process(Protocol):
     @property
     def clean_time(self) -> float:
         """The t at which z_t = z (α = 1, σ = 0)."""
+        return 0.0
 
     @property
     def cleanest_time(self) -> float:
@@ -35,15 +39,18 @@ class Process(Protocol):
 
     def clock(self, t: Tensor) -> Tensor:
         """The monotone function of t in which `uniform` and `trailing` take equal steps."""
+        return t
 
     def time_of_clock(self, clock: Tensor) -> Tensor:
         """The inverse of `clock`."""
+        return clock
 
     def sample_times(self, n: int, generator: torch.Generator) -> Tensor:
         """(n,) float32 training times, on the generator's device."""
 
     def noise(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """z_t = α z + σ ε."""
+        return expand(self.alpha(t), z) * z + expand(self.sigma(t), z) * eps
 
     def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What the network should answer."""
@@ -53,25 +60,11 @@ class Process(Protocol):
 
     def weight(self, t: Tensor) -> Tensor:
         """The factor of each sample's mean squared error in the loss."""
+        return torch.ones_like(t)
 
     def input_scale(self, t: Tensor) -> Tensor:
         """The factor of z_t at the network's input."""
+        return torch.ones_like(t)
 
     def network_time(self, t: Tensor) -> Tensor:
         """The time that the network gets."""
-
-
-def expand(coefficient: Tensor, like: Tensor) -> Tensor:
-    """A coefficient of shape (B,) or () with trailing axes of size 1, so that it broadcasts over `like` (B, ...)."""
-    aligned = coefficient.reshape(coefficient.shape + (1,) * (like.ndim - coefficient.ndim))
-    return aligned.to(device=like.device, dtype=like.dtype)
-
-
-def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise LatentiaError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
-
-
-def require_number(name: str, value: object, above: float = -math.inf, below: float = math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not above < value < below:
-        raise LatentiaError(f"{name} is {value!r}, expected a number above {above:g} and below {below:g}")

@@ -5,15 +5,14 @@ All follow dz = D dα + ε dσ, with D = E[z | z_t] and ε = (z_t − α D) / σ
 
 Arguments of every sampler: `denoise`, called as denoise(z_t, t) with a 0-d float64 t on the CPU; `z` (B, ...) at
 times[0]; `times` (n + 1,), strictly decreasing, as made by a spacing; the `process`; `generator` for samplers that draw
-noise; and `callback(i, z_t, denoised)`, called once a step. Returns (B, ...) at times[-1], in the dtype of `z`. Raises
-LatentiaError where times are no such sequence, or a sampler that draws noise has no generator. Gradients flow: wrap the
-call in torch.no_grad() where none are wanted.
+noise; and `callback(i, z_t, denoised)`, called once a step. Returns (B, ...) at times[-1], in the dtype of `z`, with
+gradients. Raises LatentiaError where times are no such sequence, or a sampler that draws noise has no generator.
 """
 
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -25,16 +24,16 @@ from latentia.errors import LatentiaError
 Callback = Callable[[int, Tensor, Tensor], None]
 
 
+class Options(TypedDict, total=False):
+    """Keyword arguments of every sampler: what its noise is drawn by, and what is called once a step."""
+
+    generator: torch.Generator | None
+    callback: Callback | None
+
+
 class Sampler(Protocol):
     def __call__(
-        self,
-        denoise: Denoise,
-        z: Tensor,
-        times: Tensor,
-        process: Process,
-        *,
-        generator: torch.Generator | None = None,
-        callback: Callback | None = None,
+        self, denoise: Denoise, z: Tensor, times: Tensor, process: Process, **options: Unpack[Options]
     ) -> Tensor: ...
 
 
@@ -47,35 +46,16 @@ class Level(NamedTuple):
     log_ratio: float  # λ = log α/σ, half the log-SNR: −∞ where α = 0, +∞ where σ = 0
 
 
-def euler(
-    denoise: Denoise,
-    z: Tensor,
-    times: Tensor,
-    process: Process,
-    *,
-    generator: torch.Generator | None = None,
-    callback: Callback | None = None,
-) -> Tensor:
+def euler(denoise: Denoise, z: Tensor, times: Tensor, process: Process, **options: Unpack[Options]) -> Tensor:
     """Euler's method, first order, n evaluations.
 
     Euler in σ for EDM, in t for RectifiedFlow and in σ/α of z/α for VP, where it is known as DDIM.
     """
-    for i, (now, then) in enumerate(step_levels(times, process)):
-        denoised = denoise(z, now.t)
-        report(callback, i, z, denoised)
-        z = then.alpha * denoised + then.sigma * _eps(denoised, z, now)
-    return z
+    return ddim(denoise, z, times, process, **options)
 
 
 def ddim(
-    denoise: Denoise,
-    z: Tensor,
-    times: Tensor,
-    process: Process,
-    *,
-    eta: float = 0.0,
-    generator: torch.Generator | None = None,
-    callback: Callback | None = None,
+    denoise: Denoise, z: Tensor, times: Tensor, process: Process, *, eta: float = 0.0, **options: Unpack[Options]
 ) -> Tensor:
     """DDIM (Song, Meng & Ermon 2021, eq. 12 and 16), first order, n evaluations.
 
@@ -86,36 +66,20 @@ def ddim(
         raise LatentiaError(f"eta is {eta!r}, expected a number from 0 to 1")
     for i, (now, then) in enumerate(step_levels(times, process)):
         denoised = denoise(z, now.t)
-        report(callback, i, z, denoised)
-        z = ddim_step(z, denoised, now, then, eta, generator)
+        report(i, z, denoised, **options)
+        z = ddim_step(z, denoised, now, then, eta, options.get("generator"))
     return z
 
 
-def ddpm(
-    denoise: Denoise,
-    z: Tensor,
-    times: Tensor,
-    process: Process,
-    *,
-    generator: torch.Generator | None = None,
-    callback: Callback | None = None,
-) -> Tensor:
+def ddpm(denoise: Denoise, z: Tensor, times: Tensor, process: Process, **options: Unpack[Options]) -> Tensor:
     """Ancestral sampling (Ho et al. 2020, Alg. 2) with the variance of q(z_s | z_t, z) ("fixed small"), n evaluations.
 
     This is DDIM with eta = 1, and holds for every process. Needs a generator.
     """
-    return ddim(denoise, z, times, process, eta=1.0, generator=generator, callback=callback)
+    return ddim(denoise, z, times, process, eta=1.0, **options)
 
 
-def heun(
-    denoise: Denoise,
-    z: Tensor,
-    times: Tensor,
-    process: Process,
-    *,
-    generator: torch.Generator | None = None,
-    callback: Callback | None = None,
-) -> Tensor:
+def heun(denoise: Denoise, z: Tensor, times: Tensor, process: Process, **options: Unpack[Options]) -> Tensor:
     """Heun's method (Karras et al. 2022, Alg. 1), second order; 2 n evaluations, 2 n − 1 if the last time is clean.
 
     The trapezoid rule in α for D and in σ for ε: Alg. 1 itself for EDM, Heun in t for RectifiedFlow. The step to σ = 0
@@ -123,20 +87,12 @@ def heun(
     """
     for i, (now, then) in enumerate(step_levels(times, process)):
         denoised = denoise(z, now.t)
-        report(callback, i, z, denoised)
+        report(i, z, denoised, **options)
         z = denoised if then.sigma == 0 else heun_step(denoise, z, denoised, now, then)
     return z
 
 
-def dpm_solver_2m(
-    denoise: Denoise,
-    z: Tensor,
-    times: Tensor,
-    process: Process,
-    *,
-    generator: torch.Generator | None = None,
-    callback: Callback | None = None,
-) -> Tensor:
+def dpm_solver_2m(denoise: Denoise, z: Tensor, times: Tensor, process: Process, **options: Unpack[Options]) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022b, Alg. 2), second order multistep, n evaluations.
 
     The first step is of first order, and so is the last where fewer than 15 steps are taken or it ends at σ = 0.
@@ -145,7 +101,7 @@ def dpm_solver_2m(
     previous: tuple[Level, Tensor] | None = None
     for i, (now, then) in enumerate(steps):
         denoised = denoise(z, now.t)
-        report(callback, i, z, denoised)
+        report(i, z, denoised, **options)
         lower_order_final = i == len(steps) - 1 and (len(steps) < 15 or then.sigma == 0)
         slope = None if previous is None or lower_order_final else _slope(*previous, now, denoised)
         z = _exponential_step(z, denoised, slope, now, then)
@@ -153,15 +109,7 @@ def dpm_solver_2m(
     return z
 
 
-def unipc_2(
-    denoise: Denoise,
-    z: Tensor,
-    times: Tensor,
-    process: Process,
-    *,
-    generator: torch.Generator | None = None,
-    callback: Callback | None = None,
-) -> Tensor:
+def unipc_2(denoise: Denoise, z: Tensor, times: Tensor, process: Process, **options: Unpack[Options]) -> Tensor:
     """UniPC of order 2 with B(h) = e^h − 1 ("bh2") on the denoised (Zhao et al. 2023, §3), n evaluations.
 
     DPM-Solver++(2M) predicts; the evaluation at the predicted point also corrects it, which makes it of third order.
@@ -176,7 +124,7 @@ def unipc_2(
         if i > 0:
             mean = _corrected_mean(before, slope, denoised, levels[max(i - 2, 0) : i + 1])
             z = _exponential_step(start, mean, None, levels[i - 1], now)
-        report(callback, i, z, denoised)
+        report(i, z, denoised, **options)
         slope = _slope(levels[i - 1], before, now, denoised) if i > 0 else None
         start, before = z, denoised
         z = _exponential_step(z, denoised, slope if i < len(steps) - 1 else None, now, then)
@@ -201,9 +149,7 @@ def step_levels(times: Tensor, process: Process) -> Iterator[tuple[Level, Level]
         raise LatentiaError(f"sampling times must be two or more numbers that strictly decrease, got {times.tolist()}")
     noisiest, clean = process.noisiest_time, process.clean_time
     if times[-1] < clean or times[0] > noisiest + 1e-6 * abs(noisiest):  # float32 times may be rounded up
-        raise LatentiaError(
-            f"sampling times run from {times[0]:g} to {times[-1]:g}, beyond the process's {noisiest:g} to {clean:g}"
-        )
+        raise LatentiaError(f"sampling times {times[0]:g} to {times[-1]:g} lie beyond {noisiest:g} to {clean:g}")
     times = times.clamp(max=noisiest)
     alpha, sigma = process.alpha(times), process.sigma(times)
     values = (alpha.tolist(), sigma.tolist(), (alpha.log() - sigma.log()).tolist())
@@ -220,7 +166,10 @@ def draw(z: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(z.shape, generator=generator, device=generator.device, dtype=z.dtype).to(z.device)
 
 
-def report(callback: Callback | None, i: int, z: Tensor, denoised: Tensor) -> None:
+def report(
+    i: int, z: Tensor, denoised: Tensor, *, callback: Callback | None = None, generator: torch.Generator | None = None
+) -> None:
+    """Calls the callback of a sampler's options. Raises TypeError for another option."""
     if callback is not None:
         callback(i, z, denoised)
 

@@ -7,6 +7,8 @@ from pydantic import Field
 from latentia.config import config
 from latentia.diffusion.guidance import Guidance
 
+Spacing = Literal["karras", "uniform", "trailing"]
+Interval = tuple[float, float] | None
 Solver = Literal["ddpm", "ddim", "euler", "heun", "dpm_solver_2m", "unipc_2"]
 
 
@@ -16,25 +18,14 @@ class Sampling:
 
     sampler: Annotated[Solver, Field(description="solver")] = "dpm_solver_2m"
     steps: Annotated[int, Field(ge=1, le=100_000, description="steps of the solver")] = 20
-    spacing: Annotated[Literal["karras", "uniform", "trailing"], Field(description="how the timesteps are spread")] = (
-        "uniform"
-    )
+    spacing: Annotated[Spacing, Field(description="spread of the timesteps")] = "uniform"
     guidance_scale: Annotated[float, Field(ge=0, description="classifier-free guidance; 1: none")] = 1.0
     guidance_interval: Annotated[
-        tuple[float, float] | None, Field(description="σ/α between which guidance acts; null: everywhere")
+        tuple[float, float] | None, Field(description="σ/α where guidance acts; null: everywhere")
     ] = None
-    guidance_rescale: Annotated[
-        float, Field(ge=0, le=1, description="share of the rescaling against over-exposure")
-    ] = 0.0
-    stop_sigma: Annotated[
-        float,
-        Field(ge=0, description="texts: σ/α at which diffusion stops and the decoder takes over; 0: at the end"),
-    ] = 0.0
-    temperature: Annotated[float, Field(ge=0, description="texts: of the decoder's draws; 0: the likeliest tokens")] = (
-        0.0
-    )
+    guidance_rescale: Annotated[float, Field(ge=0, le=1, description="rescaling against over-exposure")] = 0.0
+    stop_sigma: Annotated[float, Field(ge=0, description="texts: σ/α where the decoder takes over; 0: the end")] = 0.0
+    temperature: Annotated[float, Field(ge=0, description="texts: of the decoder's draws; 0: the likeliest")] = 0.0
 
     def guidance(self, weaker: Any = None) -> Guidance:
-        interval = self.guidance_interval
-        bounds = None if interval is None else (interval[0], interval[1])
-        return Guidance(self.guidance_scale, bounds, self.guidance_rescale, weaker)
+        return Guidance(self.guidance_scale, self.guidance_interval, self.guidance_rescale, weaker)

@@ -19,7 +19,6 @@ def uniform(n: int, process: Process) -> Tensor:
     Equal steps in t for VP, in t before the shift for RectifiedFlow, in σ^(1/7) for EDM. Float64 (n + 1,), decreasing.
     Raises LatentiaError where n < 1.
     """
-    _require_steps(n)
     return _on_clock(process, process.cleanest_time, n, n)
 
 
@@ -28,22 +27,18 @@ def trailing(n: int, process: Process) -> Tensor:
 
     Float64 (n + 1,), decreasing. Raises LatentiaError where n < 1.
     """
-    _require_steps(n)
     return _on_clock(process, process.clean_time, n + 1, n)
 
 
-def karras(n: int, process: Process, rho: float = 7.0) -> Tensor:
-    """n equal steps of (σ/α)^(1/ρ) from noisiest_time to cleanest_time, then clean_time (Karras et al. 2022, eq. 5).
+def karras(n: int, process: Process) -> Tensor:
+    """n equal steps of (σ/α)^(1/7) from noisiest_time to cleanest_time, then clean_time (Karras et al. 2022, eq. 5).
 
     Where σ/α exceeds 160 at noisiest_time, the ramp starts there and its first time is moved to noisiest_time.
-    Float64 (n + 1,), decreasing. Raises LatentiaError where n < 1 or rho ≤ 0.
+    Float64 (n + 1,), decreasing. Raises LatentiaError where n < 1.
     """
-    _require_steps(n)
-    if not rho > 0:
-        raise LatentiaError(f"rho is {rho!r}, expected a number above 0")
     ends = torch.tensor([process.noisiest_time, process.cleanest_time], dtype=torch.float64)
-    first, last = (process.sigma(ends) / process.alpha(ends)).clamp(max=KARRAS_SIGMA_MAX) ** (1 / rho)
-    times = process.time_of_sigma(_linspace(float(first), float(last), n) ** rho)
+    ends = (process.sigma(ends) / process.alpha(ends)).clamp(max=KARRAS_SIGMA_MAX) ** (1 / 7)
+    times = process.time_of_sigma(_ramp(ends, n, n) ** 7)
     return _with_ends(times, process)
 
 
@@ -55,9 +50,7 @@ def cut_times(times: Tensor, process: Process, stop_sigma: float) -> Tensor:
     stop = process.time_of_sigma(torch.tensor([stop_sigma], dtype=torch.float64))
     kept = times[times > stop]
     if not stop_sigma >= 0 or not len(kept):
-        raise LatentiaError(
-            f"stop_sigma is {stop_sigma!r}, expected 0 or more and less than the noise that sampling starts from"
-        )
+        raise LatentiaError(f"stop_sigma is {stop_sigma!r}, expected 0 or more and less than the first noise")
     return torch.cat([kept, stop])
 
 
@@ -67,20 +60,17 @@ SPACINGS: dict[str, Callable[[int, Process], Tensor]] = {"uniform": uniform, "tr
 def _on_clock(process: Process, last_time: float, points: int, n: int) -> Tensor:
     """The first n of `points` equal steps of the clock from noisiest_time to last_time, then clean_time."""
     ends = process.clock(torch.tensor([process.noisiest_time, last_time], dtype=torch.float64))
-    clock = _linspace(float(ends[0]), float(ends[1]), points)[:n]
-    return _with_ends(process.time_of_clock(clock), process)
+    return _with_ends(process.time_of_clock(_ramp(ends, n, points)), process)
 
 
-def _linspace(first: float, last: float, n: int) -> Tensor:
-    return torch.linspace(first, last, n, dtype=torch.float64)
+def _ramp(ends: Tensor, n: int, points: int) -> Tensor:
+    """The first n of `points` equal steps between two numbers. Raises LatentiaError where n < 1."""
+    if n < 1:
+        raise LatentiaError(f"the number of sampling steps is {n!r}, expected 1 or more")
+    return torch.linspace(float(ends[0]), float(ends[1]), points, dtype=torch.float64)[:n]
 
 
 def _with_ends(times: Tensor, process: Process) -> Tensor:
     """`times` followed by clean_time, its first exactly noisiest_time in spite of rounding."""
     first, clean = (torch.tensor([t], dtype=torch.float64) for t in (process.noisiest_time, process.clean_time))
     return torch.cat([first, times[1:], clean])
-
-
-def _require_steps(n: int) -> None:
-    if n < 1:
-        raise LatentiaError(f"the number of sampling steps is {n!r}, expected 1 or more")

@@ -12,10 +12,11 @@ from latentia.denoiser import Denoiser, DiffusersUNet, DiT
 from latentia.diffusion import VP
 from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, new_folder, read_json, save_part
-from latentia.latents.statistics import set_latent_statistics
+from latentia.latents.normalise import set_latent_statistics
 from latentia.modalities.registry import first_stages, modality_of_stage
 from latentia.model import INDEX_NAME, LatentModel
 
+KL_CLASS, DIT_CLASS = "AutoencoderKL", "DiTTransformer2DModel"
 KL = "DiffusersKL"  # the first stage that runs their autoencoder
 CLASSIC = dict.fromkeys(("rope", "swiglu", "qk_norm", "rms_norm", "shared_modulation"), False)  # Peebles & Xie 2023
 SCHEDULES: dict[str, Any] = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
@@ -43,21 +44,17 @@ def _import(folder: Path, out: Path) -> str:
         model = dit_pipeline(folder)
         model.save(out)
         return f"a model of {len(model.class_names)} classes, {model.codec.describe()}"
-    kind = read_json(folder / CONFIG_NAME).get("_class_name")
-    if kind == "AutoencoderKL":
-        stage = kl_from_diffusers(_load("AutoencoderKL", folder))
-        save_part(out, stage, stage.config)
-        return f"a first stage of {stage.config['latent_channels']} latent channels"
-    if kind == "DiTTransformer2DModel":
-        denoiser = dit_from_diffusers(_load("DiTTransformer2DModel", folder))
-        save_part(out, denoiser, denoiser.config)
-        return "a denoiser"
-    if kind == "UNet2DModel":
-        unet = unet_from_diffusers(_load("UNet2DModel", folder))
-        save_part(out, unet, unet.config)
-        return "a denoiser"
-    known = "an AutoencoderKL, a DiTTransformer2DModel, a UNet2DModel or a DiTPipeline"
-    raise LatentiaError(f"{folder} holds a {kind}, expected {known}")
+    kind = str(read_json(folder / CONFIG_NAME).get("_class_name"))
+    converters: dict[Any, Callable[[Any], Any]] = {
+        KL_CLASS: kl_from_diffusers,
+        DIT_CLASS: dit_from_diffusers,
+        "UNet2DModel": unet_from_diffusers,
+    }
+    if kind not in converters:
+        raise LatentiaError(f"{folder} holds a {kind}, expected one of {', '.join(converters)}, DiTPipeline")
+    part = converters[kind](_load(kind, folder))
+    save_part(out, part, part.config)
+    return "a denoiser" if kind != KL_CLASS else f"a first stage of {part.config['latent_channels']} latent channels"
 
 
 def export_diffusers(model: LatentModel, out: Path) -> None:
@@ -88,8 +85,8 @@ def _missing(what: str, error: ImportError) -> LatentiaError:
 
 def dit_pipeline(folder: Path) -> LatentModel:
     """A class-conditional DiTPipeline (Peebles & Xie 2023) as a model of ours; its learned variances are left out."""
-    stage = kl_from_diffusers(_load("AutoencoderKL", folder / "vae"))
-    theirs = _load("DiTTransformer2DModel", folder / "transformer")
+    stage = kl_from_diffusers(_load(KL_CLASS, folder / "vae"))
+    theirs = _load(DIT_CLASS, folder / "transformer")
     names = {int(number): str(name) for number, name in read_json(folder / INDEX_NAME).get("id2label", {}).items()}
     classes = [names.get(number, str(number)) for number in range(theirs.config.num_embeds_ada_norm)]
     denoiser = dit_from_diffusers(theirs, theirs.config.in_channels, classes)

@@ -1,7 +1,7 @@
 """A model as ONNX graphs: encoder, decoder and denoiser, for ONNX Runtime and whatever else reads them."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def export_onnx(model: LatentModel, out: Path) -> None:
     """
     if "onnx" not in model.codec.exports:
         raise LatentiaError(
-            f"only a first stage of plain tensor functions becomes ONNX graphs, not that of {model.codec.describe()}"
+            f"no first stage but plain tensor functions becomes ONNX graphs, not that of {model.codec.describe()}"
         )
     model.to("cpu")
     z = torch.randn(EXAMPLES, *model.latent_shape)
@@ -41,11 +41,17 @@ def export_onnx(model: LatentModel, out: Path) -> None:
     inputs = {"latent": z, "time": torch.rand(EXAMPLES) * 1000, **values}
     with torch.no_grad():
         items = model.first_stage.decode(z)
+    denoiser = model.denoiser.eval()
+
+    def denoise(latent: Tensor, time: Tensor, *numbers: Tensor) -> Tensor:
+        out: Tensor = denoiser(latent, time, **dict(zip(values, numbers, strict=True)))
+        return out
+
     with new_folder(out) as folder:
         model.save(folder)
-        _export(_Named(model.denoiser, list(values)), inputs, "prediction", folder / DENOISER)
-        _export(_Call(model.first_stage.encode), {"item": items}, "latent", folder / ENCODER)
-        _export(_Call(model.first_stage.decode), {"latent": z}, "item", folder / DECODER)
+        _export(denoise, inputs, "prediction", folder / DENOISER)
+        _export(model.first_stage.encode, {"item": items}, "latent", folder / ENCODER)
+        _export(model.first_stage.decode, {"latent": z}, "item", folder / DECODER)
         for part in ("first_stage", "denoiser"):
             (folder / part / WEIGHTS_NAME).unlink()
 
@@ -56,53 +62,33 @@ def load_onnx(folder: str | Path) -> LatentModel:
     Raises LatentiaError where a part is missing or damaged, or the extra `onnx` is not installed.
     """
     folder = Path(folder)
-    parts = {
-        "first_stage": lambda: _OnnxFirstStage(read_json(folder / "first_stage" / CONFIG_NAME), folder),
-        "denoiser": lambda: _denoiser(folder),
-    }
-    return load(folder, parts=parts)
+    return load(folder, parts={"first_stage": lambda: _OnnxFirstStage(folder), "denoiser": lambda: _denoiser(folder)})
 
 
 class _Call(nn.Module):
     """A function as a module, which is what can be exported."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
         self.function = function
-        self.eval()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
-class _Named(nn.Module):
-    """A denoiser whose values come by their place, which is what can be exported."""
-
-    def __init__(self, denoiser: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.denoiser, self.names = denoiser, names
-        self.eval()
-
-    def forward(self, latent: Tensor, time: Tensor, *values: Tensor) -> Tensor:
-        out: Tensor = self.denoiser(latent, time, **dict(zip(self.names, values, strict=True)))
-        return out
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.function(*inputs)
 
 
-def _export(module: nn.Module, inputs: Mapping[str, Tensor], output: str, path: Path) -> None:
+def _export(function: Callable[..., Tensor], inputs: Mapping[str, Tensor], output: str, path: Path) -> None:
     try:
         import onnxscript  # noqa: F401  # what torch.onnx needs and does not bring
     except ImportError:
         raise LatentiaError(f"exporting needs onnx and onnxscript: {INSTALL}") from None
     batch = torch.export.Dim("batch", min=1, max=2**16)
-    each = [{0: batch} for _ in inputs]
-    shapes = (*each[:2], tuple(each[2:])) if isinstance(module, _Named) else tuple(each)  # its values are one
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter talks about itself
         program = torch.onnx.export(
-            module.eval(),
+            _Call(function).eval(),
             tuple(inputs.values()),
             dynamo=True,
-            dynamic_shapes=shapes,
+            dynamic_shapes=(tuple({0: batch} for _ in inputs),),  # `forward` has one argument, *inputs
             input_names=list(inputs),
             output_names=[output],
             verbose=False,
@@ -128,8 +114,8 @@ class _Graph:
         self.names = [value.name for value in self.session.get_inputs()]
 
     def __call__(self, values: Mapping[str, Tensor]) -> Tensor:
-        given = {name: values[FORMER.get(name, name)].numpy() for name in self.names}
-        return torch.from_numpy(self.session.run(None, given)[0])
+        inputs = {name: values[FORMER.get(name, name)].numpy() for name in self.names}
+        return torch.from_numpy(self.session.run(None, inputs)[0])
 
     def of_one(self, x: Tensor) -> Tensor:
         """The answer of a graph of one input."""
@@ -168,11 +154,11 @@ def _denoiser(folder: Path) -> _OnnxDenoiser:
 class _OnnxFirstStage(nn.Module):
     """Encodes and decodes as the autoencoder that it was exported from."""
 
-    def __init__(self, config: dict[str, Any], folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.config = config
+        self.config = read_json(folder / "first_stage" / CONFIG_NAME)
         self.encoder, self.decoder = _Graph(folder / ENCODER), _Graph(folder / DECODER)
-        self.latent_mean = torch.zeros(config["latent_channels"])
+        self.latent_mean = torch.zeros(self.config["latent_channels"])
         self.shape = tuple(self.encoder.session.get_outputs()[0].shape[1:])
 
     def latent_shape(self, size: Any) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ class LatentiaModel(ModelMixin):  # type: ignore[misc]
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **_: Any) -> "LatentiaModel":
-        """Loads a model folder of ours, in float32; what diffusers says of devices and types is for `to` to do."""
+        """Loads a model folder of ours, in float32; `to` moves it and changes its type."""
         return cls(load(folder))
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
@@ -70,12 +70,14 @@ class LatentiaPipeline(DiffusionPipeline):  # type: ignore[misc]
         model = self.model.model
         if output_type not in ("pil", "np"):
             raise LatentiaError(f"output_type is {output_type!r}, expected 'pil' or 'np'")
-        prompts = None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
+        times = range(num_images_per_prompt)
         names = [class_labels] if isinstance(class_labels, int | str) else class_labels
-        labels = None if names is None else repeated([model.class_index(name) for name in names], num_images_per_prompt)
+        labels = None if names is None else [model.class_index(name) for name in names for _ in times]
+        asked = [prompt] if isinstance(prompt, str) else prompt
+        prompts = None if asked is None else [text for text in asked for _ in times]
         pictures = model.generate(
-            len(prompts or [""]) * num_images_per_prompt if labels is None else labels,
-            prompts=None if prompts is None else repeated(prompts, num_images_per_prompt),
+            (len(times) if prompts is None else len(prompts)) if labels is None else labels,
+            prompts=prompts,
             negative_prompt=negative_prompt or None,
             steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -88,8 +90,3 @@ class LatentiaPipeline(DiffusionPipeline):  # type: ignore[misc]
         if output_type == "pil":
             images = [Image.fromarray(picture[..., 0] if gray else picture) for picture in pictures]
         return ImagePipelineOutput(images=images) if return_dict else (images,)
-
-
-def repeated(items: Sequence[Any], times: int) -> list[Any]:
-    """Each of the items several times, one after the other."""
-    return [item for item in items for _ in range(times)]

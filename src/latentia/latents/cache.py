@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,13 +39,13 @@ class LatentCache:
 
         Raises LatentiaError where a row or a view is not in the cache.
         """
-        expected = [view] if isinstance(view, str) else view
-        if unknown := [name for name in expected if name not in self.numbers]:
+        views = [view] if isinstance(view, str) else view
+        if unknown := [name for name in views if name not in self.numbers]:
             raise LatentiaError(f"the latent cache has no view {unknown[0]!r}, only {', '.join(self.numbers)}")
         numbers = rows.cpu().numpy()
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(self):
             raise LatentiaError(f"rows {numbers.min()} to {numbers.max()} were asked of a latent cache of {len(self)}")
-        chosen = np.array([self.numbers[name] for name in expected])
+        chosen = np.array([self.numbers[name] for name in views])
         return torch.from_numpy(np.asarray(self.latents[numbers, chosen], dtype=np.float32))
 
 
@@ -85,7 +85,6 @@ def build_latent_cache(
     items: ItemSet,
     folder: Path,
     *,
-    dtype: Literal["float16", "float32"] = "float32",
     batch_size: int = 256,
     device: str | torch.device = "cpu",
     progress: bool = True,
@@ -99,29 +98,29 @@ def build_latent_cache(
     Raises LatentiaError where the items do not fit the first stage, a latent is not finite, or the disk is too small
     or not writable.
     """
-    if dtype not in ("float16", "float32"):
-        raise LatentiaError(f"latent dtype {dtype!r} is unknown, expected float16 or float32")
     expected = {
         "format": FORMAT,
         "first_stage": module_hash(first_stage),
         "items": items.fingerprint,
-        "dtype": dtype,
+        "dtype": "float32",
         "views": list(items.views),
         "shape": [len(items), len(items.views), *first_stage.latent_shape(items.size)],
     }
     views = "" if len(items.views) == 1 else f"-{len(items.views)}"
-    path = folder / f"{expected['first_stage']}-{expected['items']}-{dtype}{views}"
+    home, training = first_stage.latent_mean.device, first_stage.training
+    path = folder / f"{expected['first_stage']}-{expected['items']}-float32{views}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         with locked(path / LOCK_NAME):
             done = rows_done(path, expected)
             if done is None:
                 create(path, expected)
-                done = 0
-            if done < len(items):
-                encode_rows(first_stage, items, path, expected, done, batch_size, torch.device(device), progress)
+            if done != len(items):
+                encode_rows(first_stage.to(device).eval(), items, path, expected, done or 0, batch_size, progress)
     except OSError as error:
         raise LatentiaError(f"the latent cache {path} cannot be written: {error}; choose another folder") from None
+    finally:
+        first_stage.to(home).train(training)
     return LatentCache(np.load(path / LATENTS_NAME, mmap_mode="r", allow_pickle=False), list(items.views))
 
 
@@ -136,7 +135,7 @@ def rows_done(path: Path, expected: dict[str, Any]) -> int | None:
     count = expected["shape"][0]
     fits = (
         meta == expected
-        and (latents.dtype, list(latents.shape)) == (np.dtype(expected["dtype"]), expected["shape"])
+        and (latents.dtype, list(latents.shape)) == (np.float32, expected["shape"])
         and isinstance(done, int)
         and 0 <= done <= count
     )
@@ -146,15 +145,15 @@ def rows_done(path: Path, expected: dict[str, Any]) -> int | None:
 def create(path: Path, expected: dict[str, Any]) -> None:
     """Makes an empty cache. `meta.json` goes first and comes last: without it nothing else is believed."""
     (path / META_NAME).unlink(missing_ok=True)
-    needed = int(np.prod(expected["shape"])) * np.dtype(expected["dtype"]).itemsize
+    needed = int(np.prod(expected["shape"])) * np.dtype(np.float32).itemsize
     (path / LATENTS_NAME).unlink(missing_ok=True)
     free = shutil.disk_usage(path).free
     if needed > free:  # a memory map on a full disk would end the process without a message
         raise LatentiaError(
             f"the latent cache needs {needed / 1e9:.1f} GB and {path} has {free / 1e9:.1f} GB free; "
-            "free some, choose another folder, or use float16"
+            "free some, or choose another folder"
         )
-    np.lib.format.open_memmap(path / LATENTS_NAME, "w+", expected["dtype"], tuple(expected["shape"])).flush()
+    np.lib.format.open_memmap(path / LATENTS_NAME, "w+", np.float32, tuple(expected["shape"])).flush()
     write_json(path / META_NAME, {**expected, "rows": 0})
 
 
@@ -162,51 +161,44 @@ def encode_rows(
     first_stage: FirstStage,
     items: ItemSet,
     path: Path,
-    expected: dict[str, Any],
+    meta: dict[str, Any],
     done: int,
     batch_size: int,
-    device: torch.device,
     progress: bool,
 ) -> None:
     """Encodes items from `done` on. Progress is recorded when the latents are on disk: it never promises more."""
-    latents = np.lib.format.open_memmap(path / LATENTS_NAME, "r+")
-    home, training = first_stage.latent_mean.device, first_stage.training
-    first_stage.to(device).eval()
+    latents, recorded = np.lib.format.open_memmap(path / LATENTS_NAME, "r+"), time.monotonic()
 
     def record() -> None:
         latents.flush()
-        write_json(path / META_NAME, {**expected, "rows": done})
+        write_json(path / META_NAME, {**meta, "rows": done})
 
-    recorded = time.monotonic()
     bar = tqdm(total=len(items), initial=done, desc="Encoding", unit="item", disable=not progress)
     try:
         for start in range(done, len(items), batch_size):
-            stop = min(start + batch_size, len(items))
-            latents[start:stop] = encode_views(first_stage, items, slice(start, stop), expected, device)
-            done = stop
-            bar.update(stop - start)
+            rows = slice(start, min(start + batch_size, len(items)))
+            latents[rows] = encode_views(first_stage, items, rows)
+            done = rows.stop
+            bar.update(done - start)
             if time.monotonic() - recorded > SECONDS:
                 record()
                 recorded = time.monotonic()
     finally:
         record()
         bar.close()
-        first_stage.to(home).train(training)
 
 
 @torch.inference_mode()
-def encode_views(
-    first_stage: FirstStage, items: ItemSet, rows: slice, expected: dict[str, Any], device: torch.device
-) -> NDArray[Any]:
-    """Latents (B, V, C, *grid) of some rows. Raises LatentiaError where one is not finite in the cache's dtype."""
-    z = torch.stack([first_stage.encode(items.tensor(rows, view).to(device)) for view in expected["views"]], dim=1)
-    z = z.to(getattr(torch, expected["dtype"]))
+def encode_views(first_stage: FirstStage, items: ItemSet, rows: slice) -> NDArray[Any]:
+    """Latents (B, V, C, *grid) of some rows. Raises LatentiaError where one is not finite."""
+    device = first_stage.latent_mean.device
+    z = torch.stack([first_stage.encode(items.tensor(rows, view).to(device)) for view in items.views], dim=1)
     if not torch.isfinite(z).all():
         raise LatentiaError(
-            f"the first stage gives latents that are NaN or infinite in {expected['dtype']} among items {rows.start} "
+            f"the first stage gives latents that are NaN or infinite among items {rows.start} "
             f"to {rows.stop - 1}; it has diverged: train it again with a lower learning rate"
         )
-    return z.cpu().numpy()
+    return z.float().cpu().numpy()
 
 
 @contextmanager

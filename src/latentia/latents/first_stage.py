@@ -1,4 +1,4 @@
-"""What the rest of the program asks of a first stage, whatever it encodes."""
+"""What the program asks of a first stage, whatever it encodes."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Reconstruction(NamedTuple):
-    """What a first stage gives for training: `x`, what comes back,, a scalar `regulariser`, scalar `stats`."""
+    """What a first stage gives for training: `x`, what comes back, a scalar `regulariser`, scalar `stats`."""
 
     x: Tensor
     regulariser: Tensor

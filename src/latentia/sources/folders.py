@@ -58,9 +58,7 @@ def class_names(names: list[str], base: Path) -> tuple[str, ...]:
     """The sorted first folders of relative paths, () where none has one; LatentiaError where only some have one."""
     loose = [name for name in names if "/" not in name]
     if loose and len(loose) < len(names):
-        raise LatentiaError(
-            f"{base} holds files both in class folders and beside them ({loose[0]}); move these into a class"
-        )
+        raise LatentiaError(f"{base} holds files beside its class folders ({loose[0]}); move these into a class")
     return tuple(sorted({name.split("/")[0] for name in names if "/" in name}))
 
 

@@ -18,9 +18,7 @@ def fetch_debian(package: str, pattern: str, folder: Path, whole: Callable[[], b
     if whole():
         return folder
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise LatentiaError(
-            f"{package} is fetched with apt-get and dpkg-deb, which are not here; pass root=... with {files}"
-        )
+        raise LatentiaError(f"{package} is fetched with apt-get and dpkg-deb, which are not here; pass root=...")
     advice = f"install it with: sudo apt-get update && sudo apt-get install {package}, or pass root=..."
     with tempfile.TemporaryDirectory() as temporary:
         try:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latentia.items import ItemSet
 from latentia.latents.first_stage import FirstStage
-from latentia.latents.statistics import measure_latent_statistics
+from latentia.latents.normalise import measure_latent_statistics
 from latentia.training.checkpoint import Checkpoint, Trainee
 from latentia.training.engine import apply_gradients, averaged, local_share, prepare
 from latentia.training.loop import run_loop

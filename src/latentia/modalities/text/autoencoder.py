@@ -8,16 +8,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentia.config import Loop, check_integer, checked, config, plain
+from latentia.config import Loop, checked, config, plain
 from latentia.errors import LatentiaError
 from latentia.language.frozen_encoder import FrozenEncoder
-from latentia.language.tokenizer import Tokenizer
+from latentia.language.tokenizer import Tokenizer, check_ids
 from latentia.latents.first_stage import FirstStage, Reconstruction
 from latentia.latents.normalise import denormalise, normalise, register_statistics
 
 PAD, BOS, EOS, MASK = Tokenizer.pad_id, Tokenizer.bos_id, Tokenizer.eos_id, Tokenizer.mask_id
 MAX_WEIGHTS = 2**28
 AT_ONCE = 256  # texts
+PRE_NORM: Any = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
 WITHOUT_CLASS = 0.1  # share of texts in training whose class the decoder does not see
 
 
@@ -39,17 +40,20 @@ class TextConfig:
     latent_channels: Annotated[int, Field(ge=2, le=4096, description="channels of a latent vector")] = 64
     patch: Annotated[int, Field(ge=1, le=64, description="places of the text that share a latent vector")] = 4
     width: Annotated[int, Field(ge=8, le=8192, description="channels of a token")] = 256
-    depth: Annotated[
-        int, Field(ge=1, le=64, description="transformer layers of the encoder and of its resampler each")
-    ] = 2
-    decoder_depth: Annotated[int, Field(ge=1, le=64, description="transformer layers of the decoder")] = 2
+    depth: Annotated[int, Field(ge=1, le=64, description="layers of the encoder and of its resampler each")] = 2
+    decoder_depth: Annotated[int, Field(ge=1, le=64, description="layers of the decoder")] = 2
     heads: Annotated[int, Field(ge=1, le=128, description="attention heads")] = 4
-    noise: Annotated[
-        float, Field(ge=0, description="largest noise on the latents in training, whose own size is 1; most get less")
-    ] = 1.5
-    masking: Annotated[
-        float, Field(ge=0, lt=1, description="largest share of tokens hidden from the encoder in training")
-    ] = 0.2
+    noise: Annotated[float, Field(ge=0, description="largest noise on the latents of size 1 in training")] = 1.5
+    masking: Annotated[float, Field(ge=0, lt=1, description="largest share of tokens hidden in training")] = 0.2
+
+
+@config
+class TextArguments(TextConfig):
+    """The arguments of a `TextAutoencoder`."""
+
+    vocab_size: Annotated[int, Field(ge=MASK + 2, le=2**20)]
+    classes: Annotated[int, Field(ge=0, le=2**20)] = 0
+    encoder: dict[str, Any] | None = None
 
 
 @config
@@ -57,15 +61,8 @@ class TextRecipe(TextConfig):
     """A recipe's section for a `TextAutoencoder`."""
 
     kind: Literal["TextAutoencoder"] = "TextAutoencoder"
-    vocab_size: Annotated[int, Field(ge=300, le=2**20, description="entries of the byte-level BPE that is learned")] = (
-        8192
-    )
-    encoder: Annotated[
-        str | None,
-        Field(
-            description="folder of a BART model, whose frozen encoder reads the texts too and whose vocabulary is used"
-        ),
-    ] = None
+    vocab_size: Annotated[int, Field(ge=300, le=2**20, description="entries of the BPE that is learned")] = 8192
+    encoder: Annotated[str | None, Field(description="folder of a BART model whose frozen encoder reads too")] = None
     training: Annotated[Loop, Field(description="how the first stage is trained")]
 
 
@@ -82,10 +79,8 @@ class TextAutoencoder(FirstStage):
     leaves a vague idea of the text, and the decoder learns to write one from that, as a language model: diffusion may
     then stop early (`stop_sigma` in sampling) and leave the words to the decoder.
 
-    With `classes` the decoder sees the class of a text, or, as in a tenth of training, none: noisy latents
-    need not hold that as well.
-
-    With `encoder`, the config of a BART encoder (see `FrozenEncoder`), that reads the text as well, as in LD4LG.
+    With `classes` the decoder sees the class of a text, or, in a tenth of training, none: noisy latents need not hold
+    it. With `encoder`, the config of a BART encoder, that reads the text as well, as in LD4LG (see `FrozenEncoder`).
 
     Texts are ids (B, T ≤ max_tokens) int64: tokens, eos, then pad. Latents are (B, latent_channels, latents).
     Raises LatentiaError where an argument is out of range.
@@ -96,33 +91,29 @@ class TextAutoencoder(FirstStage):
 
     Config, Recipe = TextConfig, TextRecipe
 
-    def __init__(
-        self, *, vocab_size: int, classes: int = 0, encoder: dict[str, Any] | None = None, **sizes: Any
-    ) -> None:
+    def __init__(self, **arguments: Any) -> None:
         super().__init__()
-        check_integer("vocab_size", vocab_size, MASK + 2, 2**20)
-        check_integer("classes", classes, 0, 2**20)
-        c = checked(TextConfig, sizes, "a first stage")
-        self.config = {"vocab_size": vocab_size, **plain(c), "classes": classes, "encoder": encoder}
+        c = checked(TextArguments, arguments, "a first stage")
+        self.config, vocab_size, classes = plain(c), c.vocab_size, c.classes
         width, patch, latents, channels = c.width, c.patch, c.latents, c.latent_channels
         max_tokens, heads, depth, decoder_depth = c.max_tokens, c.heads, c.depth, c.decoder_depth
+        layer = width, heads, 4 * width
         if width % heads or width % patch:
             raise LatentiaError(f"width {width} does not split into {heads} heads and into a patch of {patch} places")
         if (vocab_size + classes) * width + (28 * depth + 16 * decoder_depth + 12 + 2 * patch) * width**2 > MAX_WEIGHTS:
             raise LatentiaError(
-                f"a text autoencoder of width {width}, depths {depth} and {decoder_depth}, vocab_size {vocab_size} is "
-                "too large"
+                f"width {width}, depths {depth}, {decoder_depth} and vocab_size {vocab_size} are too large"
             )
         self.noise, self.masking = c.noise, c.masking
 
         self.embed = nn.Embedding(vocab_size, width)
-        self.frozen = FrozenEncoder(vocab_size, max_tokens, encoder) if encoder else None
+        self.frozen = FrozenEncoder(vocab_size, max_tokens, c.encoder) if c.encoder else None
         self.adapter = nn.Linear(self.frozen.width, width) if self.frozen is not None else None
         self.positions = nn.Parameter(0.3 * torch.randn(max_tokens, width))
-        self.encoder = nn.ModuleList(nn.TransformerEncoderLayer(**_layer(width, heads)) for _ in range(depth))
+        self.encoder = nn.ModuleList(nn.TransformerEncoderLayer(*layer, **PRE_NORM) for _ in range(depth))
         self.queries = nn.Parameter(0.3 * torch.randn(latents, width))
         self.fold = nn.Linear(patch * width, width)
-        self.resampler = nn.ModuleList(nn.TransformerDecoderLayer(**_layer(width, heads)) for _ in range(depth))
+        self.resampler = nn.ModuleList(nn.TransformerDecoderLayer(*layer, **PRE_NORM) for _ in range(depth))
         self.latent_norm = nn.LayerNorm(width)
         self.to_latent = nn.Linear(width, channels)
 
@@ -130,23 +121,19 @@ class TextAutoencoder(FirstStage):
         self.noise_embed = nn.Linear(1, width)
         self.class_embed = nn.Embedding(classes + 1, width)  # the last is no class
         self.latent_positions = nn.Parameter(0.3 * torch.randn(latents, width))
-        self.mixer = nn.TransformerEncoderLayer(**_layer(width, heads))
+        self.mixer = nn.TransformerEncoderLayer(*layer, **PRE_NORM)
         self.length_embed = nn.Embedding(max_tokens + 1, width)
         self.length_norm = nn.LayerNorm(width)
         self.unfold = nn.Linear(width, patch * width)
         self.slots = nn.Parameter(0.3 * torch.randn(max_tokens, width))
         self.previous = nn.Linear(width, width)
-        self.decoder = nn.ModuleList(nn.TransformerDecoderLayer(**_layer(width, heads)) for _ in range(decoder_depth))
+        self.decoder = nn.ModuleList(nn.TransformerDecoderLayer(*layer, **PRE_NORM) for _ in range(decoder_depth))
         self.norm = nn.LayerNorm(width)
         self.initialise()
         register_statistics(self, channels)
 
     def initialise(self) -> None:
-        """Starts as a copier: layers that add nothing, and a projection to the latent that is undone after it.
-
-        A token's own embedding then scores highest where it is alone in its vector, so rare words need not be learned
-        one by one.
-        """
+        """Starts as a copier: layers that add nothing, and a projection to the latent that is undone after it."""
         width, channels, patch = (self.config[name] for name in ("width", "latent_channels", "patch"))
         for embed in (self.embed, self.length_embed):  # of unit size as input and as logits alike
             nn.init.normal_(embed.weight, std=width**-0.5)
@@ -198,8 +185,7 @@ class TextAutoencoder(FirstStage):
     def memory(self, latents: Tensor, labels: Tensor | None = None) -> Memory:
         """Unit latents (B, latents, latent_channels), noisy or not, and classes (B,) → the input of the decoder.
 
-        Without labels all are of the label `classes`, which is no class. A text's latents are scaled to a size of 1
-        again, and their former size is the measure of their noise.
+        Without labels none has a class. The size of a text's latents, which are scaled to 1, measures their noise.
         """
         size = latents.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-3)
         if labels is None:
@@ -236,7 +222,7 @@ class TextAutoencoder(FirstStage):
 
     def encode(self, ids: Tensor) -> Tensor:
         """Normalised latents (B, latent_channels, latents) of ids (B, T) of any lengths."""
-        check_ids(ids, self.config)
+        check_ids("texts", ids, self.config["max_tokens"], self.config["vocab_size"])
         lengths = (ids != PAD).sum(1)
         latents = self.latent_std.new_empty(len(ids), len(self.queries), self.config["latent_channels"])
         for rows in by_length(lengths):
@@ -282,8 +268,8 @@ class TextAutoencoder(FirstStage):
     ) -> Tensor:
         """Memory, lengths (B,) and `begin` (B, longest) → ids (B, longest).
 
-        Each token that is pad in `begin` is drawn after those before it. The keys and values of these are kept, so a
-        token costs one pass over itself alone; `hidden` computes the same for a whole text at once.
+        Each token that is pad in `begin` is drawn. The keys and values of those before it are kept, so that it costs
+        one pass over itself alone; `hidden` computes the same for a whole text at once.
         """
         count = begin.shape[1]
         starts = self.starts(memory, lengths, count)
@@ -318,7 +304,7 @@ class TextAutoencoder(FirstStage):
         def uniform(*shape: int) -> Tensor:
             return torch.rand(shape, generator=generator, device=generator.device).to(ids.device)
 
-        check_ids(ids, self.config)
+        check_ids("texts", ids, self.config["max_tokens"], self.config["vocab_size"])
         ids = ids[:, : int((ids != PAD).sum(1).max())]  # padding at the end of all rows costs time only
         rate = self.masking * uniform(len(ids), 1) * (uniform(len(ids), 1) < 0.5)
         hidden = (uniform(*ids.shape) < rate) & (ids > MASK)
@@ -389,30 +375,3 @@ def stretch(sources: Tensor, targets: Tensor, most_sources: int, most_targets: i
     weight = (1 - (source - place).abs() / scale.clamp(min=1)).clamp(min=0)
     weight = weight * (source < sources[:, None, None])
     return weight / weight.sum(-1, keepdim=True).clamp(min=1e-6)
-
-
-def check_ids(ids: Tensor, config: dict[str, Any]) -> None:
-    """Raises LatentiaError where ids are not int64 (B, T) with 1 ≤ T ≤ max_tokens, no text empty."""
-    if ids.ndim != 2 or ids.dtype != torch.int64 or not 1 <= ids.shape[1] <= config["max_tokens"]:
-        raise LatentiaError(
-            f"texts are {ids.dtype} {tuple(ids.shape)}, expected int64 (batch, 1 to {config['max_tokens']} tokens)"
-        )
-    if not ids.is_meta and ids.device.type == "cpu" and ids.numel():
-        low, high = (int(bound) for bound in ids.aminmax())
-        if low < 0 or high >= config["vocab_size"] or bool((ids[:, 0] == PAD).any()):
-            raise LatentiaError(
-                f"ids run from {low} to {high}, expected 0 to {config['vocab_size'] - 1}, no text empty"
-            )
-
-
-def _layer(width: int, heads: int) -> dict[str, Any]:
-    """A pre-norm transformer layer of PyTorch."""
-    return {
-        "d_model": width,
-        "nhead": heads,
-        "dim_feedforward": 4 * width,
-        "dropout": 0.0,
-        "activation": "gelu",
-        "batch_first": True,
-        "norm_first": True,
-    }

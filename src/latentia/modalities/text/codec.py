@@ -13,11 +13,10 @@ from torch import Tensor
 
 from latentia.errors import LatentiaError
 from latentia.items import Codec, ItemSet
-from latentia.language.tokenizer import OnLong, Tokenizer, token_matrix
+from latentia.language.tokenizer import TOKENIZER_NAME, OnLong, Tokenizer, padded, token_matrix
 from latentia.modalities.text.texts import TextSet
 
 GAP = "___"  # in a context, the place of the text to be written
-TOKENIZER_NAME = "tokenizer/tokenizer.json"  # in the folder of a model or a run
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,10 @@ class TextCodec(Codec):
     def _ids(self, texts: Sequence[str], gap: str | None) -> Tensor:
         """Raises LatentiaError where a text is too long or empty."""
         rows = self.tokenizer.encode(texts, mask_text=gap)
-        ids = np.full((len(rows), self.size), Tokenizer.pad_id)
-        for i, row in enumerate(rows):
+        for text, row in zip(texts, rows, strict=True):
             if not 0 < len(row) < self.size:
-                raise LatentiaError(f"{texts[i][:60]!r} has {len(row)} tokens, expected 1 to {self.size - 1}")
-            ids[i, : len(row) + 1] = [*row, Tokenizer.eos_id]
-        return torch.from_numpy(ids)
+                raise LatentiaError(f"{text[:60]!r} has {len(row)} tokens, expected 1 to {self.size - 1}")
+        return torch.from_numpy(padded(rows, self.size))
 
     def to_items(self, x: Tensor) -> list[str]:
         return self.tokenizer.decode(x.tolist())

@@ -16,8 +16,14 @@ from latentia.metrics.report import Report
 from latentia.modalities.base import Evaluation
 from latentia.modalities.text.metrics.classifier import train_text_classifier
 from latentia.modalities.text.metrics.judge import trained_judge
-from latentia.modalities.text.metrics.report import evaluate_text_reconstruction, evaluate_texts, token_agreement
-from latentia.modalities.text.metrics.sentences import SMALLEST_MAUVE_SET, SentenceNet, sentence_net
+from latentia.modalities.text.metrics.report import (
+    SMALLEST_MAUVE_SET,
+    SentenceNet,
+    evaluate_text_reconstruction,
+    evaluate_texts,
+    sentence_net,
+    token_agreement,
+)
 from latentia.modalities.text.readers.corpora import load_texts
 from latentia.modalities.text.texts import TextSet
 from latentia.model import LatentModel
@@ -36,16 +42,17 @@ def evaluate_text_model(model: LatentModel, out: Path, how: Evaluation) -> str:
     reconstructions.txt.
     """
     codec: Any = model.codec
-    train, test = _splits(model, how)
+    name, root, on_corrupt = data_source(model, how)
+    train, test = (load_texts(name, split, on_corrupt, root) for split in ("train", "test"))
+    if train.class_names != model.class_names:
+        raise LatentiaError(f"{train.name} has {train.num_classes} classes, not those {len(model.class_names)} learned")
     how.say(f"data: {train.source}")
-    matrix = token_matrix(codec.tokenizer, test.texts, codec.size, "skip")
-    held, ids = test.subset(matrix.kept), matrix.ids
+    ids, kept, _ = token_matrix(codec.tokenizer, test.texts, codec.size, "skip")
+    held = test.subset(kept)
     again = _reconstruct(model, ids, 0.0, how.seed)
     reconstruction = evaluate_text_reconstruction(held, again, ids, tokenizer=codec.tokenizer)
-    robust = {}
-    for noise in NOISES:
-        agreement = token_agreement(again if noise == 0 else _reconstruct(model, ids, noise, how.seed), ids)
-        robust[noise] = {"tokens": agreement.tokens, "texts": agreement.texts}
+    decoded = {noise: _reconstruct(model, ids, noise, how.seed) if noise else again for noise in NOISES}
+    robust = {noise: token_agreement(made, ids)._asdict() for noise, made in decoded.items()}
     texts, rate, figures = _written(model, train, held, how)
 
     rows = "".join(f"| {noise:g} | {got['tokens']:.2%} | {got['texts']:.2%} |\n" for noise, got in robust.items())
@@ -56,13 +63,9 @@ def evaluate_text_model(model: LatentModel, out: Path, how: Evaluation) -> str:
     write_text(out / "report.md", text)
     write_text(out / "samples.txt", "".join(f"{line}\n" for line in texts[:64]))
     write_text(out / "reconstructions.txt", "".join(f"{x}\n  {y}\n" for x, y in pairs))
-    report = {
-        "first_stage": reconstruction.to_dict(),
-        "first_stage_under_noise": {str(noise): got for noise, got in robust.items()},
-        "generated": figures.to_dict(),
-        "texts_per_second": rate,
-    }
-    write_json(out / "report.json", report)
+    first, under_noise = reconstruction.to_dict(), {str(noise): got for noise, got in robust.items()}
+    report = {"first_stage": first, "first_stage_under_noise": under_noise, "generated": figures.to_dict()}
+    write_json(out / "report.json", report | {"texts_per_second": rate})
     return text
 
 
@@ -96,7 +99,7 @@ def _written(model: LatentModel, train: TextSet, held: TextSet, how: Evaluation)
         judge=judge,
         tokenizer=codec.tokenizer,
         classifier=classifier,
-        embed=network or False,
+        network=network,
         seed=how.seed,
     )
     return texts, rate, figures
@@ -112,12 +115,3 @@ def _reconstruct(model: LatentModel, ids: NDArray[np.int32], noise: float, seed:
         z = z + noise * torch.randn(z.shape, generator=generator).to(z.device)
         parts.append(model.first_stage.decode(z).cpu())
     return torch.cat(parts).numpy()
-
-
-def _splits(model: LatentModel, how: Evaluation) -> tuple[TextSet, TextSet]:
-    """Training and held-out texts, by default those of the model's training."""
-    name, root, on_corrupt = data_source(model, how)
-    train, test = (load_texts(name, split, on_corrupt, root) for split in ("train", "test"))
-    if train.class_names != model.class_names:
-        raise LatentiaError(f"{train.name} has {train.num_classes} classes, not those {len(model.class_names)} learned")
-    return train, test

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from latentia.config import config, located
 from latentia.errors import LatentiaError
 from latentia.files import write_text
-from latentia.items import ItemSet
-from latentia.language.tokenizer import Tokenizer, adopt_tokenizer, train_tokenizer
+from latentia.items import ItemSet, OnCorrupt
+from latentia.language.tokenizer import TOKENIZER_NAME, OnLong, Tokenizer, adopt_tokenizer, train_tokenizer
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.base import Evaluation, Modality, Say, Summary, summary
 from latentia.modalities.text.autoencoder import TextAutoencoder
-from latentia.modalities.text.codec import GAP, TOKENIZER_NAME, TextCodec, text_items, with_gaps
+from latentia.modalities.text.codec import GAP, TextCodec, text_items, with_gaps
+from latentia.modalities.text.readers.corpora import load_texts
+from latentia.modalities.text.readers.wordnet import fetch_wordnet
 
 
 @config
@@ -22,24 +24,11 @@ class TextData:
     """A recipe's section `data` for texts."""
 
     name: Annotated[
-        str,
-        Field(description="wordnet, hf:NAME, or the path of a .txt or .jsonl file or of a folder of .txt files"),
-        located("wordnet"),
+        str, located("wordnet"), Field(description="wordnet, hf:NAME, a .txt or .jsonl file, or a folder of .txt")
     ] = "wordnet"
     root: Annotated[str | None, located(), Field(description="folder that holds the files of a named set")] = None
-    on_corrupt: Annotated[
-        Literal["refuse", "skip"], Field(description="what to do about examples that cannot be read")
-    ] = "refuse"
-    on_long: Annotated[
-        Literal["refuse", "truncate", "skip"],
-        Field(description="what to do about texts of more tokens than first_stage.max_tokens"),
-    ] = "refuse"
-
-
-def _wordnet() -> Path:
-    from latentia.modalities.text.readers.fetch import fetch_wordnet
-
-    return fetch_wordnet()
+    on_corrupt: Annotated[OnCorrupt, Field(description="examples that cannot be read")] = "refuse"
+    on_long: Annotated[OnLong, Field(description="texts of more tokens than first_stage.max_tokens")] = "refuse"
 
 
 class Texts(Modality):
@@ -50,13 +39,11 @@ class Texts(Modality):
     Data = TextData
     stages: Mapping[str, type[FirstStage]] = {"TextAutoencoder": TextAutoencoder}
     options = frozenset({"judge_steps"})
-    fetchers: Mapping[str, Callable[[], Path]] = {"wordnet": _wordnet}
+    fetchers: Mapping[str, Callable[[], Path]] = {"wordnet": fetch_wordnet}
     prints, verb = True, "Write"
 
     def load(self, recipe: Any, folder: Path, first_stage: Path | None) -> ItemSet:
-        """Texts in the ids of a tokenizer that is kept in `folder`, or of the given first stage's."""
-        from latentia.modalities.text.readers.corpora import load_texts
-
+        """Texts in the ids of a tokenizer that is kept in `folder`, or of the first stage's."""
         data, stage, path = recipe.data, recipe.first_stage, folder / TOKENIZER_NAME
         texts = load_texts(data.name, "train", data.on_corrupt, data.root)
         if not path.exists():
@@ -101,6 +88,8 @@ class Texts(Modality):
     def stack(self, items: Sequence[str]) -> list[str]:
         return list(items)
 
+    answer = stack
+
     def evaluate(self, model: Any, out: Path, how: Evaluation) -> str:
         from latentia.modalities.text.evaluate import evaluate_text_model
 
@@ -111,9 +100,7 @@ class Texts(Modality):
     ) -> tuple[list[str], int]:
         from latentia.modalities.text.write import complete
 
-        template = infill if prefix is None else f"{prefix} {GAP}"
-        found = complete(model, template or "", count, **options)
-        return [completion.text for completion in found], sum(not completion.keeps_template for completion in found)
+        return complete(model, (infill or "") if prefix is None else f"{prefix} {GAP}", count, **options)
 
     def between(self, model: Any, first: str, last: str, count: int) -> list[str]:
         from latentia.modalities.text.write import interpolate
@@ -125,15 +112,10 @@ class Texts(Modality):
 
     def show(self, name: str, split: Any, how: Mapping[str, Any]) -> Summary:
         """The first ten texts follow."""
-        from latentia.modalities.text.readers.corpora import load_texts
-
         if how["out"] or how["size"]:
             raise LatentiaError("--out and --size are not for texts")
         held = load_texts(name, split, how["on_corrupt"], how["root"])
         return summary(held, f"{len(held)} texts", [f"  {text}" for text in held.texts[:10]])
-
-    def answer(self, items: Sequence[str]) -> list[str]:
-        return list(items)
 
     def widget(self, **how: Any) -> Any:
         import gradio

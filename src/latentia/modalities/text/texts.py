@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentia.errors import LatentiaError
-from latentia.items import check_labels, class_index
+from latentia.items import check_labels
 from latentia.sources.lines import is_unicode
 
 
@@ -77,7 +77,3 @@ class TextSet:
             raise LatentiaError(f"{self.name} has {len(self)} texts: {error}") from None
         labels = None if self.labels is None else self.labels[rows]
         return replace(self, texts=tuple(self.texts[i] for i in rows), labels=labels)
-
-    def class_index(self, name_or_number: str | int) -> int:
-        """The label of a class; see `latentia.items.class_index`."""
-        return class_index(self.class_names, name_or_number, self.name)

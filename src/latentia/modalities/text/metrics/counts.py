@@ -6,7 +6,7 @@ is a word of its own, since those scripts put no spaces between words. An n-gram
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from sacrebleu.metrics.bleu import BLEU
@@ -23,8 +23,7 @@ WORD = re.compile(r"\w+|[^\w\s]")
 Ngram = tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class TextMemorisation:
+class TextMemorisation(NamedTuple):
     """Shares in [0, 1] of the 4-grams and of the whole texts that occur in the training texts."""
 
     ngrams: float

