@@ -9,8 +9,8 @@ import torch
 from latentia.conditions import Label
 from latentia.denoiser import Denoiser
 from latentia.errors import LatentiaError
-from latentia.modalities.image.applications.augment import Verdict, balancing_counts, name_clusters, synthesise
-from latentia.modalities.image.evaluation.augment import picture_judge
+from latentia.modalities.image.applications.augment import Verdict, balancing_counts, picture_judge, synthesise
+from latentia.modalities.image.evaluation.label import name_clusters
 from latentia.modalities.image.metrics.classifier import PictureClassifier
 from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.builtin import load_pictures
@@ -100,7 +100,7 @@ def test_the_judge_wants_the_class_and_no_copy(
     digits: PictureSet, classifier: PictureClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "latentia.modalities.image.evaluation.augment.trained_classifier", lambda pictures, **options: classifier
+        "latentia.modalities.image.applications.augment.trained_classifier", lambda pictures, **options: classifier
     )
     judge = picture_judge(digits, min_confidence=0.5)
     held = load_pictures("digits", "test")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from latentia.errors import LatentiaError
-from latentia.modalities.image.evaluation.guess import guess_classes
+from latentia.modalities.image.evaluation.label import guess_classes
 from latentia.modalities.image.metrics.classifier import PictureClassifier
 from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.builtin import load_pictures
@@ -52,7 +52,7 @@ def test_the_classifier_sees_pictures_hidden_by_the_same_masks(
         seen.append(pictures)
         return PictureClassifier(1, (8, 8), 10).eval()
 
-    monkeypatch.setattr("latentia.modalities.image.evaluation.guess.trained_classifier", recorded)
+    monkeypatch.setattr("latentia.modalities.image.evaluation.label.trained_classifier", recorded)
     masks = np.concatenate([lower_half(3), ~lower_half(2)])
     guess_classes(model, digits, held.images[:5], masks)
     upper, lower = seen[0].images[:, :4] == digits.images[:, :4], seen[0].images[:, 4:] == digits.images[:, 4:]

@@ -113,7 +113,7 @@ def inpaint(
 
 def _guessed(loaded: "LatentModel", guess: str, root: Path | None, before: Any, hidden: Any, device: str) -> Any:
     """The class, as a label (1,), that a classifier trained on the pictures `guess` sees in what is not hidden."""
-    from latentia.modalities.image.evaluation.guess import guess_classes
+    from latentia.modalities.image.evaluation.label import guess_classes
     from latentia.modalities.image.readers.builtin import load_pictures
 
     real = load_pictures(guess, "train", loaded.codec.size, "refuse", root)
@@ -205,8 +205,7 @@ def _restored(
     how: dict[str, Any],
 ) -> Any:
     """Draws by a denoiser that is trained for the task, or by one that is trained to draw, through the degradation."""
-    from latentia.modalities.image.applications.drawing import repair_task
-    from latentia.modalities.image.applications.repair import enlarge
+    from latentia.modalities.image.applications.repair import enlarge, repair_task
     from latentia.modalities.image.applications.repair import restore as draw
     from latentia.modalities.image.pictures import to_uint8
 
@@ -250,7 +249,7 @@ def augment(
     device: Device = "cpu",
 ) -> None:
     """Write synthetic labelled pictures for a classifier that has too few real ones."""
-    from latentia.modalities.image.evaluation.augment import Augmentation, augment_set
+    from latentia.modalities.image.applications.augment import Augmentation, augment_set
 
     per = None if balance else per_class
     how = Augmentation(per, strength, unlabelled, even, min_confidence, allow_copies)
@@ -293,7 +292,7 @@ def prepare(
 
 def _load(folder: Path, device: str) -> tuple["LatentModel", "Modality"]:
     """The model, which must make pictures."""
-    from latentia.modalities.image.applications.drawing import picture_stage
+    from latentia.modalities.image.applications.repair import picture_stage
 
     model, modality = load_with_modality(folder, device)
     picture_stage(model)

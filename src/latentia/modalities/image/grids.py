@@ -1,16 +1,19 @@
-"""Pictures for the eye: grids, PNG and GIF files."""
+"""Pictures for the eye and in files: grids, PNG and GIF, and the writers of a modality by a file name's ending."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path
 from latentia.items import folder_name
+from latentia.modalities.base import Draw
 
 BACKGROUND = 255  # white, between and behind the pictures
 
@@ -43,11 +46,7 @@ def picture_grid(images: NDArray[np.uint8], columns: int | None = None, scale: i
 
 def save_png(image: Image.Image, path: Path) -> None:
     """Writes a PNG, whole or not at all. Raises LatentiaError where the file cannot be written."""
-    try:
-        with atomic_path(path) as temporary:
-            image.save(temporary, format="PNG")
-    except OSError as error:
-        raise LatentiaError(f"{path} cannot be written: {error}") from None
+    _save(image, path, "PNG")
 
 
 def write_pictures(
@@ -76,14 +75,46 @@ def save_gif(frames: Sequence[Image.Image], path: Path, fps: float = 10.0) -> No
     """
     sizes = {frame.size for frame in frames}
     if len(sizes) != 1:
-        raise LatentiaError(
-            f"{path}: a GIF needs frames of one size, got {len(frames)} frames of sizes {sorted(sizes)}"
-        )
+        raise LatentiaError(f"{path}: a GIF needs frames of one size, got {len(frames)} of sizes {sorted(sizes)}")
     if not 0 < fps <= 100:  # the format counts hundredths of a second
         raise LatentiaError(f"{path}: a GIF plays at 0 to 100 frames a second, got {fps}")
+    _save(frames[0], path, "GIF", save_all=True, append_images=list(frames[1:]), duration=round(1000 / fps), loop=0)
+
+
+def _save(image: Image.Image, path: Path, kind: str, **options: Any) -> None:
     try:
         with atomic_path(path) as temporary:
-            more = {"append_images": list(frames[1:]), "duration": round(1000 / fps), "loop": 0}
-            frames[0].save(temporary, format="GIF", save_all=True, **more)
+            image.save(temporary, format=kind, **options)
     except OSError as error:
         raise LatentiaError(f"{path} cannot be written: {error}") from None
+
+
+def scale_of(side: int) -> int:
+    """How many times a small picture is enlarged for the eye."""
+    return max(1, 56 // side)
+
+
+def write_grid(model: Any, draw: Draw, labels: Any, out: Path) -> None:
+    save_png(picture_grid(draw(), scale=scale_of(model.codec.size)), out)
+
+
+def write_array(model: Any, draw: Draw, labels: Any, out: Path) -> None:
+    images = draw()
+    with atomic_path(out) as temporary, temporary.open("wb") as file:
+        np.save(file, images)
+
+
+def write_folder(model: Any, draw: Draw, labels: Any, out: Path) -> None:
+    """One PNG a picture, in a folder a class: `latentia data show OUT` reads it back."""
+    write_pictures(draw(), labels, model.class_names, out)
+
+
+def write_film(model: Any, draw: Draw, labels: Any, out: Path) -> None:
+    """Left to right as the sampler goes: what the model believes the clean pictures to be after each step."""
+    scale, frames = scale_of(model.codec.size), []
+
+    def keep(step: int, z_t: Tensor, denoised: Tensor) -> None:
+        frames.append(picture_grid(model.decode(denoised), scale=scale))
+
+    images = draw(callback=keep, batch_size=len(labels))  # one batch, so that every frame shows all pictures
+    save_gif([*frames, picture_grid(images, scale=scale)], out)

@@ -1,21 +1,32 @@
-"""Synthetic labelled pictures, for a classifier that has too few real ones."""
+"""Synthetic labelled pictures, for a classifier that has too few real ones, and a folder of those that are accepted."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from latentia.applications.drawing import Labels
 from latentia.applications.variation import vary
-from latentia.conditions import Label
-from latentia.denoiser import Denoiser
 from latentia.errors import LatentiaError
-from latentia.modalities.image.applications.drawing import Pictures, own_labels, picture_stage
+from latentia.files import module_hash, new_folder, write_text
+from latentia.metrics.checks import Pictures
+from latentia.modalities.image.applications.repair import picture_stage
+from latentia.modalities.image.evaluation.label import label_by_votes, trained_voters
+from latentia.modalities.image.grids import write_pictures
+from latentia.modalities.image.metrics.classifier import PictureClassifier, trained_classifier, vote, weighted
+from latentia.modalities.image.metrics.neighbours import nearest_neighbours
 from latentia.modalities.image.pictures import PictureSet
-from latentia.model import LatentModel
+from latentia.modalities.image.readers.builtin import load_pictures
+from latentia.model import LatentModel, load
+
+MANIFEST_NAME = "manifest.jsonl"
+COPY_QUANTILE = 0.01  # real pictures nearer to another than this share of them count as copies, and synthetic ones too
+VARIED = 0.5  # strength by which unlabelled pictures are varied
+LOOKED_UP = 2000  # real pictures that this distance is measured on
 
 
 class Verdict(NamedTuple):
@@ -39,56 +50,6 @@ class Synthetic(NamedTuple):
     scores: dict[str, NDArray[np.float64]]
     drawn: int
     missing: Labels
-
-
-def check_nameless(model: LatentModel) -> int:
-    """How many clusters of unlabelled pictures the model knows. Raises LatentiaError where it has classes or none."""
-    label = model.condition("label")
-    if model.class_names or label is None or label.clusters is None:
-        raise LatentiaError("the model was not trained on unlabelled pictures in clusters: set clusters, such as 256")
-    return int(label.clusters.shape[1])
-
-
-def name_clusters(
-    model: LatentModel, class_names: Sequence[str], clusters: Labels, votes: NDArray[np.float64]
-) -> LatentModel:
-    """A model of unlabelled pictures in clusters, to draw classes from: each of them is a mixture of the clusters.
-
-    A few labelled pictures, or the predictions of their classifiers for others, assign clusters to classes, and nothing
-    is trained (clusters as labels: Bao et al. 2022; labels by few: after You et al. 2023, "Diffusion models and
-    semi-supervised learners benefit mutually with few labels").
-
-    clusters: (N,), the cluster of each of some pictures (the run's `denoiser/clusters.npy` holds those of all).
-    votes: (N, len(class_names)) ≥ 0, the weight of each of these pictures for each class.
-    Raises LatentiaError where the model has classes or no clusters, the two do not fit, or nothing speaks for a class.
-    """
-    count = check_nameless(model)
-    if clusters.ndim != 1 or votes.shape != (len(clusters), len(class_names)) or not (votes >= 0).all():
-        raise LatentiaError(
-            f"votes have the shape {votes.shape}, expected numbers of 0 or more, {(len(clusters), len(class_names))}"
-        )
-    if not len(clusters) or clusters.min() < 0 or clusters.max() >= count:
-        raise LatentiaError(f"clusters are no numbers from 0 to {count - 1}")
-    shares = np.stack([np.bincount(clusters, weights=column, minlength=count) for column in votes.T]).astype(np.float64)
-    silent = [name for name, share in zip(class_names, shares, strict=True) if not share.any()]
-    if silent:
-        raise LatentiaError(f"no picture speaks for {', '.join(silent)}")
-    shares /= shares.sum(1, keepdims=True)
-    return with_label(model, class_names, shares)
-
-
-def with_label(model: LatentModel, class_names: Sequence[str], shares: NDArray[np.float64]) -> LatentModel:
-    """The model with classes made of its clusters in these shares (classes, clusters); vectors stay as learned."""
-    old: Label = model.condition("label")
-    table = old.table.weight.detach()
-    null, classes = table[-1:], len(class_names)
-    label = Label(table.shape[1], class_names, shares.tolist(), old.coarse)
-    label.table.weight.data = torch.cat([null.expand(classes, -1), table[:-1].repeat(classes, 1), null])
-    label.eval().requires_grad_(False)
-    return replace(
-        model,
-        denoiser=Denoiser(model.denoiser.core, {**model.denoiser.known, "label": label}, model.denoiser.objective),
-    )
 
 
 def balancing_counts(labels: Labels, num_classes: int) -> Labels:
@@ -126,7 +87,7 @@ def synthesise(
         raise LatentiaError(f"{real.name} has no labels: there are no classes to draw")
     if counts.shape != (real.num_classes,) or counts.min() < 0:
         raise LatentiaError(f"counts are {counts.tolist()}, expected {real.num_classes} numbers of 0 or more")
-    own = own_labels(model, real)
+    own = np.array([model.class_index(name) for name in real.class_names], dtype=np.int64)
     rows = [np.flatnonzero(real.labels == label) for label in range(real.num_classes)]
     empty = [real.class_names[label] for label in range(real.num_classes) if counts[label] and not len(rows[label])]
     if strength is not None and empty:
@@ -157,3 +118,127 @@ def synthesise(
     order = np.argsort(labels, kind="stable")
     scores = {name: np.concatenate([part[2][name] for part in kept])[order] for name in kept[0][2]}
     return Synthetic(np.concatenate([part[0] for part in kept])[order], labels[order], scores, drawn, missing)
+
+
+def picture_judge(
+    real: PictureSet,
+    *,
+    classifiers: Sequence[PictureClassifier] = (),
+    weights: NDArray[np.float64] | None = None,
+    min_confidence: float = 0.5,
+    allow_copies: bool = False,
+    seed: int = 0,
+    **how: Any,
+) -> Judge:
+    """Accepts pictures whose class the classifiers together find `min_confidence` likely or more.
+
+    classifiers: trained on `real`; none: one is trained here (`how`: arguments of `trained_classifier`).
+    weights: (num_classes,), factors of the predicted probabilities, such as `even_weights`; None: all 1.
+
+    Unless `allow_copies`, none may lie nearer to a real picture, in pixels, than all but 1 % of the real ones lie to
+    each other. Scores: "confidence" in [0, 1] and "distance" (Euclidean, pixels in [0, 1]).
+    Raises LatentiaError where `real` has no labels or fewer than two pictures.
+    """
+    if len(real) < 2:
+        raise LatentiaError(f"{real.name} has {len(real)} pictures: too few to distinguish copies from others")
+    voters = classifiers or [trained_classifier(real, seed=seed, **how)]
+    some = np.random.default_rng(seed).permutation(len(real))[:LOOKED_UP]
+    apart = nearest_neighbours(real.images[some], real.images, 2).distance[:, 1]  # the nearest is the picture itself
+    floor = float(np.quantile(apart, COPY_QUANTILE))
+
+    def judge(pictures: Pictures, labels: Labels) -> Verdict:
+        chances = vote(voters, pictures)
+        confidence = (chances if weights is None else weighted(chances, weights))[np.arange(len(labels)), labels]
+        distance = nearest_neighbours(pictures, real.images).distance[:, 0]
+        accepted = (confidence >= min_confidence) & (allow_copies | (distance >= floor))
+        return Verdict(accepted, {"confidence": confidence, "distance": distance})
+
+    return judge
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Which synthetic pictures are made, and which of them are kept.
+
+    per_class: pictures of each class; None fills every class up to the largest.
+    strength: None draws from noise; a number in (0, 1] varies real pictures by so much.
+    unlabelled: names pictures that are varied instead, by `strength` or 0.5, each as the class that classifiers of the
+        labelled ones see in it; even: each class is as frequent as the others among them (see `label_by_votes`).
+    min_confidence, allow_copies: see `picture_judge`.
+    """
+
+    per_class: int | None = 500
+    strength: float | None = None
+    unlabelled: str | None = None
+    even: bool = False
+    min_confidence: float = 0.5
+    allow_copies: bool = False
+
+
+def augment_set(
+    model: str | Path,
+    data: str,
+    out: str | Path,
+    how: Augmentation,
+    *,
+    root: str | Path | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> str:
+    """Writes pictures of each class of the training split of `data` into the new folder `out`; returns their count.
+
+    Pictures are `class/number.png`; a line of manifest.jsonl each holds file, class, scores, seed, strength, the set
+    that was varied, sampling and the hash of the model. Raises LatentiaError where `out` exists, arguments contradict
+    each other, or model and data do not fit.
+    """
+    if how.even and how.unlabelled is None:
+        raise LatentiaError("--even is for --unlabelled pictures, and there are none")
+    with new_folder(Path(out)) as folder:
+        loaded = load(model, device)
+        real = load_pictures(data, "train", loaded.codec.size, "refuse", root)
+        if real.labels is None:
+            raise LatentiaError(f"{real.name} has no labels: there are no classes to draw")
+        counts = np.full(real.num_classes, how.per_class or 0)
+        if how.per_class is None:
+            counts = balancing_counts(real.labels, real.num_classes)
+        start, strength, judge = _judged(real, how, loaded.codec.size, root, seed, device)
+        chosen = {name: value for name, value in (sampling or {}).items() if value is not None}
+        made = synthesise(loaded, start, counts, strength=strength, judge=judge, seed=seed, progress=True, **chosen)
+        if not len(made.pictures):
+            raise LatentiaError(f"none of {made.drawn} pictures was accepted: lower --min-confidence or vary more")
+        origin = {
+            "seed": seed,
+            "strength": strength,
+            "unlabelled": how.unlabelled,
+            "sampling": loaded.sampling | chosen,
+            "model": f"{module_hash(loaded.first_stage)}-{module_hash(loaded.denoiser)}",
+        }
+        _write(folder, made, real.class_names, origin)
+    short = [f"{name} {missing}" for name, missing in zip(real.class_names, made.missing, strict=True) if missing]
+    ending = f"; missing: {', '.join(short)}" if short else ""
+    return f"{len(made.pictures)} of {made.drawn} drawn pictures were accepted{ending}"
+
+
+def _judged(
+    real: PictureSet, how: Augmentation, size: int, root: str | Path | None, seed: int, device: str
+) -> tuple[PictureSet, float | None, Judge]:
+    """The pictures to start from, the strength by which they are varied, and the judge of the results."""
+    start, strength, classifiers, weights = real, how.strength, [], None
+    if how.unlabelled is not None:
+        strength = VARIED if how.strength is None else how.strength
+        rest = load_pictures(how.unlabelled, "train", size, "refuse", root)
+        classifiers = trained_voters(real, seed=seed, device=device, progress=True)
+        start, _, weights = label_by_votes(classifiers, real, rest, even=how.even)
+    limits: dict[str, Any] = {"min_confidence": how.min_confidence, "allow_copies": how.allow_copies, "progress": True}
+    judge = picture_judge(real, classifiers=classifiers, weights=weights, seed=seed, device=device, **limits)
+    return start, strength, judge
+
+
+def _write(folder: Path, made: Synthetic, class_names: Sequence[str], origin: Mapping[str, Any]) -> None:
+    """The pictures, and the manifest with the origin of each."""
+    lines = []
+    for row, path in enumerate(write_pictures(made.pictures, made.labels, class_names, folder)):
+        scores = {name: round(float(score[row]), 6) for name, score in made.scores.items()}
+        lines.append(json.dumps({"file": path, "class": class_names[made.labels[row]], **scores, **origin}))
+    write_text(folder / MANIFEST_NAME, "".join(f"{line}\n" for line in lines))

@@ -15,7 +15,7 @@ from latentia.metrics.report import Figure, Report
 from latentia.modalities.base import Evaluation
 from latentia.modalities.image.grids import picture_grid, save_png
 from latentia.modalities.image.metrics.features import FeatureNet, classifier_net, imagenet_net, inception_net
-from latentia.modalities.image.metrics.neighbours import nearest_neighbours, neighbour_sheet, retrieval
+from latentia.modalities.image.metrics.neighbours import neighbour_sheet, retrieval
 from latentia.modalities.image.metrics.report import evaluate_pictures, evaluate_reconstruction
 from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.builtin import load_pictures
@@ -39,7 +39,7 @@ def evaluate_picture_model(model: LatentModel, out: Path, how: Evaluation) -> st
     network = _feature_net(model, train, test, how)
     batches = [model.decode(model.encode(test.images[i : i + 256])) for i in range(0, len(test), 256)]
     reconstructed = np.concatenate(batches)
-    reconstruction = evaluate_reconstruction(test, reconstructed, feature_net=network)
+    reconstruction = evaluate_reconstruction(test, reconstructed, network)
 
     count, classes, captions = how.count, len(model.class_names), None
     if model.condition("prompt") is not None and test.captions is not None:
@@ -84,10 +84,9 @@ def _write_sheets(
 ) -> None:
     """Samples, their nearest training pictures, and reconstructions under their originals."""
     sheet = images[:SHEET_ROWS]
-    near = nearest_neighbours(sheet, train.images, SHEET_NEIGHBOURS)
     columns = classes if 2 < classes <= 16 else None
     save_png(picture_grid(images[: (GRID // columns) * columns if columns else GRID], columns), out / "samples.png")
-    save_png(neighbour_sheet(sheet, train.images, near), out / "neighbours.png")
+    save_png(neighbour_sheet(sheet, train.images, SHEET_NEIGHBOURS), out / "neighbours.png")
     both = np.concatenate([test.images[:16], reconstructed[:16]])
     save_png(picture_grid(both, min(16, len(test))), out / "reconstructions.png")
 

@@ -26,21 +26,17 @@ def perceptual_loss(features: nn.Module, x_hat: Tensor, x: Tensor) -> Tensor:
     """
     with torch.no_grad():
         target = features(x)
-    given = features(x_hat)
-    if isinstance(given, Tensor):
-        given, target = [given], [target]
-    distances = [
-        (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean()
-        for a, b in zip(given, target, strict=True)
-    ]
+    made = features(x_hat)
+    pairs = [(made, target)] if isinstance(made, Tensor) else zip(made, target, strict=True)
+    distances = [(F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean() for a, b in pairs]
     return torch.stack(distances).sum()
 
 
 class PatchDiscriminator(nn.Module):
-    """Says for each patch of a picture how real it looks (Isola et al. 2017, §3.2.2 and App. 6.1.2).
+    """How real each patch of a picture looks (Isola et al. 2017, §3.2.2 and App. 6.1.2).
 
     Pictures (B, in_channels, H, W) → logits (B, 1, h, w); a logit sees 16, 34, 70 pixels for 1, 2, 3 `layers`. Groups
-    are normalised instead of batches: what one process says does not depend on what the others hold.
+    are normalised instead of batches, so that no process depends on the pictures of others.
     Raises LatentiaError where a picture is too small to give one logit.
     """
 
@@ -82,10 +78,12 @@ def hinge_generator_loss(fake: Tensor) -> Tensor:
 def adaptive_weight(reconstruction: Tensor, generator_loss: Tensor, last_layer: Tensor) -> Tensor:
     """‖∇ reconstruction‖ / (‖∇ generator_loss‖ + 1e-6) at `last_layer`, at most 1e4, detached.
 
-    Esser et al. 2021, eq. 7. Give it the scalar losses, not yet back-propagated, and
+    Esser et al. 2021, eq. 7. The losses are scalars, not yet back-propagated; the last layer is
     `first_stage.decoder.head.weight`.
     """
-    (target,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
-    (given,) = torch.autograd.grad(generator_loss, last_layer, retain_graph=True)
-    weight: Tensor = torch.linalg.vector_norm(target) / (torch.linalg.vector_norm(given) + 1e-6)
+    target, adversary = (
+        torch.linalg.vector_norm(torch.autograd.grad(loss, last_layer, retain_graph=True)[0])
+        for loss in (reconstruction, generator_loss)
+    )
+    weight: Tensor = target / (adversary + 1e-6)
     return weight.detach().clamp(max=1e4)

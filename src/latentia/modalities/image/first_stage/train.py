@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from latentia.config import part_of
 from latentia.items import ItemSet
 from latentia.latents.first_stage import FirstStage
-from latentia.modalities.image.first_stage import AutoencoderKL, AutoencoderVQ
+from latentia.modalities.image.first_stage import STAGES
 from latentia.modalities.image.first_stage.losses import (
     PatchDiscriminator,
     adaptive_weight,
@@ -28,11 +28,6 @@ from latentia.training.first_stage import new_stage, train_first_stage
 from latentia.training.recipe import Recipe
 from latentia.training.speed import Say
 
-STAGES: dict[str, type[AutoencoderKL] | type[AutoencoderVQ]] = {
-    "AutoencoderKL": AutoencoderKL,
-    "AutoencoderVQ": AutoencoderVQ,
-}
-
 
 def train_picture_stage(
     recipe: Recipe,
@@ -48,7 +43,8 @@ def train_picture_stage(
     The loss is LDM's (Rombach 2022, §3.1, App. G; Esser 2021, eq. 4–7): reconstruction + perceptual + w · regulariser
     + λ · adversary. `perceptual` is any frozen network that gives feature maps.
     """
-    settings, kind = recipe.first_stage, STAGES[recipe.first_stage.kind]
+    settings = recipe.first_stage
+    kind: Any = STAGES[settings.kind]
     stage = new_stage(recipe, kind, {**pictures.arguments, **part_of(settings, kind.Config)})
     for size in recipe.data.sizes(pictures.size):
         stage.latent_shape(size)  # refuses what does not divide, before any work

@@ -1,6 +1,5 @@
 """Nearest training pictures: does the model draw new pictures or copy its training pictures?"""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from latentia.modalities.image.grids import picture_grid
 CHUNK_ROWS = 4096
 CHUNK_BYTES = 2**27  # of float64 a chunk: pictures of any size fit in memory
 FLOOR_QUANTILE = 0.01
+GAP = 8  # pixels on a sheet between a picture and its neighbours
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,15 @@ class Memorisation:
     share_below_floor: float
 
 
-def nearest_neighbours(
-    queries: Pictures, train: Pictures, k: int = 1, *, features: Callable[[Pictures], NDArray[Any]] | None = None
-) -> Neighbours:
+def nearest_neighbours(queries: Pictures, train: Pictures, k: int = 1) -> Neighbours:
     """The k nearest training pictures of each query, by exact search.
 
     `queries` (N, H, W, C) and `train` (M, H, W, C) are uint8. Distances are Euclidean over pixels in [0, 1], so that a
-    copy lies at exactly 0; with `features` (pictures → (N, D) floats) they are Euclidean over those.
-    Raises LatentiaError where sizes or channels differ, k is not in 1…M, or a feature is not finite.
+    copy lies at exactly 0. Raises LatentiaError where sizes or channels differ or k is not in 1…M.
     """
     check_alike("pictures to look up", queries, "training pictures", train)
     if not 1 <= k <= len(train):
         raise LatentiaError(f"there are no {k} neighbours among {len(train)} training pictures")
-    if features is not None:
-        return _search(
-            *check_feature_pair("pictures to look up", features(queries), "training pictures", features(train)), k
-        )
     # Whole levels: sums of squares stay below 2⁵³, so float64 adds them without rounding.
     nearest = _search(queries.reshape(len(queries), -1), train.reshape(len(train), -1), k)
     return Neighbours(nearest.distance / 255.0, nearest.index)
@@ -83,26 +76,16 @@ def retrieval(made: NDArray[np.floating], real: NDArray[np.floating], k: int = 1
     return float((near == np.arange(len(made))[:, None]).any(1).mean())
 
 
-def neighbour_sheet(
-    generated: Pictures, train: Pictures, neighbours: Neighbours, scale: int = 1, pad: int = 2
-) -> Image.Image:
+def neighbour_sheet(generated: Pictures, train: Pictures, k: int) -> Image.Image:
     """One row a generated picture: itself, a gap, then its k nearest training pictures, nearest first.
 
-    `generated` is uint8 (N, H, W, C), `neighbours` the result of `nearest_neighbours(generated, train, k)`.
-    Raises LatentiaError where they do not belong together.
+    Pictures are uint8 (N, H, W, C). Raises what `nearest_neighbours` raises.
     """
-    check_alike("generated pictures", generated, "training pictures", train)
-    count, k = neighbours.index.shape
-    if count != len(generated) or neighbours.index.max() >= len(train):
-        raise LatentiaError(
-            f"the neighbours of {count} pictures do not belong to {len(generated)} generated and {len(train)} training"
-        )
-    left = picture_grid(generated, columns=1, scale=scale, pad=pad)
-    right = picture_grid(train[neighbours.index.ravel()], columns=k, scale=scale, pad=pad)
-    gap = 4 * pad
-    sheet = Image.new(left.mode, (left.width + gap + right.width, left.height), "white")
+    nearest = train[nearest_neighbours(generated, train, k).index.ravel()]
+    left, right = picture_grid(generated, columns=1), picture_grid(nearest, columns=k)
+    sheet = Image.new(left.mode, (left.width + GAP + right.width, left.height), "white")
     sheet.paste(left, (0, 0))
-    sheet.paste(right, (left.width + gap, 0))
+    sheet.paste(right, (left.width + GAP, 0))
     return sheet
 
 

@@ -1,6 +1,7 @@
-"""`load_pictures`: one name, one set of pictures."""
+"""One name, one set of pictures: `load_pictures`, and `load_framed` for pictures of several sizes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from latentia.errors import LatentiaError
 from latentia.items import OnCorrupt, Split, check_choices
-from latentia.modalities.image.pictures import Frame, PictureSet, resize_pictures, sides_of
+from latentia.modalities.image.pictures import Frame, NoneFits, PictureSet, resize_pictures, sides_of
 from latentia.modalities.image.readers.cifar import cifar10, read_cifar10
 from latentia.modalities.image.readers.fetch import fetch_fashion_mnist
 from latentia.modalities.image.readers.folder import read_folder
@@ -87,6 +88,25 @@ def load_pictures(
     if not isinstance(size, Frame):
         pictures.check_square()
     return pictures
+
+
+def load_framed(
+    name: str | Path,
+    split: Split,
+    sizes: Sequence[tuple[int, int]],
+    on_corrupt: OnCorrupt = "refuse",
+    root: str | Path | None = None,
+) -> list[PictureSet]:
+    """`load_pictures`, each picture in that of the `sizes`, (height, width), whose aspect ratio is nearest to its own.
+
+    Aspect ratio buckets, as in NovelAI 2022 and SDXL (Podell et al. 2023, §2.3). The first of the sizes is a square.
+    Sizes to which no picture belongs are left out.
+    """
+    parts = []
+    for chosen in range(len(sizes)):
+        with suppress(NoneFits):
+            parts.append(load_pictures(name, split, Frame(tuple(sizes), chosen), on_corrupt, root))
+    return parts
 
 
 def _read(
