@@ -4,8 +4,8 @@ from scipy import ndimage
 
 from latentia.errors import LatentiaError
 from latentia.metrics.distances import frechet_distance
+from latentia.modalities.image.evaluation.evaluate import evaluate_reconstruction
 from latentia.modalities.image.metrics.reconstruction import psnr, ssim
-from latentia.modalities.image.metrics.report import evaluate_reconstruction
 
 
 def noisy(images, seed=0, deviation=25):

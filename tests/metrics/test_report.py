@@ -6,9 +6,9 @@ import pytest
 
 from latentia.errors import LatentiaError
 from latentia.metrics.distances import coverage, frechet_distance
-from latentia.modalities.image.metrics import report as report_module
+from latentia.modalities.image.evaluation import evaluate as report_module
+from latentia.modalities.image.evaluation.evaluate import evaluate_pictures
 from latentia.modalities.image.metrics.classifier import classification_accuracy_score
-from latentia.modalities.image.metrics.report import evaluate_pictures
 
 
 @pytest.fixture(scope="module")

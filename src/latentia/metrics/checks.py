@@ -14,13 +14,11 @@ Features = NDArray[np.float64]  # (N, D)
 
 
 def check_pictures(name: str, images: NDArray[Any]) -> None:
-    """Raises LatentiaError unless `images` is uint8 (N, H, W, C) with N ≥ 1 and C 1 or 3."""
+    """Raises LatentiaError unless `images` is uint8 (N, H, W, C) with N, H, W ≥ 1 and C 1 or 3."""
     if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in (1, 3):
-        raise LatentiaError(
-            f"{name}: expected uint8 pictures (N, H, W, 1 or 3), got {images.dtype} of shape {tuple(images.shape)}"
-        )
-    if len(images) == 0:
-        raise LatentiaError(f"{name}: the set holds no picture, there is nothing to measure")
+        raise LatentiaError(f"{name}: expected uint8 pictures (N, H, W, 1 or 3), got {images.dtype} {images.shape}")
+    if 0 in images.shape:
+        raise LatentiaError(f"{name} holds no pictures")
 
 
 def check_alike(name_a: str, a: Pictures, name_b: str, b: Pictures) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path
 from latentia.items import folder_name
+from latentia.metrics.checks import check_pictures
 from latentia.modalities.base import Draw
 
 BACKGROUND = 255  # white, between and behind the pictures
@@ -25,8 +26,7 @@ def picture_grid(images: NDArray[np.uint8], columns: int | None = None, scale: i
     One picture alone gets no border.
     Raises LatentiaError for other arrays, no pictures, columns or scale below 1, or a negative pad.
     """
-    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in (1, 3) or 0 in images.shape:
-        raise LatentiaError(f"a grid needs uint8 pictures (N, H, W, 1 or 3), got {images.dtype} {images.shape}")
+    check_pictures("a grid", images)
     count, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(count)) if columns is None else columns
     if columns < 1 or scale < 1 or pad < 0:

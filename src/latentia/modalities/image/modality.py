@@ -15,14 +15,13 @@ from latentia.items import ItemSet, joined
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.base import Evaluation, Modality, Say, Summary, Writer, summary
 from latentia.modalities.image import grids
-from latentia.modalities.image.clusters import with_clusters
 from latentia.modalities.image.first_stage import STAGES
 from latentia.modalities.image.grids import picture_grid, save_png, scale_of
-from latentia.modalities.image.items import PictureCodec, mirrored, picture_items
+from latentia.modalities.image.items import PictureCodec, mirrored, picture_items, with_clusters
 from latentia.modalities.image.pictures import MAX_SIDE, parse_size
 from latentia.modalities.image.readers.builtin import BUILT_IN, load_framed, load_pictures
 from latentia.modalities.image.readers.fetch import fetch_cifar10, fetch_fashion_mnist
-from latentia.modalities.image.readers.single import read_one
+from latentia.modalities.image.readers.image_cache import read_one
 from latentia.modalities.image.repair_task import RepairTask, with_damage
 
 
@@ -174,7 +173,7 @@ class Pictures(Modality):
     def show(self, name: str, split: Any, how: Mapping[str, Any]) -> Summary:
         """`out` gets a grid of the first 64 pictures."""
         pictures = load_pictures(name, split, how["size"], how["on_corrupt"], how["root"])
-        side, out = pictures.image_size, how["out"]
+        side, out = pictures.size, how["out"]
         if out:
             save_png(picture_grid(pictures.images[:64], scale=scale_of(side)), out)
         what = f"{len(pictures)} pictures of {side}×{side}×{pictures.channels}"

@@ -93,24 +93,22 @@ def synthesise(
     if strength is not None and empty:
         raise LatentiaError(f"{real.name} has no picture of {', '.join(empty)} that could be varied")
 
-    missing = counts.astype(np.int64)
+    missing, drawn = counts.astype(np.int64), 0
     kept: list[tuple[Pictures, Labels, dict[str, NDArray[np.float64]]]] = []
-    drawn = 0
     for number in range(rounds):
         labels = np.repeat(np.arange(real.num_classes), missing)
         if not len(labels):
             break
-        round_seed = seed * rounds + number
+        options = {"seed": seed * rounds + number, "progress": progress, **sampling}
         if strength is None:
-            pictures = model.generate(own[labels], seed=round_seed, progress=progress, **sampling)
+            pictures = model.generate(own[labels], **options)
         else:
-            generator = np.random.default_rng(round_seed)
+            generator = np.random.default_rng(options["seed"])
             start = real.images[[generator.choice(rows[label]) for label in labels]]
-            pictures = vary(model, start, own[labels], strength, seed=round_seed, progress=progress, **sampling)
+            pictures = vary(model, start, own[labels], strength, **options)
         drawn += len(labels)
-        verdict = Verdict(np.ones(len(labels), bool), {}) if judge is None else judge(pictures, labels)
-        keep = verdict.accepted
-        kept.append((pictures[keep], labels[keep], {name: score[keep] for name, score in verdict.scores.items()}))
+        keep, scores = (np.ones(len(labels), bool), {}) if judge is None else judge(pictures, labels)
+        kept.append((pictures[keep], labels[keep], {name: score[keep] for name, score in scores.items()}))
         missing = missing - np.bincount(labels[keep], minlength=real.num_classes)
     if not kept:
         raise LatentiaError("no class is to get a picture")
@@ -122,11 +120,11 @@ def synthesise(
 
 def picture_judge(
     real: PictureSet,
+    min_confidence: float = 0.5,
+    allow_copies: bool = False,
     *,
     classifiers: Sequence[PictureClassifier] = (),
     weights: NDArray[np.float64] | None = None,
-    min_confidence: float = 0.5,
-    allow_copies: bool = False,
     seed: int = 0,
     **how: Any,
 ) -> Judge:
@@ -196,13 +194,23 @@ def augment_set(
         raise LatentiaError("--even is for --unlabelled pictures, and there are none")
     with new_folder(Path(out)) as folder:
         loaded = load(model, device)
-        real = load_pictures(data, "train", loaded.codec.size, "refuse", root)
+        size = loaded.codec.size
+        trained: dict[str, Any] = {"seed": seed, "device": device, "progress": True}
+        real = start = load_pictures(data, "train", size, "refuse", root)
         if real.labels is None:
             raise LatentiaError(f"{real.name} has no labels: there are no classes to draw")
         counts = np.full(real.num_classes, how.per_class or 0)
         if how.per_class is None:
             counts = balancing_counts(real.labels, real.num_classes)
-        start, strength, judge = _judged(real, how, loaded.codec.size, root, seed, device)
+        strength = how.strength
+        judging: dict[str, Any] = {}
+        if how.unlabelled is not None:
+            strength = VARIED if strength is None else strength
+            rest = load_pictures(how.unlabelled, "train", size, "refuse", root)
+            voters = trained_voters(real, **trained)
+            start, _, weights = label_by_votes(voters, real, rest, even=how.even)
+            judging = {"classifiers": voters, "weights": weights}
+        judge = picture_judge(real, how.min_confidence, how.allow_copies, **judging, **trained)
         chosen = {name: value for name, value in (sampling or {}).items() if value is not None}
         made = synthesise(loaded, start, counts, strength=strength, judge=judge, seed=seed, progress=True, **chosen)
         if not len(made.pictures):
@@ -214,31 +222,11 @@ def augment_set(
             "sampling": loaded.sampling | chosen,
             "model": f"{module_hash(loaded.first_stage)}-{module_hash(loaded.denoiser)}",
         }
-        _write(folder, made, real.class_names, origin)
+        lines = []
+        for row, path in enumerate(write_pictures(made.pictures, made.labels, real.class_names, folder)):
+            scores = {name: round(float(score[row]), 6) for name, score in made.scores.items()}
+            lines.append(json.dumps({"file": path, "class": real.class_names[made.labels[row]], **scores, **origin}))
+        write_text(folder / MANIFEST_NAME, "".join(f"{line}\n" for line in lines))
     short = [f"{name} {missing}" for name, missing in zip(real.class_names, made.missing, strict=True) if missing]
     ending = f"; missing: {', '.join(short)}" if short else ""
     return f"{len(made.pictures)} of {made.drawn} drawn pictures were accepted{ending}"
-
-
-def _judged(
-    real: PictureSet, how: Augmentation, size: int, root: str | Path | None, seed: int, device: str
-) -> tuple[PictureSet, float | None, Judge]:
-    """The pictures to start from, the strength by which they are varied, and the judge of the results."""
-    start, strength, classifiers, weights = real, how.strength, [], None
-    if how.unlabelled is not None:
-        strength = VARIED if how.strength is None else how.strength
-        rest = load_pictures(how.unlabelled, "train", size, "refuse", root)
-        classifiers = trained_voters(real, seed=seed, device=device, progress=True)
-        start, _, weights = label_by_votes(classifiers, real, rest, even=how.even)
-    limits: dict[str, Any] = {"min_confidence": how.min_confidence, "allow_copies": how.allow_copies, "progress": True}
-    judge = picture_judge(real, classifiers=classifiers, weights=weights, seed=seed, device=device, **limits)
-    return start, strength, judge
-
-
-def _write(folder: Path, made: Synthetic, class_names: Sequence[str], origin: Mapping[str, Any]) -> None:
-    """The pictures, and the manifest with the origin of each."""
-    lines = []
-    for row, path in enumerate(write_pictures(made.pictures, made.labels, class_names, folder)):
-        scores = {name: round(float(score[row]), 6) for name, score in made.scores.items()}
-        lines.append(json.dumps({"file": path, "class": class_names[made.labels[row]], **scores, **origin}))
-    write_text(folder / MANIFEST_NAME, "".join(f"{line}\n" for line in lines))

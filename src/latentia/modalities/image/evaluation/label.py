@@ -16,8 +16,8 @@ from latentia.errors import LatentiaError
 from latentia.files import new_folder
 from latentia.metrics.checks import Pictures
 from latentia.modalities.image.applications.repair import check_masks
-from latentia.modalities.image.clusters import CLUSTERS_NAME
 from latentia.modalities.image.degrade import cover
+from latentia.modalities.image.items import CLUSTERS_NAME
 from latentia.modalities.image.metrics.classifier import (
     PictureClassifier,
     even_weights,
@@ -130,19 +130,18 @@ def name_clusters(
 ) -> LatentModel:
     """A model of unlabelled pictures in clusters, to draw classes from: each of them is a mixture of the clusters.
 
-    A few labelled pictures, or the predictions of their classifiers for others, assign clusters to classes, and nothing
-    is trained (clusters as labels: Bao et al. 2022; labels by few: after You et al. 2023, "Diffusion models and
-    semi-supervised learners benefit mutually with few labels").
+    A few labelled pictures, or their classifiers' predictions for others, assign clusters to classes, untrained
+    (clusters as labels: Bao et al. 2022; labels by few: after You et al. 2023, "Diffusion models and semi-supervised
+    learners benefit mutually with few labels"). The vectors of the clusters stay as learned.
 
     clusters: (N,), the cluster of each of some pictures (the run's `denoiser/clusters.npy` holds those of all).
     votes: (N, len(class_names)) ≥ 0, the weight of each of these pictures for each class.
     Raises LatentiaError where the model has classes or no clusters, the two do not fit, or nothing speaks for a class.
     """
     count = check_nameless(model)
-    if clusters.ndim != 1 or votes.shape != (len(clusters), len(class_names)) or not (votes >= 0).all():
-        raise LatentiaError(
-            f"votes have the shape {votes.shape}, expected numbers of 0 or more, {(len(clusters), len(class_names))}"
-        )
+    expected = len(clusters), len(class_names)
+    if clusters.ndim != 1 or votes.shape != expected or not (votes >= 0).all():
+        raise LatentiaError(f"votes have the shape {votes.shape}, expected numbers of 0 or more, {expected}")
     if not len(clusters) or clusters.min() < 0 or clusters.max() >= count:
         raise LatentiaError(f"clusters are no numbers from 0 to {count - 1}")
     shares = np.stack([np.bincount(clusters, weights=column, minlength=count) for column in votes.T]).astype(np.float64)
@@ -150,21 +149,14 @@ def name_clusters(
     if silent:
         raise LatentiaError(f"no picture speaks for {', '.join(silent)}")
     shares /= shares.sum(1, keepdims=True)
-    return with_label(model, class_names, shares)
-
-
-def with_label(model: LatentModel, class_names: Sequence[str], shares: NDArray[np.float64]) -> LatentModel:
-    """The model with classes made of its clusters in these shares (classes, clusters); vectors stay as learned."""
     old: Label = model.condition("label")
-    table = old.table.weight.detach()
-    null, classes = table[-1:], len(class_names)
+    table, classes = old.table.weight.detach(), len(class_names)
+    null = table[-1:]
     label = Label(table.shape[1], class_names, shares.tolist(), old.coarse)
     label.table.weight.data = torch.cat([null.expand(classes, -1), table[:-1].repeat(classes, 1), null])
     label.eval().requires_grad_(False)
-    return replace(
-        model,
-        denoiser=Denoiser(model.denoiser.core, {**model.denoiser.known, "label": label}, model.denoiser.objective),
-    )
+    known = {**model.denoiser.known, "label": label}
+    return replace(model, denoiser=Denoiser(model.denoiser.core, known, model.denoiser.objective))
 
 
 def name_run(

@@ -1,8 +1,7 @@
 """First stages of pictures."""
 
 from latentia.modalities.image.first_stage.autoencoder import PictureStage
-from latentia.modalities.image.first_stage.diffusers_kl import DiffusersKL
-from latentia.modalities.image.first_stage.kl import AutoencoderKL
+from latentia.modalities.image.first_stage.kl import AutoencoderKL, DiffusersKL
 from latentia.modalities.image.first_stage.vq import AutoencoderVQ
 
 __all__ = ["STAGES", "PictureStage"]

@@ -74,7 +74,15 @@ def inception_net(weights_path: Path | None = None, *, device: str | torch.devic
     Nothing is downloaded: the weights are read from `weights_path`, else from torch.hub's cache. Raises LatentiaError
     where torch-fidelity is not installed, or where the file is missing, altered or unreadable.
     """
-    network = _inception(_inception_weights(weights_path)).to(device).eval()
+    path = weights_path or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    fetch = f"download {INCEPTION_URL}"
+    if not path.is_file():
+        raise LatentiaError(f"the Inception weights are not at {path}: {fetch} and put it there, or pass its path")
+    if not _digest(path).startswith(INCEPTION_SHA256_STARTS):
+        raise LatentiaError(
+            f"{path} is not the file that FID is defined by (SHA-256 {_digest(path)[:8]}…): {fetch} again"
+        )
+    network = _inception(path).to(device).eval()
     return FeatureNet(INCEPTION_NAME, lambda images: _in_colour(lambda x: network(x)[0], images, device))
 
 
@@ -105,21 +113,6 @@ def _in_colour(network: Callable[[Tensor], Tensor], images: Pictures, device: An
             rgb = np.broadcast_to(batch, (*batch.shape[:3], 3)).transpose(0, 3, 1, 2)
             parts.append(network(torch.from_numpy(rgb.copy()).to(device)).float().cpu())
     return torch.cat(parts).numpy()
-
-
-def _inception_weights(path: Path | None) -> Path:
-    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE if path is None else path
-    if not path.is_file():
-        raise LatentiaError(
-            f"the Inception weights are not at {path}: download {INCEPTION_URL} and put it there, or pass its path"
-        )
-    digest = _digest(path)
-    if not digest.startswith(INCEPTION_SHA256_STARTS):
-        raise LatentiaError(
-            f"{path} is not the file that FID is defined by (its SHA-256 starts with {digest[:8]}, not "
-            f"{INCEPTION_SHA256_STARTS}): download {INCEPTION_URL} again"
-        )
-    return path
 
 
 def _digest(path: Path) -> str:

@@ -15,6 +15,7 @@ from latentia.modalities.image.readers.fetch import fetch_fashion_mnist
 from latentia.modalities.image.readers.folder import read_folder
 from latentia.modalities.image.readers.hub import read_hub, read_parquet
 from latentia.modalities.image.readers.idx import fashion_mnist, find_idx, read_idx_folder
+from latentia.modalities.image.readers.image_cache import Choice
 from latentia.modalities.image.readers.shards import read_shards, shard_files
 from latentia.sources.parquet import parquet_files
 
@@ -84,7 +85,8 @@ def load_pictures(
     check_choices(split, on_corrupt)
     if size is not None and not 1 <= min(sides_of(size)) <= max(sides_of(size)) <= MAX_SIZE:
         raise LatentiaError(f"size is {size}, expected 1 to {MAX_SIZE} pixels")
-    pictures = _read(name, split, size, on_corrupt, None if root is None else Path(root).expanduser())
+    choice = Choice(split, size, on_corrupt)
+    pictures = _read(name, None if root is None else Path(root).expanduser(), choice)
     if not isinstance(size, Frame):
         pictures.check_square()
     return pictures
@@ -109,27 +111,24 @@ def load_framed(
     return parts
 
 
-def _read(
-    name: str | Path, split: Split, size: int | Frame | None, on_corrupt: OnCorrupt, base: Path | None
-) -> PictureSet:
+def _read(name: str | Path, base: Path | None, choice: Choice) -> PictureSet:
+    split, size = choice.split, choice.size
     if name in BUILT_IN:
         return _resized(BUILT_IN[str(name)](split, base), size)
     if str(name).startswith("hf:"):
-        return read_hub(str(name).removeprefix("hf:"), split, size, on_corrupt)
+        return read_hub(str(name).removeprefix("hf:"), choice)
     path = Path(base or "", Path(name).expanduser())
     if not path.exists():
         raise LatentiaError(f"{name!s} is neither a path that exists nor one of {', '.join(BUILT_IN)}, hf:NAME")
     if path.is_file() and path.name.endswith((".tar.gz", ".tgz")):
         return _resized(read_cifar10(path, split), size)
     if shard_files(path):
-        return read_shards(path, split, size, on_corrupt)
+        return read_shards(path, choice)
     if path.is_file() and path.suffix != ".parquet":
         raise LatentiaError(f"{path} is neither a folder, a parquet file, a tar shard nor the CIFAR-10 archive")
     if path.is_dir() and (find_idx(path, "train") or find_idx(path, "test")):
         return _resized(read_idx_folder(path, split, path.resolve().name), size)
-    if parquet_files(path):
-        return read_parquet(path, split, size, on_corrupt)
-    return read_folder(path, split, size, on_corrupt)
+    return read_parquet(path, choice) if parquet_files(path) else read_folder(path, choice)
 
 
 def _resized(pictures: PictureSet, size: int | Frame | None) -> PictureSet:

@@ -29,26 +29,14 @@ MAX_MEMBERS = 100  # the official archive has 9
 PICTURE_BYTES = 3 * 32 * 32
 
 
-class _Array:
-    """Stands in for `numpy.ndarray` while unpickling: keeps the state in the pickle and runs nothing of numpy."""
+class _Inert:
+    """Stands in for numpy's arrays and types while unpickling: keeps the arguments and the state, runs nothing."""
 
-    state: tuple[Any, ...] = ()
-
-    def __init__(self, *_: Any) -> None:
-        pass
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments, self.state = arguments, ()
 
     def __setstate__(self, state: Any) -> None:
         self.state = tuple(state)
-
-
-class _DType:
-    """Stands in for `numpy.dtype`."""
-
-    def __init__(self, code: Any = None, *_: Any) -> None:
-        self.code = code
-
-    def __setstate__(self, state: Any) -> None:
-        pass
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
@@ -58,10 +46,8 @@ def _encode(text: Any, encoding: Any) -> bytes:
 
 # All names that the official batches refer to, with an inert stand-in for each.
 ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _DType,
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Inert for core in ("core", "_core")},
+    **{("numpy", name): _Inert for name in ("ndarray", "dtype")},
     ("_codecs", "encode"): _encode,
 }
 
@@ -125,11 +111,11 @@ def _read_batch(data: bytes, where: str) -> tuple[NDArray[np.uint8], NDArray[np.
         raise LatentiaError(f"{where} is not a CIFAR-10 batch: {error}") from None
     fields = batch if isinstance(batch, dict) else {}
     array, labels = fields.get(b"data", fields.get("data")), fields.get(b"labels", fields.get("labels"))
-    state = array.state if isinstance(array, _Array) else ()
+    state: tuple[Any, ...] = array.state if isinstance(array, _Inert) else ()
     if len(state) != 5 or not isinstance(state[4], bytes) or not isinstance(labels, list):
         raise LatentiaError(f"{where} is not a CIFAR-10 batch: it lacks pictures or labels")
     _, shape, dtype, fortran_order, pixels = state
-    code = dtype.code if isinstance(dtype, _DType) else None
+    code = next(iter(dtype.arguments), None) if isinstance(dtype, _Inert) else None
     if code not in ("u1", b"u1") or fortran_order or shape != (len(labels), PICTURE_BYTES):
         raise LatentiaError(f"{where} holds {code} {shape} for {len(labels)} labels, expected u1 (n, {PICTURE_BYTES})")
     if len(pixels) != len(labels) * PICTURE_BYTES or not all(
@@ -145,8 +131,10 @@ def cifar10(split: Split, root: Path | None) -> PictureSet:
 
     Raises LatentiaError that lists the folders searched where none has it.
     """
-    missing = "CIFAR-10 was not found in {}; fetch it with `latentia data fetch cifar10`, or pass root=... with "
-    place = find_data(
-        "cifar10", root, lambda path: path.is_file() or (path / CIFAR10_FILE).is_file(), missing + CIFAR10_FILE
-    )
-    return read_cifar10(place if place.is_file() else place / CIFAR10_FILE, split)
+
+    def archive(path: Path) -> Path:
+        return path if path.is_file() else path / CIFAR10_FILE
+
+    advice = f"fetch it with `latentia data fetch cifar10`, or pass root=... with {CIFAR10_FILE}"
+    missing = "CIFAR-10 was not found in {}; " + advice
+    return read_cifar10(archive(find_data("cifar10", root, lambda path: archive(path).is_file(), missing)), split)

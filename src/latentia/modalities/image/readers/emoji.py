@@ -31,8 +31,6 @@ HELD_OUT = 0.1  # share of the pairs of emoji and style
 KINDS = 3  # captions of an emoji that join a keyword and the last word of its name
 MAX_MEMBER = 2**24  # bytes of a file in an archive
 
-Draw = Callable[[int], Image.Image]
-
 
 class Emoji(NamedTuple):
     """One emoji: its code points ("1F408-200D-2B1B"), the characters, and by language its name and keywords."""
@@ -42,9 +40,11 @@ class Emoji(NamedTuple):
     names: dict[str, tuple[str, tuple[str, ...]]]
 
 
-def prepare_emoji(
-    out: Path, size: int = 64, languages: Sequence[str] = EMOJI_LANGUAGES, cache: Path | None = None
-) -> dict[str, int]:
+Draw = Callable[[Emoji, int], Image.Image | None]
+"""An emoji and a side in pixels → its picture, or None where there is none."""
+
+
+def prepare_emoji(out: Path, size: int = 64, languages: Sequence[str] = EMOJI_LANGUAGES) -> dict[str, int]:
     """Draws all emoji into `out/train` and `out/test`, PNGs of `size` pixels on white with a `metadata.jsonl` each.
 
     A line of that holds file_name, text (one caption a line: the names by language, with and without the style), emoji
@@ -60,7 +60,7 @@ def prepare_emoji(
         raise LatentiaError(f"size is {size}, expected 8 to 1024 pixels")
     if not languages:
         raise LatentiaError("languages is empty, expected one or more of en, de, zh …")
-    folder = fetch_emoji(cache)
+    folder = fetch_emoji()
     emoji = read_names(folder / EMOJI_FILES["names"], languages)
     styles = {
         "noto": noto_drawings(folder / NOTO_FONT),
@@ -72,14 +72,14 @@ def prepare_emoji(
     counts = dict.fromkeys(styles, 0)
     with new_folder(out, replace=True) as temporary:
         for one in tqdm(emoji, desc="drawing emoji", unit="emoji", disable=None):
-            drawings = {style: draw for style, find in styles.items() if (draw := find(one)) is not None}
+            drawings = {style: picture for style, draw in styles.items() if (picture := draw(one, size)) is not None}
             hidden = held_out_style(one.code, sorted(drawings))
-            for style, draw in drawings.items():
+            for style, picture in drawings.items():
                 split = "test" if style == hidden else "train"
                 name = f"{style}/{one.code}.png"
                 path = temporary / split / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                draw(size).save(path)
+                picture.save(path)
                 row = {"file_name": name, "text": "\n".join(captions(one, style)), "emoji": one.text, "style": style}
                 rows[split].append(json.dumps(row, ensure_ascii=False))
                 counts[style] += 1
@@ -143,34 +143,28 @@ def _name(row: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     return str(row["label"]), tuple(map(str, row.get("tags", ())))
 
 
-def noto_drawings(path: Path) -> Callable[[Emoji], Draw | None]:
+def noto_drawings(path: Path) -> Draw:
     """The drawings of a colour bitmap font. Raises LatentiaError where Pillow cannot join characters (raqm)."""
     if not features.check("raqm"):
         raise LatentiaError("Pillow lacks raqm, which joins the characters of an emoji: pip install -U pillow")
     font = ImageFont.truetype(str(path), FONT_SIZE)
     one_width = font.getbbox("😀")[2]
 
-    def find(emoji: Emoji) -> Draw | None:
-        box = font.getbbox(emoji.text)
-        if box[2] > one_width or box[2] <= 0:  # characters that the font cannot join stand side by side
+    def draw(emoji: Emoji, size: int) -> Image.Image | None:
+        left, top, right, bottom = map(int, font.getbbox(emoji.text))
+        if not 0 < right <= one_width:  # characters that the font cannot join stand side by side
             return None
+        side = max(right, bottom)
+        picture = Image.new("RGB", (side, side), "white")
+        place = (side - right) // 2 - left, (side - bottom) // 2 - top
+        ImageDraw.Draw(picture).text(place, emoji.text, font=font, embedded_color=True)
+        blank = np.asarray(picture).min() == 255
+        return None if blank else picture.resize((size, size), Image.Resampling.LANCZOS)
 
-        def draw(size: int) -> Image.Image:
-            side = max(int(box[2]), int(box[3]))
-            picture = Image.new("RGB", (side, side), "white")
-            place = ((side - int(box[2])) // 2 - int(box[0]), (side - int(box[3])) // 2 - int(box[1]))
-            ImageDraw.Draw(picture).text(place, emoji.text, font=font, embedded_color=True)
-            return picture.resize((size, size), Image.Resampling.LANCZOS)
-
-        blank = np.asarray(draw(8)).min() == 255
-        return None if blank else draw
-
-    return find
+    return draw
 
 
-def archive_drawings(
-    archive: Path, folder: str, names: Callable[[Emoji], Iterator[str]]
-) -> Callable[[Emoji], Draw | None]:
+def archive_drawings(archive: Path, folder: str, names: Callable[[Emoji], Iterator[str]]) -> Draw:
     """The SVG drawings in an npm package, read at once; `names` lists the file names that an emoji may have."""
     try:
         from resvg_py import svg_to_bytes
@@ -180,19 +174,15 @@ def archive_drawings(
         members = [m for m in file if m.isfile() and m.name.startswith(folder) and m.name.endswith(".svg")]
         drawings = {member.name.removeprefix(folder)[:-4]: _member(file, member).decode() for member in members}
 
-    def find(emoji: Emoji) -> Draw | None:
+    def draw(emoji: Emoji, size: int) -> Image.Image | None:
         svg = next((drawings[name] for name in names(emoji) if name in drawings), None)
         if svg is None:
             return None
+        data = svg_to_bytes(svg_string=svg, width=SHARPER * size, height=SHARPER * size, background="white")
+        with Image.open(io.BytesIO(bytes(data)), formats=("PNG",)) as picture:
+            return picture.convert("RGB").resize((size, size), Image.Resampling.BOX)
 
-        def draw(size: int) -> Image.Image:
-            data = svg_to_bytes(svg_string=svg, width=SHARPER * size, height=SHARPER * size, background="white")
-            with Image.open(io.BytesIO(bytes(data)), formats=("PNG",)) as picture:
-                return picture.convert("RGB").resize((size, size), Image.Resampling.BOX)
-
-        return draw
-
-    return find
+    return draw
 
 
 def openmoji_names(emoji: Emoji) -> Iterator[str]:

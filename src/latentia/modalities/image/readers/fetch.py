@@ -45,14 +45,14 @@ def fetch_fashion_mnist(cache: Path | None = None) -> Path:
     return fetch_debian("dataset-fashion-mnist", "*-ubyte.gz", folder, whole, "the four Fashion-MNIST files")
 
 
-def fetch_emoji(cache: Path | None = None) -> Path:
-    """Puts names and drawings of emoji into the folder `cache` (default `cache_dir()/emoji`) and returns it.
+def fetch_emoji() -> Path:
+    """Puts names and drawings of emoji into the folder `cache_dir()/emoji` and returns it.
 
     The names and three sets of drawings are npm packages, which npm verifies; the fourth is the font of the Debian
     package `fonts-noto-color-emoji`, which apt verifies. Nothing in the packages is run.
     Raises LatentiaError where npm or apt is missing or cannot reach a registry.
     """
-    folder = cache or cache_dir() / "emoji"
+    folder = cache_dir() / "emoji"
     font = folder / NOTO_FONT
     fetch_debian("fonts-noto-color-emoji", NOTO_FONT, folder, font.is_file, NOTO_FONT)
     for part, package in EMOJI_PACKAGES.items():
