@@ -88,7 +88,7 @@ def test_what_is_rejected_is_drawn_anew_until_the_rounds_are_over(model: LatentM
 
     counts = np.zeros(10, np.int64)
     counts[[2, 3]] = 4, 1
-    made = synthesise(model, digits, counts, judge=half, rounds=4)
+    made = synthesise(model, digits, counts, judge=half)
     np.testing.assert_array_equal(made.labels, [2, 2, 2, 2])
     assert made.missing[3] == 1
     assert len(np.unique(made.pictures.reshape(4, -1), axis=0)) == 4

@@ -11,19 +11,19 @@ from latentia.modalities.image.metrics.neighbours import memorisation, nearest_n
 def test_equals_scikit_learn(train, test, rows, monkeypatch):
     monkeypatch.setattr(neighbours, "CHUNK_ROWS", rows)
     queries, among = test.images[:20], train.images[:150]
-    found = nearest_neighbours(queries, among, k=4)
+    distance, index = nearest_neighbours(queries, among, k=4)
     flat_queries, flat_train = (images.reshape(len(images), -1) / 255 for images in (queries, among))
     expected, _ = NearestNeighbors(n_neighbors=4, algorithm="kd_tree").fit(flat_train).kneighbors(flat_queries)
-    assert found.distance == pytest.approx(expected, abs=1e-9)
-    gathered = np.linalg.norm(flat_queries[:, None] - flat_train[found.index], axis=2)
-    assert gathered == pytest.approx(found.distance, abs=1e-9)
-    assert all(len(set(row)) == 4 for row in found.index)
+    assert distance == pytest.approx(expected, abs=1e-9)
+    gathered = np.linalg.norm(flat_queries[:, None] - flat_train[index], axis=2)
+    assert gathered == pytest.approx(distance, abs=1e-9)
+    assert all(len(set(row)) == 4 for row in index)
 
 
 def test_a_copy_lies_at_exactly_zero(train):
-    found = nearest_neighbours(train.images[30:40], train.images)
-    assert (found.distance == 0).all()
-    assert (train.images[found.index[:, 0]] == train.images[30:40]).all()
+    distance, index = nearest_neighbours(train.images[30:40], train.images)
+    assert (distance == 0).all()
+    assert (train.images[index[:, 0]] == train.images[30:40]).all()
 
 
 def test_memorisation_tells_copies_from_new_pictures(train, test):
@@ -37,7 +37,7 @@ def test_memorisation_tells_copies_from_new_pictures(train, test):
 
 def test_sheet_shows_each_picture_beside_its_neighbours(train, test):
     generated = test.images[:3]
-    nearest = nearest_neighbours(generated, train.images, k=2).index
+    _, nearest = nearest_neighbours(generated, train.images, k=2)
     sheet = np.asarray(neighbour_sheet(generated, train.images, 2))
     assert sheet.shape == (3 * 10 + 2, 12 + 8 + 2 * 10 + 2)
     second_row = slice(12, 20)

@@ -91,10 +91,11 @@ def coverage(real: NDArray[np.floating], fake: NDArray[np.floating], k: int = 5)
     if k < 1:
         raise LatentiaError(f"coverage needs k ≥ 1 neighbours, got {k}")
     real, fake = check_feature_pair("real set", real, "generated set", fake, at_least=k + 1)
-    real_radius, fake_radius = _radius(real, k), _radius(fake, k)
+    real_radius, fake_radius = (  # the distance to the k-th nearest other point
+        NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points).kneighbors()[0][:, -1] for points in (real, fake)
+    )
     balls_around_fake = np.zeros(len(fake))
-    recalled, covered = 0, 0
-    start = 0
+    recalled = covered = start = 0
     for distance in pairwise_distances_chunked(real, fake):  # (chunk, M): the whole matrix need not fit in memory
         radius = real_radius[start : start + len(distance), None]
         start += len(distance)
@@ -102,16 +103,5 @@ def coverage(real: NDArray[np.floating], fake: NDArray[np.floating], k: int = 5)
         balls_around_fake += inside.sum(axis=0)
         recalled += (distance < fake_radius).any(axis=1).sum()
         covered += inside.any(axis=1).sum()
-    return Coverage(
-        precision=float((balls_around_fake > 0).mean()),
-        recall=float(recalled / len(real)),
-        density=float(balls_around_fake.mean() / k),
-        coverage=float(covered / len(real)),
-    )
-
-
-def _radius(points: Features, k: int) -> Features:
-    """Distance (N,) to the k-th nearest other point."""
-    distance, _ = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points).kneighbors()
-    radius: Features = distance[:, -1]
-    return radius
+    precision, density = float((balls_around_fake > 0).mean()), float(balls_around_fake.mean() / k)
+    return Coverage(precision, float(recalled / len(real)), density, float(covered / len(real)))

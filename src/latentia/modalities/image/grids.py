@@ -17,21 +17,22 @@ from latentia.metrics.checks import check_pictures
 from latentia.modalities.base import Draw
 
 BACKGROUND = 255  # white, between and behind the pictures
+PAD = 2  # pixels between them
+FRAMES_A_SECOND = 10
 
 
-def picture_grid(images: NDArray[np.uint8], columns: int | None = None, scale: int = 1, pad: int = 2) -> Image.Image:
-    """Lays pictures out row by row on white, `pad` pixels apart and each enlarged `scale` times without smoothing.
+def picture_grid(images: NDArray[np.uint8], columns: int | None = None, scale: int = 1) -> Image.Image:
+    """Lays pictures out row by row on white, 2 pixels apart and each enlarged `scale` times without smoothing.
 
     `images` is uint8 (N, H, W, C) with C 1 (mode L) or 3 (mode RGB). `columns` None makes the grid nearly square.
-    One picture alone gets no border.
-    Raises LatentiaError for other arrays, no pictures, columns or scale below 1, or a negative pad.
+    One picture alone gets no border. Raises LatentiaError for other arrays, no pictures, or numbers below 1.
     """
     check_pictures("a grid", images)
     count, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(count)) if columns is None else columns
-    if columns < 1 or scale < 1 or pad < 0:
-        raise LatentiaError(f"a grid needs columns ≥ 1, scale ≥ 1, pad ≥ 0; got {columns}, {scale} and {pad}")
-    pad = pad if count > 1 else 0
+    if columns < 1 or scale < 1:
+        raise LatentiaError(f"a grid needs columns and scale ≥ 1, got {columns} and {scale}")
+    pad = PAD if count > 1 else 0
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     height, width = height * scale, width * scale
@@ -64,21 +65,20 @@ def write_pictures(
     paths = []
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         paths.append(f"{folders[label] if label < len(folders) else ''}{number:06d}.png")
-        save_png(picture_grid(image[None], pad=0), Path(folder) / paths[-1])
+        save_png(picture_grid(image[None]), Path(folder) / paths[-1])
     return paths
 
 
-def save_gif(frames: Sequence[Image.Image], path: Path, fps: float = 10.0) -> None:
+def save_gif(frames: Sequence[Image.Image], path: Path) -> None:
     """Writes an endlessly looping GIF of frames of one size, whole or not at all.
 
-    Raises LatentiaError for no frames, frames of several sizes, fps outside (0, 100], or a path that cannot be written.
+    Raises LatentiaError for no frames, frames of several sizes, or a path that cannot be written.
     """
     sizes = {frame.size for frame in frames}
     if len(sizes) != 1:
         raise LatentiaError(f"{path}: a GIF needs frames of one size, got {len(frames)} of sizes {sorted(sizes)}")
-    if not 0 < fps <= 100:  # the format counts hundredths of a second
-        raise LatentiaError(f"{path}: a GIF plays at 0 to 100 frames a second, got {fps}")
-    _save(frames[0], path, "GIF", save_all=True, append_images=list(frames[1:]), duration=round(1000 / fps), loop=0)
+    more = {"append_images": list(frames[1:]), "duration": 1000 // FRAMES_A_SECOND, "loop": 0}
+    _save(frames[0], path, "GIF", save_all=True, **more)
 
 
 def _save(image: Image.Image, path: Path, kind: str, **options: Any) -> None:

@@ -20,7 +20,8 @@ from latentia.modalities.image.grids import picture_grid, save_png, scale_of
 from latentia.modalities.image.items import PictureCodec, mirrored, picture_items, with_clusters
 from latentia.modalities.image.pictures import MAX_SIDE, parse_size
 from latentia.modalities.image.readers.builtin import BUILT_IN, load_framed, load_pictures
-from latentia.modalities.image.readers.fetch import fetch_cifar10, fetch_fashion_mnist
+from latentia.modalities.image.readers.cifar import fetch_cifar10
+from latentia.modalities.image.readers.idx import fetch_fashion_mnist
 from latentia.modalities.image.readers.image_cache import read_one
 from latentia.modalities.image.repair_task import RepairTask, with_damage
 

@@ -25,6 +25,7 @@ from latentia.model import LatentModel, load
 
 MANIFEST_NAME = "manifest.jsonl"
 COPY_QUANTILE = 0.01  # real pictures nearer to another than this share of them count as copies, and synthetic ones too
+ROUNDS = 4  # of drawing, while pictures are missing
 VARIED = 0.5  # strength by which unlabelled pictures are varied
 LOOKED_UP = 2000  # real pictures that this distance is measured on
 
@@ -66,19 +67,17 @@ def synthesise(
     *,
     strength: float | None = None,
     judge: Judge | None = None,
-    rounds: int = 4,
     seed: int = 0,
     progress: bool = False,
     **sampling: Any,
 ) -> Synthetic:
     """Draws `counts[c]` pictures of each class c of `real`.
 
-    Args:
-        real: a labelled set, whose classes are matched with the model's by name.
-        strength: None draws from noise; a number in (0, 1] noises real pictures of the class by so much and denoises
-            them (DA-Fusion, Trabucco et al. 2023, §4.2, without its learned words).
-        judge: accepts pictures; for the others new ones are drawn, in `rounds` rounds at most.
-        sampling: arguments of `LatentModel.generate`.
+    real: a labelled set, whose classes are matched with the model's by name.
+    strength: None draws from noise; a number in (0, 1] noises real pictures of the class by so much and denoises them
+        (DA-Fusion, Trabucco et al. 2023, §4.2, without its learned words).
+    judge: accepts pictures; for the others new ones are drawn, in 4 rounds at most.
+    sampling: arguments of `LatentModel.generate`.
 
     Raises LatentiaError where the model and the set do not fit, or a class that is to be varied has no picture.
     """
@@ -95,11 +94,11 @@ def synthesise(
 
     missing, drawn = counts.astype(np.int64), 0
     kept: list[tuple[Pictures, Labels, dict[str, NDArray[np.float64]]]] = []
-    for number in range(rounds):
+    for number in range(ROUNDS):
         labels = np.repeat(np.arange(real.num_classes), missing)
         if not len(labels):
             break
-        options = {"seed": seed * rounds + number, "progress": progress, **sampling}
+        options = {"seed": seed * ROUNDS + number, "progress": progress, **sampling}
         if strength is None:
             pictures = model.generate(own[labels], **options)
         else:
@@ -141,13 +140,13 @@ def picture_judge(
         raise LatentiaError(f"{real.name} has {len(real)} pictures: too few to distinguish copies from others")
     voters = classifiers or [trained_classifier(real, seed=seed, **how)]
     some = np.random.default_rng(seed).permutation(len(real))[:LOOKED_UP]
-    apart = nearest_neighbours(real.images[some], real.images, 2).distance[:, 1]  # the nearest is the picture itself
+    apart = nearest_neighbours(real.images[some], real.images, 2)[0][:, 1]  # the nearest is the picture itself
     floor = float(np.quantile(apart, COPY_QUANTILE))
 
     def judge(pictures: Pictures, labels: Labels) -> Verdict:
         chances = vote(voters, pictures)
         confidence = (chances if weights is None else weighted(chances, weights))[np.arange(len(labels)), labels]
-        distance = nearest_neighbours(pictures, real.images).distance[:, 0]
+        distance = nearest_neighbours(pictures, real.images)[0][:, 0]
         accepted = (confidence >= min_confidence) & (allow_copies | (distance >= floor))
         return Verdict(accepted, {"confidence": confidence, "distance": distance})
 
@@ -186,9 +185,8 @@ def augment_set(
 ) -> str:
     """Writes pictures of each class of the training split of `data` into the new folder `out`; returns their count.
 
-    Pictures are `class/number.png`; a line of manifest.jsonl each holds file, class, scores, seed, strength, the set
-    that was varied, sampling and the hash of the model. Raises LatentiaError where `out` exists, arguments contradict
-    each other, or model and data do not fit.
+    Pictures are `class/number.png`; a line of manifest.jsonl each holds its origin and scores. Raises LatentiaError
+    where `out` exists, arguments contradict each other, or model and data do not fit.
     """
     if how.even and how.unlabelled is None:
         raise LatentiaError("--even is for --unlabelled pictures, and there are none")

@@ -72,29 +72,24 @@ def inpaint(
 ) -> Pictures:
     """Draws the part that `masks` hide from the rest, which comes back bit for bit.
 
-    Args:
-        pictures: uint8 (N, H, W, C). Masked pixels are not read.
-        masks: booleans (N, H, W), True where the picture is to be repaired.
-        labels: int64 (N,), `len(class_names)` for no class.
-        method: "posterior" matches the visible pixels through the decoder (see `diffusion.posterior`); "repaint" puts
-            the latents of the visible part in their places (see `diffusion.repaint`), which needs no gradients;
-            "trained" is for a model whose task is to inpaint. None is "trained" for such a model, else "posterior".
-        noise_std: the deviation that visible pixels in [-1, 1] may have, for "posterior".
-        sampling: arguments of `LatentModel.generate`.
-
-    Raises LatentiaError where shapes do not agree.
+    pictures, masks: uint8 (N, H, W, C), booleans (N, H, W). Pixels are not read, but drawn, where the mask is True.
+    labels: int64 (N,), `len(class_names)` for no class.
+    method: "posterior" matches the visible pixels through the decoder (see `diffusion.posterior`); "repaint" puts the
+        latents of the visible part in their places (see `diffusion.repaint`), which needs no gradients; "trained" is
+        for a model whose task is to inpaint. None is "trained" for such a model, else "posterior".
+    noise_std: the deviation that visible pixels in [-1, 1] may have, for "posterior".
+    sampling: arguments of `LatentModel.generate`. Raises LatentiaError where shapes do not agree.
     """
     first_stage = check_pictures_for(model, pictures, labels)
     check_masks(masks, pictures)
     task = repair_task(model)
     if method is None:
         method = "posterior" if task is None else "trained"
-    if (method == "trained") != (task is not None and task.kind == "inpaint"):
-        raise LatentiaError(
-            "the model's task is not to inpaint: train one with task.kind=inpaint, or take another method"
-            if method == "trained"
-            else f"the model is trained for {task.kind if task else 'nothing'}, not for the method {method}"
-        )
+    inpaints = task is not None and task.kind == "inpaint"
+    if method == "trained" and not inpaints:
+        raise LatentiaError("the model's task is not to inpaint: set task.kind=inpaint, or take another method")
+    if method != "trained" and inpaints:
+        raise LatentiaError(f"the model is trained to inpaint, not for the method {method}")
     unknown = torch.from_numpy(masks)[:, None].to(model.device)
     x = hide(unknown)(to_float(pictures).to(model.device))
 

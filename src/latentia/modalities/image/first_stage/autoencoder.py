@@ -206,7 +206,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """The encoder's mirror: latents (B, latent_channels, h, w) to pictures (B, out_channels, f·h, f·w).
 
-    `head` is the last layer, which `losses.adaptive_weight` asks for.
+    `head` is the last layer, for the adaptive weight of the adversary.
     """
 
     def __init__(self, out_channels: int, sizes: AutoencoderConfig) -> None:

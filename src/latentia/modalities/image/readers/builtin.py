@@ -11,10 +11,9 @@ from latentia.errors import LatentiaError
 from latentia.items import OnCorrupt, Split, check_choices
 from latentia.modalities.image.pictures import Frame, NoneFits, PictureSet, resize_pictures, sides_of
 from latentia.modalities.image.readers.cifar import cifar10, read_cifar10
-from latentia.modalities.image.readers.fetch import fetch_fashion_mnist
 from latentia.modalities.image.readers.folder import read_folder
 from latentia.modalities.image.readers.hub import read_hub, read_parquet
-from latentia.modalities.image.readers.idx import fashion_mnist, find_idx, read_idx_folder
+from latentia.modalities.image.readers.idx import fashion_mnist, fetch_fashion_mnist, find_idx, read_idx_folder
 from latentia.modalities.image.readers.image_cache import Choice
 from latentia.modalities.image.readers.shards import read_shards, shard_files
 from latentia.sources.parquet import parquet_files

@@ -1,24 +1,31 @@
-"""CIFAR-10 (Krizhevsky 2009, "Learning multiple layers of features from tiny images"), read in its archive."""
+"""CIFAR-10 (Krizhevsky 2009, "Learning multiple layers of features from tiny images"): fetched, and read as it is."""
 
 import hashlib
 import io
 import pickle
 import tarfile
+import urllib.error
+import urllib.request
 import zlib
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from latentia.errors import LatentiaError
-from latentia.files import find_data
+from latentia.files import atomic_path, cache_dir, find_data
 from latentia.items import Split
 from latentia.modalities.image.pictures import PictureSet
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_FILE = "cifar-10-python.tar.gz"
+CIFAR10_URL = f"https://www.cs.toronto.edu/~kriz/{CIFAR10_FILE}"
+MAX_CIFAR10_BYTES = 256 * 2**20
+NETWORK_TIMEOUT = 60.0  # seconds without a byte
 CIFAR10_MD5 = "c58f30108f718f92721af3d95e74349a"
 BATCHES: dict[Split, tuple[str, ...]] = {
     "train": tuple(f"data_batch_{i}" for i in range(1, 6)),
@@ -138,3 +145,33 @@ def cifar10(split: Split, root: Path | None) -> PictureSet:
     advice = f"fetch it with `latentia data fetch cifar10`, or pass root=... with {CIFAR10_FILE}"
     missing = "CIFAR-10 was not found in {}; " + advice
     return read_cifar10(archive(find_data("cifar10", root, lambda path: archive(path).is_file(), missing)), split)
+
+
+def fetch_cifar10(cache: Path | None = None, url: str = CIFAR10_URL, checksum: str = CIFAR10_MD5) -> Path:
+    """Downloads `cifar-10-python.tar.gz` (170 MB) into the folder `cache` (default `cache_dir()/cifar10`).
+
+    Returns the file's path; it appears only when whole and with the MD5 `checksum`.
+    Raises LatentiaError where the network fails or the checksum differs.
+    """
+    target = (cache or cache_dir() / "cifar10") / CIFAR10_FILE
+    if target.is_file():
+        check_md5(target, checksum)
+        return target
+    try:
+        with atomic_path(target) as temporary:
+            _download(url, temporary)
+            check_md5(temporary, checksum)
+    except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
+        raise LatentiaError(f"{url} cannot be fetched ({error}); pass root=... with a copy of {CIFAR10_FILE}") from None
+    return target
+
+
+def _download(url: str, target: Path) -> None:
+    with urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT) as response, target.open("wb") as file:
+        total = int(response.headers.get("Content-Length") or 0) or None
+        with tqdm(total=total, unit="B", unit_scale=True, desc=CIFAR10_FILE, disable=None) as bar:
+            while piece := response.read(2**20):
+                file.write(piece)
+                bar.update(len(piece))
+                if file.tell() > MAX_CIFAR10_BYTES:
+                    raise LatentiaError(f"{url} is larger than {MAX_CIFAR10_BYTES} bytes, so it is not CIFAR-10")

@@ -4,7 +4,9 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import tarfile
+import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,9 +17,19 @@ from PIL import Image, ImageDraw, ImageFont, features
 from tqdm import tqdm
 
 from latentia.errors import LatentiaError
-from latentia.files import new_folder, write_text
-from latentia.modalities.image.readers.fetch import EMOJI_FILES, NOTO_FONT, fetch_emoji
+from latentia.files import atomic_path, cache_dir, new_folder, write_text
+from latentia.sources.packages import fetch_debian, run_command
 
+EMOJI_PACKAGES = {
+    "names": "emojibase-data@17.0.0",
+    "openmoji": "openmoji@17.0.0",
+    "twemoji": "@twemoji/svg@15.0.0",
+    "fluent": "fluentui-emoji@1.3.0",
+}
+EMOJI_FILES = {  # the file names that `npm pack` makes
+    name: f"{re.sub('[/@]', '-', package.removeprefix('@'))}.tgz" for name, package in EMOJI_PACKAGES.items()
+}
+NOTO_FONT = "NotoColorEmoji.ttf"
 LICENSES = {
     "noto": "Noto Color Emoji by Google, SIL Open Font License 1.1",
     "openmoji": "OpenMoji, CC BY-SA 4.0",
@@ -87,6 +99,31 @@ def prepare_emoji(out: Path, size: int = 64, languages: Sequence[str] = EMOJI_LA
             write_text(temporary / split / "metadata.jsonl", "".join(f"{line}\n" for line in lines))
         write_text(temporary / "LICENSES.txt", "".join(f"{style}: {text}\n" for style, text in LICENSES.items()))
     return counts
+
+
+def fetch_emoji() -> Path:
+    """Puts names and drawings of emoji into the folder `cache_dir()/emoji` and returns it.
+
+    The names and three sets of drawings are npm packages, which npm verifies; the fourth is the font of the Debian
+    package `fonts-noto-color-emoji`, which apt verifies. Nothing in the packages is run.
+    Raises LatentiaError where npm or apt is missing or cannot reach a registry.
+    """
+    folder = cache_dir() / "emoji"
+    font = folder / NOTO_FONT
+    fetch_debian("fonts-noto-color-emoji", NOTO_FONT, folder, font.is_file, NOTO_FONT)
+    for part, package in EMOJI_PACKAGES.items():
+        name = EMOJI_FILES[part]
+        if (folder / name).is_file():
+            continue
+        if not shutil.which("npm"):
+            raise LatentiaError(f"{package} is fetched with npm, which is not here; put {name} into {folder}")
+        with tempfile.TemporaryDirectory() as temporary:
+            run_command(
+                ["npm", "pack", "--ignore-scripts", "--silent", package], temporary, f"put {name} into {folder}"
+            )
+            with atomic_path(folder / name) as target:
+                shutil.copyfile(Path(temporary, name), target)
+    return folder
 
 
 def captions(emoji: Emoji, style: str) -> list[str]:

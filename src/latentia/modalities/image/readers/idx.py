@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentia.errors import LatentiaError
-from latentia.files import find_data
+from latentia.files import cache_dir, find_data
 from latentia.items import Split
 from latentia.modalities.image.pictures import PictureSet
+from latentia.sources.packages import fetch_debian
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
@@ -116,3 +117,17 @@ def fashion_mnist(split: Split, root: Path | None) -> PictureSet:
     )
     folder = find_data("fashion-mnist", root, lambda path: find_idx(path, split), missing, DEBIAN_FOLDER)
     return read_idx_folder(folder, split, "fashion-mnist", FASHION_MNIST_CLASSES)
+
+
+def fetch_fashion_mnist(cache: Path | None = None) -> Path:
+    """Puts the four Fashion-MNIST files into the folder `cache` (default `cache_dir()/fashion-mnist`) and returns it.
+
+    They come from the Debian package `dataset-fashion-mnist`, which apt verifies; no rights of root are needed.
+    Raises LatentiaError where apt is missing or cannot reach an archive that has the package.
+    """
+    folder = cache or cache_dir() / "fashion-mnist"
+
+    def whole() -> bool:
+        return bool(find_idx(folder, "train") and find_idx(folder, "test"))
+
+    return fetch_debian("dataset-fashion-mnist", "*-ubyte.gz", folder, whole, "the four Fashion-MNIST files")
