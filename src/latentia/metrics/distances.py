@@ -51,8 +51,7 @@ def frechet_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
 
 def _root(covariance: Features) -> Features:
     values, vectors = linalg.eigh(covariance)
-    root: Features = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    return root
+    return np.asarray((vectors * np.sqrt(values.clip(min=0))) @ vectors.T)
 
 
 def kernel_distance(

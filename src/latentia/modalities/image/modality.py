@@ -60,7 +60,7 @@ class PictureData:
 
 
 class Pictures(Modality):
-    """See `latentia.modalities.base.Modality`."""
+    """Pictures, from file to file."""
 
     name, plural, ending, legacy_size = "image", "pictures", ".png", "image_size"
     Data = PictureData

@@ -61,19 +61,15 @@ class PictureSet:
     @property
     def size(self) -> int:
         """Height and width in pixels. Raises LatentiaError where they differ."""
-        self.check_square()
-        return int(self.images.shape[1])
+        height, width = self.images.shape[1:3]
+        if height != width:
+            raise LatentiaError(f"{self.name}: pictures are {width}×{height}; pass size=... to crop them to squares")
+        return int(height)
 
     @property
     def channels(self) -> int:
         """1 for grey, 3 for RGB."""
         return int(self.images.shape[3])
-
-    def check_square(self) -> None:
-        """Raises LatentiaError where height and width differ."""
-        height, width = self.images.shape[1:3]
-        if height != width:
-            raise LatentiaError(f"{self.name}: pictures are {width}×{height}; pass size=... to crop them to squares")
 
     @cached_property
     def fingerprint(self) -> str:

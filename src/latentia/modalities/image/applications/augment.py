@@ -56,8 +56,7 @@ class Synthetic(NamedTuple):
 def balancing_counts(labels: Labels, num_classes: int) -> Labels:
     """How many pictures each class lacks to be as large as the largest."""
     sizes = np.bincount(labels, minlength=num_classes)
-    counts: Labels = sizes.max() - sizes
-    return counts
+    return np.asarray(sizes.max() - sizes)
 
 
 def synthesise(

@@ -130,9 +130,8 @@ def evaluate_pictures(
 
     n = min(len(generated), len(test)) pictures are drawn from both with `seed`, so that each figure and its reference
     are biased alike. Fréchet and kernel distance are to the whole training set, coverage is to as many training
-    pictures, at most 5000. Where `generated` has labels, the requested classes, so must `train` and `test`: the report
-    then has the share of labels that a classifier network agrees with and, with `score`, the classification accuracy
-    score, which trains two classifiers (`how`: arguments of `train_classifier`).
+    pictures, at most 5000. With labels, the requested classes, the report has the share that a classifier network
+    agrees with and, with `score`, the classification accuracy score (`how`: arguments of `train_classifier`).
     Raises LatentiaError where sets differ in size, channels or classes or have fewer than 6 pictures.
     """
     check_alike("generated pictures", generated.images, train.name, train.images)

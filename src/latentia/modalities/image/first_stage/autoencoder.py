@@ -70,10 +70,9 @@ def checked_sizes(in_channels: int, sizes: Mapping[str, Any], kind: type[Sizes])
     widths = sum(width * width for width in own.channels)
     parameters = 36 * (own.blocks + 1) * widths + 36 * in_channels * own.patch**2 * own.channels[0]
     if parameters > MAX_PARAMETERS:
-        raise LatentiaError(
-            f"channels {list(own.channels)} with blocks={own.blocks}, patch={own.patch} make about "
-            f"{parameters:.1e} parameters, more than {MAX_PARAMETERS:.1e}; choose smaller widths"
-        )
+        shape = f"channels {list(own.channels)} with blocks={own.blocks}, patch={own.patch}"
+        many = f"about {parameters:.1e} parameters, more than {MAX_PARAMETERS:.1e}"
+        raise LatentiaError(f"{shape} make {many}; choose smaller widths")
     return own, {"in_channels": in_channels, **plain(own)}
 
 

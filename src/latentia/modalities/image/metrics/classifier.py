@@ -67,9 +67,8 @@ class PictureClassifier(nn.Module):
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
     # Pooling before the normalisation gives the same network up to the sign of its scale, for a quarter of the work.
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(outputs), nn.ReLU()
-    )
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.MaxPool2d(2), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 def train_classifier(
@@ -139,8 +138,7 @@ def classifier_features(classifier: PictureClassifier, images: Pictures) -> NDAr
 
 def predict(classifier: PictureClassifier, images: Pictures) -> Labels:
     """The likeliest class, int64 (N,), of each of the uint8 pictures (N, H, W, C)."""
-    classes: Labels = _apply(classifier, classifier, images).argmax(axis=1).astype(np.int64)
-    return classes
+    return np.asarray(_apply(classifier, classifier, images).argmax(axis=1), np.int64)
 
 
 def vote(classifiers: Sequence[PictureClassifier], images: Pictures) -> NDArray[np.float64]:
@@ -151,8 +149,7 @@ def vote(classifiers: Sequence[PictureClassifier], images: Pictures) -> NDArray[
     if not classifiers:
         raise LatentiaError("there is no classifier to vote")
     logits = np.stack([_apply(classifier, classifier, images) for classifier in classifiers]).astype(np.float64)
-    chances: NDArray[np.float64] = softmax(logits, axis=2).mean(0)
-    return chances
+    return np.asarray(softmax(logits, axis=2).mean(0))
 
 
 def even_weights(chances: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -174,8 +171,7 @@ def even_weights(chances: NDArray[np.float64]) -> NDArray[np.float64]:
 def weighted(chances: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Chances (N, num_classes) times weights (num_classes,), with rows of sum 1 again."""
     product = chances * weights
-    normalised: NDArray[np.float64] = product / product.sum(1, keepdims=True)
-    return normalised
+    return np.asarray(product / product.sum(1, keepdims=True))
 
 
 def accuracy(classifier: PictureClassifier, images: Pictures, labels: Labels | None) -> float:
@@ -222,7 +218,5 @@ def _apply(classifier: PictureClassifier, run: Callable[[Tensor], Tensor], image
     classifier.eval()
     device = classifier.head.weight.device
     with torch.inference_mode():
-        parts = [
-            run(to_float(images[start : start + AT_ONCE]).to(device)).cpu() for start in range(0, len(images), AT_ONCE)
-        ]
-    return torch.cat(parts).numpy()
+        batches = (to_float(images[start : start + AT_ONCE]) for start in range(0, len(images), AT_ONCE))
+        return torch.cat([run(batch.to(device)).cpu() for batch in batches]).numpy()

@@ -21,11 +21,8 @@ from latentia.sources.parquet import parquet_files
 MAX_SIZE = 8192
 
 
-def digits(split: Split, root: Path | None = None) -> PictureSet:
-    """The handwritten digits that come with scikit-learn, uint8 (N, 8, 8, 1); every fifth of each class is for testing.
-
-    `root` is not read, since there are no files.
-    """
+def digits(split: Split) -> PictureSet:
+    """The handwritten digits of scikit-learn, uint8 (N, 8, 8, 1); every fifth of each class is for testing."""
     from sklearn.datasets import load_digits  # here, because it is slow to import
 
     bunch = load_digits()
@@ -41,10 +38,8 @@ def digits(split: Split, root: Path | None = None) -> PictureSet:
 
 def auto(split: Split, root: Path | None) -> PictureSet:
     """Fashion-MNIST where it is at hand or can be fetched, else the digits, whose `source` then has the reason."""
-    try:
+    with suppress(LatentiaError):
         return fashion_mnist(split, root)
-    except LatentiaError:
-        pass
     try:
         fetch_fashion_mnist()
         return fashion_mnist(split, None)
@@ -55,7 +50,7 @@ def auto(split: Split, root: Path | None) -> PictureSet:
 
 BUILT_IN: dict[str, Callable[[Split, Path | None], PictureSet]] = {
     "fashion-mnist": fashion_mnist,
-    "digits": digits,
+    "digits": lambda split, root: digits(split),  # there are no files
     "cifar10": cifar10,
     "auto": auto,
 }
@@ -87,7 +82,7 @@ def load_pictures(
     choice = Choice(split, size, on_corrupt)
     pictures = _read(name, None if root is None else Path(root).expanduser(), choice)
     if not isinstance(size, Frame):
-        pictures.check_square()
+        _ = pictures.size  # raises where they are no squares
     return pictures
 
 

@@ -10,7 +10,7 @@ import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
@@ -59,11 +59,10 @@ Draw = Callable[[Emoji, int], Image.Image | None]
 def prepare_emoji(out: Path, size: int = 64, languages: Sequence[str] = EMOJI_LANGUAGES) -> dict[str, int]:
     """Draws all emoji into `out/train` and `out/test`, PNGs of `size` pixels on white with a `metadata.jsonl` each.
 
-    A line of that holds file_name, text (one caption a line: the names by language, with and without the style), emoji
-    and style. The test split holds a tenth of the pairs (emoji, style), drawn by hash, at most one of an emoji that has
-    two styles or more: each emoji and each style occurs in training, but not these together.
-    Returns how many pictures each style has. An earlier set is replaced when the new one is whole.
-
+    A line of that holds file_name, text (one caption a line), emoji and style. The test split holds a tenth of the
+    pairs (emoji, style), at most one of an emoji that has two styles or more: each emoji and each style occurs in
+    training, but not these together. Returns how many pictures each style has. An earlier set is replaced when the new
+    one is whole.
     Raises LatentiaError where the packages cannot be fetched, a language is unknown, or a renderer is missing.
     """
     if out.exists() and not (out / "LICENSES.txt").is_file():
@@ -104,8 +103,7 @@ def prepare_emoji(out: Path, size: int = 64, languages: Sequence[str] = EMOJI_LA
 def fetch_emoji() -> Path:
     """Puts names and drawings of emoji into the folder `cache_dir()/emoji` and returns it.
 
-    The names and three sets of drawings are npm packages, which npm verifies; the fourth is the font of the Debian
-    package `fonts-noto-color-emoji`, which apt verifies. Nothing in the packages is run.
+    They are npm packages, and the font of a Debian package, which npm and apt verify; nothing in them is run.
     Raises LatentiaError where npm or apt is missing or cannot reach a registry.
     """
     folder = cache_dir() / "emoji"
@@ -169,15 +167,12 @@ def read_names(archive: Path, languages: Sequence[str]) -> list[Emoji]:
             except KeyError:
                 raise LatentiaError(f"{archive.name} has no names in {language!r}, expected one such as en") from None
             tables[language] = {row["hexcode"]: row for row in json.loads(data) if row.get("group", 2) != 2}
-    first = tables[languages[0]]
-    return [
-        Emoji(code, row["emoji"], {language: _name(table[code]) for language, table in tables.items() if code in table})
-        for code, row in first.items()
-    ]
-
-
-def _name(row: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-    return str(row["label"]), tuple(map(str, row.get("tags", ())))
+    emoji = []
+    for code, row in tables[languages[0]].items():
+        rows = {language: table[code] for language, table in tables.items() if code in table}
+        names = {language: (str(own["label"]), tuple(map(str, own.get("tags", ())))) for language, own in rows.items()}
+        emoji.append(Emoji(code, row["emoji"], names))
+    return emoji
 
 
 def noto_drawings(path: Path) -> Draw:

@@ -24,10 +24,9 @@ def read_folder(path: Path, choice: Choice) -> PictureSet:
 
     The test split is the folder `test` (`val`, `valid`, `validation`) beside `train` where there is one; else every
     picture whose path's hash is a multiple of ten, so that adding pictures moves none from one split to the other.
-    Where the pictures have captions (see `read_captions`) folders name no classes.
-    Hidden files are ignored; symbolic links that lead out of the folder are not followed, and listed in `skipped`.
-    Raises LatentiaError where the split is empty, the layout is mixed, sizes differ, pictures are corrupt, or some have
-    no caption while others do; these are skipped where corrupt ones are.
+    Where the pictures have captions folders name no classes. Hidden files are ignored; links that lead out of the
+    folder are not followed, and listed in `skipped`. Raises LatentiaError where the split is empty, the layout is
+    mixed, sizes differ, pictures are corrupt, or some lack a caption; these are skipped where corrupt ones are.
     """
     path, split = path.resolve(), choice.split
     train, test = split_folders(path, SUFFIXES)

@@ -57,9 +57,8 @@ def _parse(file: BinaryIO, path: Path, dimensions: int, available: int) -> NDArr
     header = file.read(4 + 4 * dimensions)
     magic = bytes((0, 0, UINT8_CODE, dimensions))
     if header[:4] != magic:
-        raise LatentiaError(
-            f"{path} starts with {header[:4].hex()}, expected {magic.hex()} ({dimensions}-D IDX of bytes)"
-        )
+        start = header[:4].hex()
+        raise LatentiaError(f"{path} starts with {start}, expected {magic.hex()} ({dimensions}-D IDX of bytes)")
     if len(header) < 4 + 4 * dimensions:
         raise LatentiaError(f"{path} is truncated inside its header")
     shape = struct.unpack(f">{dimensions}I", header[4:])
@@ -75,15 +74,12 @@ def _parse(file: BinaryIO, path: Path, dimensions: int, available: int) -> NDArr
 
 def find_idx(folder: Path, split: Split) -> tuple[Path, Path] | None:
     """MNIST's files of the pictures and labels of one split, gzipped or not; None where one is missing."""
-    images, labels = (
-        _first_file(folder, f"{PREFIX[split]}-{kind}") for kind in ("images{}idx3-ubyte", "labels{}idx1-ubyte")
-    )
+    files = []
+    for kind, axes in (("images", 3), ("labels", 1)):
+        names = [f"{PREFIX[split]}-{kind}{joint}idx{axes}-ubyte{end}" for joint in "-." for end in ("", ".gz")]
+        files.append(next((folder / name for name in names if (folder / name).is_file()), None))
+    images, labels = files
     return (images, labels) if images and labels else None
-
-
-def _first_file(folder: Path, pattern: str) -> Path | None:
-    names = [pattern.format(joint) + suffix for joint in "-." for suffix in ("", ".gz")]
-    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def read_idx_folder(folder: Path, split: Split, name: str, class_names: tuple[str, ...] | None = None) -> PictureSet:
@@ -93,9 +89,8 @@ def read_idx_folder(folder: Path, split: Split, name: str, class_names: tuple[st
     """
     files = find_idx(folder, split)
     if files is None:
-        raise LatentiaError(
-            f"{folder} lacks {PREFIX[split]}-images-idx3-ubyte or {PREFIX[split]}-labels-idx1-ubyte (or .gz)"
-        )
+        start = PREFIX[split]
+        raise LatentiaError(f"{folder} lacks {start}-images-idx3-ubyte or {start}-labels-idx1-ubyte (or .gz)")
     images, labels = read_idx(files[0], 3), read_idx(files[1], 1)
     if len(images) != len(labels):
         raise LatentiaError(f"{files[0]} holds {len(images)} pictures but {files[1].name} {len(labels)} labels")

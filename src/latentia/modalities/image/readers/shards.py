@@ -96,7 +96,7 @@ def list_samples(shard: Path) -> list[Sample]:
                 picture = next((members[ending] for ending in SUFFIXES if ending in members), None)
                 if picture is None or picture.size > MAX_PICTURE_BYTES:
                     continue
-                caption, label = _words(archive, members, f"{shard.name}:{key}")
+                caption, label = _texts(archive, members, f"{shard.name}:{key}")
                 samples.append(Sample(shard, key, picture.offset_data, picture.size, caption, label))
         with shard.open("rb") as file:
             file.seek(-2 * tarfile.BLOCKSIZE, os.SEEK_END)
@@ -107,9 +107,9 @@ def list_samples(shard: Path) -> list[Sample]:
     return samples
 
 
-def _words(file: tarfile.TarFile, members: dict[str, tarfile.TarInfo], where: str) -> tuple[str | None, str | None]:
+def _texts(file: tarfile.TarFile, members: dict[str, tarfile.TarInfo], where: str) -> tuple[str | None, str | None]:
     """The caption and the class of a sample."""
-    caption: str | None = None
+    caption = None
     if ".txt" in members:
         caption = caption_of(_text(file, members[".txt"], MAX_TEXT_BYTES, where), where)
     elif ".json" in members:
