@@ -106,7 +106,7 @@ def test_training_refuses(train):
     narrow = replace(train.subset([0, 1]), images=np.zeros((2, 7, 9, 1), np.uint8))
     bare = replace(train, labels=None, class_names=())
     for pictures, options, message in (
-        (bare, {}, "digits train: there are no labels"),
+        (bare, {}, "digits train has no labels"),
         (narrow, {}, "at least 8×8"),
         (train, {"epochs": 0}, "epochs ≥ 1"),
     ):

@@ -89,9 +89,9 @@ def _save(image: Image.Image, path: Path, kind: str, **options: Any) -> None:
         raise LatentiaError(f"{path} cannot be written: {error}") from None
 
 
-def scale_of(side: int) -> int:
-    """How many times a small picture is enlarged for the eye."""
-    return max(1, 56 // side)
+def scale_of(side: int, limit: int = 56) -> int:
+    """How many times a small picture is enlarged for the eye, to at most `limit` pixels a side."""
+    return max(1, limit // side)
 
 
 def write_grid(model: Any, draw: Draw, labels: Any, out: Path) -> None:

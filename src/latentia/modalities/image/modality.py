@@ -182,7 +182,7 @@ class Pictures(Modality):
 
     def frame(self, items: NDArray[np.uint8], model: Any) -> Any:
         """A grid for the eye."""
-        return picture_grid(items, scale=page_scale(model))
+        return picture_grid(items, scale=scale_of(int(model.codec.size), 128))
 
     def widget(self, **how: Any) -> Any:
         import gradio
@@ -190,7 +190,7 @@ class Pictures(Modality):
         return gradio.Gallery(label="Pictures", format="png", columns=4, **how)
 
     def component_value(self, items: NDArray[np.uint8], model: Any) -> Any:
-        scale = page_scale(model)
+        scale = scale_of(int(model.codec.size), 128)
         large = [image.repeat(scale, axis=0).repeat(scale, axis=1) for image in items]
         return [image[..., 0] if image.shape[2] == 1 else image for image in large]
 
@@ -204,11 +204,6 @@ class Pictures(Modality):
         from latentia.modalities.image.api import add_inpaint
 
         add_inpaint(app, model, answer)
-
-
-def page_scale(model: Any) -> int:
-    """How many times a small picture is enlarged for the eye."""
-    return max(1, 128 // int(model.codec.size))
 
 
 MODALITY = Pictures()

@@ -71,6 +71,12 @@ class PictureSet:
         """1 for grey, 3 for RGB."""
         return int(self.images.shape[3])
 
+    def known_labels(self) -> NDArray[np.int64]:
+        """The labels. Raises LatentiaError where there are none."""
+        if self.labels is None:
+            raise LatentiaError(f"{self.name} has no labels; pictures get them from one folder a class")
+        return self.labels
+
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits of a SHA-256 over shape, pixels, labels, class names and captions, not over their place."""

@@ -81,12 +81,11 @@ def synthesise(
     Raises LatentiaError where the model and the set do not fit, or a class that is to be varied has no picture.
     """
     picture_stage(model)
-    if real.labels is None:
-        raise LatentiaError(f"{real.name} has no labels: there are no classes to draw")
+    known = real.known_labels()
     if counts.shape != (real.num_classes,) or counts.min() < 0:
         raise LatentiaError(f"counts are {counts.tolist()}, expected {real.num_classes} numbers of 0 or more")
     own = np.array([model.class_index(name) for name in real.class_names], dtype=np.int64)
-    rows = [np.flatnonzero(real.labels == label) for label in range(real.num_classes)]
+    rows = [np.flatnonzero(known == label) for label in range(real.num_classes)]
     empty = [real.class_names[label] for label in range(real.num_classes) if counts[label] and not len(rows[label])]
     if strength is not None and empty:
         raise LatentiaError(f"{real.name} has no picture of {', '.join(empty)} that could be varied")
@@ -194,11 +193,8 @@ def augment_set(
         size = loaded.codec.size
         trained: dict[str, Any] = {"seed": seed, "device": device, "progress": True}
         real = start = load_pictures(data, "train", size, "refuse", root)
-        if real.labels is None:
-            raise LatentiaError(f"{real.name} has no labels: there are no classes to draw")
-        counts = np.full(real.num_classes, how.per_class or 0)
-        if how.per_class is None:
-            counts = balancing_counts(real.labels, real.num_classes)
+        lacking = balancing_counts(real.known_labels(), real.num_classes)
+        counts = lacking if how.per_class is None else np.full(real.num_classes, how.per_class)
         strength = how.strength
         judging: dict[str, Any] = {}
         if how.unlabelled is not None:

@@ -109,10 +109,9 @@ def _splits(model: LatentModel, how: Evaluation) -> tuple[PictureSet, PictureSet
     name, root, on_corrupt = data_source(model, how)
     train, test = (load_pictures(name, split, model.codec.size, on_corrupt, root) for split in ("train", "test"))
     if train.channels != model.first_stage.config["in_channels"] or train.class_names != model.class_names:
-        raise LatentiaError(
-            f"{train.name} has {train.channels} channels, classes {', '.join(train.class_names) or 'none'}; the model "
-            f"was trained for {model.first_stage.config['in_channels']} and {', '.join(model.class_names) or 'none'}"
-        )
+        held, asked = (", ".join(names) or "none" for names in (train.class_names, model.class_names))
+        trained = f"the model was trained for {model.first_stage.config['in_channels']} and {asked}"
+        raise LatentiaError(f"{train.name} has {train.channels} channels, classes {held}; {trained}")
     return train, test
 
 

@@ -14,7 +14,7 @@ from latentia.conditions import Label
 from latentia.denoiser import Denoiser
 from latentia.errors import LatentiaError
 from latentia.files import new_folder
-from latentia.metrics.checks import Pictures
+from latentia.metrics.checks import Pictures, check_alike
 from latentia.modalities.image.applications.repair import check_masks
 from latentia.modalities.image.degrade import cover
 from latentia.modalities.image.items import CLUSTERS_NAME
@@ -58,9 +58,8 @@ def evened(real: PictureSet) -> PictureSet:
 
     Raises LatentiaError where `real` has no labels.
     """
-    if real.labels is None:
-        raise LatentiaError(f"{real.name} has no labels: there are no classes to learn")
-    rows = [np.flatnonzero(real.labels == label) for label in np.unique(real.labels)]
+    labels = real.known_labels()
+    rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     most = max(map(len, rows))
     return real.subset(np.concatenate([np.resize(of, most) for of in rows]))
 
@@ -82,8 +81,7 @@ def label_by_votes(
     even: each class is as frequent as the others among the rest, and votes are weighted so (`even_weights`).
     Raises LatentiaError where the two sets have pictures of different shapes.
     """
-    if few.images.shape[1:] != rest.images.shape[1:]:
-        raise LatentiaError(f"{rest.name} has pictures {rest.images.shape[1:]}, {few.name} {few.images.shape[1:]}")
+    check_alike(rest.name, rest.images, few.name, few.images)
     chances = vote(classifiers, rest.images)
     weights = even_weights(chances) if even else np.ones(few.num_classes)
     votes = weighted(chances, weights)
@@ -107,8 +105,7 @@ def guess_classes(
     Raises LatentiaError where `real` has no labels or a class that the model lacks, or shapes do not agree.
     """
     check_masks(masks, pictures)
-    if real.images.shape[1:] != pictures.shape[1:]:
-        raise LatentiaError(f"{real.name} has pictures {real.images.shape[1:]}, expected {pictures.shape[1:]}")
+    check_alike(real.name, real.images, "pictures to classify", pictures)
     own = np.array([model.class_index(name) for name in real.class_names], dtype=np.int64)
     distinct = np.unique(masks, axis=0)
     chosen = distinct[np.random.default_rng(seed).integers(0, len(distinct), len(real))]

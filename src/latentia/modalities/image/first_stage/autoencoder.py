@@ -100,10 +100,10 @@ class PictureStage(FirstStage):
             if side <= 0 or side % self.factor:
                 lower, upper = side // self.factor * self.factor, -(-side // self.factor) * self.factor
                 sizes = f"{lower} or {upper}" if lower > 0 else f"{max(upper, self.factor)}"
-                raise LatentiaError(
-                    f"the first stage shrinks pictures by {self.factor}, and picture size {side} is no multiple of "
-                    f"that; resize to {sizes}, or choose fewer levels in channels or a smaller patch"
+                what = (
+                    f"the first stage shrinks pictures by {self.factor}, and picture size {side} is no multiple of that"
                 )
+                raise LatentiaError(f"{what}; resize to {sizes}, or choose fewer levels in channels or a smaller patch")
         return self.config["latent_channels"], height // self.factor, width // self.factor
 
     def check_pictures(self, x: Tensor) -> None:

@@ -69,10 +69,8 @@ class PatchDiscriminator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         smallest = 3 * 2**self.layers  # two unstrided 4×4 convolutions take two of the last three positions
         if min(x.shape[2:]) < smallest:
-            raise LatentiaError(
-                f"a discriminator of {self.layers} layers needs pictures of {smallest} pixels or more, "
-                f"got {x.shape[2]}×{x.shape[3]}; use fewer layers"
-            )
+            size = f"{smallest} pixels or more, got {x.shape[2]}×{x.shape[3]}"
+            raise LatentiaError(f"a discriminator of {self.layers} layers needs pictures of {size}; use fewer layers")
         logits: Tensor = self.body(x)
         return logits
 

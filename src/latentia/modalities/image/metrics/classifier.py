@@ -85,8 +85,7 @@ def train_classifier(
     The same arguments give the same weights on one machine; no global random state is read or changed.
     Raises LatentiaError where the set has no labels or pictures below 8×8.
     """
-    images, classes = pictures.images, pictures.num_classes
-    labels = check_labels(pictures.name, pictures.labels, len(pictures), classes)
+    images, labels, classes = pictures.images, pictures.known_labels(), pictures.num_classes
     if epochs is not None and epochs < 1:
         raise LatentiaError(f"a classifier needs epochs ≥ 1, got {epochs}")
     batches = math.ceil(len(images) / BATCH)

@@ -60,11 +60,10 @@ def classifier_net(train: PictureSet, test: PictureSet, **how: Any) -> FeatureNe
 
     `how`: arguments of `trained_classifier`. Raises LatentiaError where either set has no labels.
     """
-    for part in (train, test):
-        if part.labels is None:
-            raise LatentiaError(f"{part.name} has no labels to train a feature network on: use the Inception network")
+    train.known_labels()  # before anything is trained
+    expected = test.known_labels()
     network = trained_classifier(train, **how)
-    share = accuracy(network, test.images, test.labels)
+    share = accuracy(network, test.images, expected)
     return FeatureNet(f"classifier:{train.name}", partial(classifier_features, network), network, share)
 
 
@@ -79,9 +78,7 @@ def inception_net(weights_path: Path | None = None, *, device: str | torch.devic
     if not path.is_file():
         raise LatentiaError(f"the Inception weights are not at {path}: {fetch} and put it there, or pass its path")
     if not _digest(path).startswith(INCEPTION_SHA256_STARTS):
-        raise LatentiaError(
-            f"{path} is not the file that FID is defined by (SHA-256 {_digest(path)[:8]}…): {fetch} again"
-        )
+        raise LatentiaError(f"{path} is not the file that FID is defined by, by its SHA-256: {fetch} again")
     network = _inception(path).to(device).eval()
     return FeatureNet(INCEPTION_NAME, lambda images: _in_colour(lambda x: network(x)[0], images, device))
 

@@ -94,9 +94,7 @@ def check_md5(path: Path, expected: str) -> None:
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "md5").hexdigest()
     if actual != expected:
-        raise LatentiaError(
-            f"{path} has MD5 {actual}, expected {expected}: it is damaged or another file; fetch it again"
-        )
+        raise LatentiaError(f"{path} has MD5 {actual}, expected {expected}: damaged or another file; fetch it again")
 
 
 def _members(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:

@@ -42,19 +42,16 @@ def read_folder(path: Path, choice: Choice) -> PictureSet:
         raise LatentiaError(f"the {split} split of {path} holds no pictures ({', '.join(SUFFIXES)}){advice}")
     bare = {name for name in files if captions and captions[name] is None}
     if bare and choice.on_corrupt == "refuse":
-        raise LatentiaError(
-            f"{len(bare)} of {len(files)} pictures of {base} have no caption, such as {min(bare)}; "
-            "give them one, or pass on_corrupt='skip'"
-        )
+        share, advice = f"{len(bare)} of {len(files)} pictures of {base}", "give them one, or pass on_corrupt='skip'"
+        raise LatentiaError(f"{share} have no caption, such as {min(bare)}; {advice}")
     ignored += [f"{name}: it has no caption" for name in sorted(bare)]
     names = [name for name in files if name not in bare]
     if not names:
         raise LatentiaError(f"no picture of the {split} split of {path} has a caption")
     unknown = {name.split("/")[0] for name in names if "/" in name and not captions} - set(classes)
     if unknown or (classes and any("/" not in name for name in names)):
-        raise LatentiaError(
-            f"{base} and {train} hold different classes ({', '.join(sorted(unknown)) or 'none'} in {base.name})"
-        )
+        more = f"{', '.join(sorted(unknown)) or 'none'} in {base.name}"
+        raise LatentiaError(f"{base} and {train} hold different classes ({more})")
     identity = [str(base), *(record_file(name, files[name]) for name in names)]
     stored = stored_pictures(identity, Sources(str(base), names, lambda i: base / names[i]), choice)
     numbers = {name: number for number, name in enumerate(classes)}

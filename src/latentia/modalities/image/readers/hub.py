@@ -108,13 +108,13 @@ def _labels(rows: Any, train: Any, origin: str) -> tuple[NDArray[np.int64] | Non
 
 def _captions(rows: Any, indices: NDArray[np.int64], origin: str) -> tuple[str, ...] | None:
     """The captions of some rows, from the first column of strings, or of lists of them, that has a caption's name."""
-    named = [
-        name
-        for name in CAPTION_FIELDS
-        if (name in rows.features and getattr(rows.features[name], "dtype", "") in ("string", "large_string", "list"))
-        or type(rows.features.get(name)).__name__ in ("List", "Sequence", "LargeList")
-    ]
-    if not named:
+    texts, lists = ("string", "large_string", "list"), ("List", "Sequence", "LargeList")
+
+    def holds_texts(feature: Any) -> bool:
+        return getattr(feature, "dtype", "") in texts or type(feature).__name__ in lists
+
+    name = next((name for name in CAPTION_FIELDS if holds_texts(rows.features.get(name))), None)
+    if name is None:
         return None
-    values = rows[named[0]][:]
+    values = rows[name][:]
     return tuple(caption_of(values[i], f"{origin} row {i}") for i in indices.tolist())
