@@ -35,9 +35,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from latentia.files import load_part, save_part
-from latentia.modalities.image.applications.augment import balancing_counts, name_clusters, synthesise
-from latentia.modalities.image.evaluation.augment import picture_judge
-from latentia.modalities.image.evaluation.label import Labelled, evened, label_by_votes
+from latentia.modalities.image.applications.augment import balancing_counts, picture_judge, synthesise
+from latentia.modalities.image.evaluation.label import Labelled, evened, label_by_votes, name_clusters
 from latentia.modalities.image.grids import write_pictures
 from latentia.modalities.image.metrics.classifier import PictureClassifier, predict, trained_classifier
 from latentia.modalities.image.mix import MixedPictures

@@ -27,7 +27,7 @@ from skimage.restoration import denoise_tv_chambolle, richardson_lucy
 from latentia.metrics.distances import frechet_distance
 from latentia.modalities.image.applications.repair import NOISE_STD, Method, inpaint, most_typical, restore
 from latentia.modalities.image.degrade import Degradation, blur, cover, gaussian_kernel, keep_all, motion_kernel, shrink
-from latentia.modalities.image.evaluation.guess import guess_classes
+from latentia.modalities.image.evaluation.label import guess_classes
 from latentia.modalities.image.grids import picture_grid, save_png
 from latentia.modalities.image.metrics.classifier import accuracy, classifier_features, trained_classifier
 from latentia.modalities.image.metrics.reconstruction import psnr, ssim

@@ -117,7 +117,7 @@ def classifier(kept: Callable[[str, Callable[[Path], None]], Path], _own_cache: 
     def build(path: Path) -> None:
         few = load_pictures("digits").subset(slice(300))
         assert few.labels is not None
-        made = train_classifier(few.images, few.labels, 10)
+        made = train_classifier(few)
         save_part(path, made, made.config)
 
     return load_part(kept("few-classifier", build), {"PictureClassifier": PictureClassifier}).eval()

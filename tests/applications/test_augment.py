@@ -9,8 +9,8 @@ import torch
 from latentia.conditions import Label
 from latentia.denoiser import Denoiser
 from latentia.errors import LatentiaError
-from latentia.modalities.image.applications.augment import Verdict, balancing_counts, name_clusters, synthesise
-from latentia.modalities.image.evaluation.augment import picture_judge
+from latentia.modalities.image.applications.augment import Verdict, balancing_counts, picture_judge, synthesise
+from latentia.modalities.image.evaluation.label import name_clusters
 from latentia.modalities.image.metrics.classifier import PictureClassifier
 from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.builtin import load_pictures
@@ -88,7 +88,7 @@ def test_what_is_rejected_is_drawn_anew_until_the_rounds_are_over(model: LatentM
 
     counts = np.zeros(10, np.int64)
     counts[[2, 3]] = 4, 1
-    made = synthesise(model, digits, counts, judge=half, rounds=4)
+    made = synthesise(model, digits, counts, judge=half)
     np.testing.assert_array_equal(made.labels, [2, 2, 2, 2])
     assert made.missing[3] == 1
     assert len(np.unique(made.pictures.reshape(4, -1), axis=0)) == 4
@@ -100,7 +100,7 @@ def test_the_judge_wants_the_class_and_no_copy(
     digits: PictureSet, classifier: PictureClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "latentia.modalities.image.evaluation.augment.trained_classifier", lambda pictures, **options: classifier
+        "latentia.modalities.image.applications.augment.trained_classifier", lambda pictures, **options: classifier
     )
     judge = picture_judge(digits, min_confidence=0.5)
     held = load_pictures("digits", "test")

@@ -8,8 +8,7 @@ import pytest
 
 import latentia
 from latentia.errors import LatentiaError
-from latentia.modalities.image.applications.augment import name_clusters
-from latentia.modalities.image.evaluation.label import evened, label_by_votes, name_run, trained_voters
+from latentia.modalities.image.evaluation.label import evened, label_by_votes, name_clusters, name_run, trained_voters
 from latentia.modalities.image.grids import write_pictures
 from latentia.modalities.image.metrics.classifier import PictureClassifier, even_weights, vote, weighted
 from latentia.modalities.image.pictures import PictureSet

@@ -10,8 +10,7 @@ import pytest
 
 from latentia.errors import LatentiaError
 from latentia.modalities.image.readers.builtin import load_pictures
-from latentia.modalities.image.readers.cifar import read_cifar10
-from latentia.modalities.image.readers.fetch import fetch_cifar10
+from latentia.modalities.image.readers.cifar import fetch_cifar10, read_cifar10
 
 
 def batch(n=4, seed=0):
@@ -182,7 +181,7 @@ def test_fetch_without_a_network_is_one_clear_error(tmp_path):
 
 def test_fetch_stops_at_the_size_limit(tmp_path, monkeypatch):
     (tmp_path / "remote").write_bytes(bytes(2_000_000))
-    monkeypatch.setattr("latentia.modalities.image.readers.fetch.MAX_CIFAR10_BYTES", 1_500_000)
+    monkeypatch.setattr("latentia.modalities.image.readers.cifar.MAX_CIFAR10_BYTES", 1_500_000)
     with pytest.raises(LatentiaError, match="larger than"):
         fetch_cifar10(tmp_path / "cache", url=(tmp_path / "remote").as_uri())
     assert list((tmp_path / "cache").iterdir()) == []

@@ -8,8 +8,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from latentia.errors import LatentiaError
 from latentia.items import ItemSet
-from latentia.modalities.image.clusters import cluster_pictures, with_clusters
-from latentia.modalities.image.items import picture_items
+from latentia.modalities.image.items import cluster_pictures, picture_items, with_clusters
 from latentia.modalities.image.pictures import PictureSet
 
 

@@ -7,7 +7,7 @@ import torch
 from latentia.errors import LatentiaError
 from latentia.items import ItemSet
 from latentia.language.tokenizer import Tokenizer, train_tokenizer
-from latentia.modalities.image.codec import PictureCodec
+from latentia.modalities.image.items import PictureCodec
 from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.modalities.text.codec import TextCodec, cut_text, text_items, with_gaps
 from latentia.modalities.text.texts import TextSet

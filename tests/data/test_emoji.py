@@ -58,8 +58,8 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pack(folder / "openmoji-17.0.0.tgz", {"color/svg/1F408.svg": RED, "color/svg/2764.svg": RED})
     pack(folder / "twemoji-svg-15.0.0.tgz", {"1f408.svg": BLUE, "2764.svg": BLUE})
     pack(folder / "fluentui-emoji-1.3.0.tgz", {"icons/modern/cat.svg": RED, "icons/modern/dog-default.svg": RED})
-    monkeypatch.setattr(emoji_module, "fetch_emoji", lambda cache: folder)
-    monkeypatch.setattr(emoji_module, "noto_drawings", lambda path: lambda emoji: None)
+    monkeypatch.setattr(emoji_module, "fetch_emoji", lambda: folder)
+    monkeypatch.setattr(emoji_module, "noto_drawings", lambda path: lambda emoji, size: None)
     return folder
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from latentia.errors import LatentiaError
-from latentia.modalities.image.readers.fetch import fetch_fashion_mnist
+from latentia.modalities.image.readers.idx import fetch_fashion_mnist
 
 NAMES = [f"{split}-{kind}-ubyte.gz" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 

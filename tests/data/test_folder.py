@@ -116,7 +116,7 @@ def test_size_crops_the_centre_of_unequal_pictures(tmp_path):
     pictures = load_pictures(tmp_path, size=8)
     assert pictures.images.shape == (2, 8, 8, 3)
     assert (pictures.images[0] == 200).all()
-    assert load_pictures(tmp_path, size=5).image_size == 5
+    assert load_pictures(tmp_path, size=5).size == 5
 
 
 def test_equal_pictures_that_are_not_square_need_a_size(tmp_path):
@@ -297,7 +297,7 @@ def test_the_second_start_decodes_nothing_and_a_change_decodes_again(tmp_path, c
     monkeypatch.setattr(store_module, "read_picture", lambda *given: decoded.append(given) or read(*given))
     assert load_pictures(tmp_path).fingerprint == first.fingerprint
     assert decoded == []
-    assert load_pictures(tmp_path, size=4).image_size == 4
+    assert load_pictures(tmp_path, size=4).size == 4
     assert len(decoded) == 8
     save(tmp_path / "train" / "cat" / "0.png", picture(77))
     os.utime(tmp_path / "train" / "cat" / "0.png", ns=(1, 1))

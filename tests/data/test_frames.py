@@ -12,8 +12,7 @@ from latentia.errors import LatentiaError
 from latentia.items import ItemSet, joined
 from latentia.modalities.image.items import mirrored, picture_items
 from latentia.modalities.image.pictures import Frame, NoneFits, parse_size
-from latentia.modalities.image.readers.aspect_buckets import load_framed
-from latentia.modalities.image.readers.builtin import load_pictures
+from latentia.modalities.image.readers.builtin import load_framed, load_pictures
 
 SIDES = st.integers(1, 500)
 SIZES = ((8, 8), (8, 16), (16, 8))

@@ -105,7 +105,7 @@ def test_fingerprint_is_the_same_from_a_memory_map_of_many_pictures(tmp_path):
 
 def test_sizes_and_subset():
     pictures = make(n=7, size=5, channels=3)
-    assert (len(pictures), pictures.image_size, pictures.channels, pictures.num_classes) == (7, 5, 3, 3)
+    assert (len(pictures), pictures.size, pictures.channels, pictures.num_classes) == (7, 5, 3, 3)
     with pytest.raises(LatentiaError, match="8×4; pass size"):
         print(make(images=np.zeros((6, 4, 8, 1), np.uint8)).size)
     part = pictures.subset([4, 1])

@@ -143,7 +143,7 @@ def test_augment_varies_unlabelled_pictures(
     tmp_path: Path, tiny_model: Path, classifier: PictureClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "latentia.modalities.image.evaluation.augment.trained_voters", lambda few, **options: [classifier]
+        "latentia.modalities.image.applications.augment.trained_voters", lambda few, **options: [classifier]
     )
     data, rest, out, held = tmp_path / "data", tmp_path / "rest", tmp_path / "out", load_pictures("digits")
     assert held.labels is not None

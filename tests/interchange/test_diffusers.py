@@ -19,7 +19,7 @@ from latentia.errors import LatentiaError
 from latentia.files import load_part
 from latentia.interchange import export_diffusers, import_diffusers
 from latentia.language.tokenizer import train_tokenizer
-from latentia.modalities.image.first_stage.diffusers_kl import DiffusersKL
+from latentia.modalities.image.first_stage.kl import DiffusersKL
 from latentia.modalities.registry import first_stages
 from latentia.modalities.text.codec import TextCodec
 from latentia.training import load_recipe, train

@@ -38,7 +38,7 @@ def digit_net(train, test, kept) -> FeatureNet:
     """The features of a kept classifier of the training digits."""
 
     def build(path: Path) -> None:
-        network = train_classifier(train.images, train.labels, 10, epochs=8)
+        network = train_classifier(train, epochs=8)
         save_part(path, network, network.config)
 
     network = load_part(kept("digit-classifier", build), {"PictureClassifier": PictureClassifier}).eval()

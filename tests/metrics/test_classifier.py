@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ from latentia.modalities.image.metrics.classifier import (
 
 
 def test_learns_what_can_be_told_apart(squares):
-    network = train_classifier(squares.images, squares.labels, 4, epochs=30)
+    network = train_classifier(squares, epochs=30)
     assert accuracy(network, squares.images, squares.labels) == 1
     assert accuracy(network, squares.images, (squares.labels + 1) % 4) == 0
 
@@ -42,14 +44,15 @@ def test_features_are_what_the_last_layer_sees(digit_net, test):
 
 
 def test_a_seed_decides_everything_and_global_state_nothing(train):
-    images, labels = train.images[:100], train.labels[:100]
+    some = train.subset(slice(0, 100))
+    images = some.images
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = train_classifier(images, labels, 10, epochs=1, seed=5)
+    first = train_classifier(some, epochs=1, seed=5)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    again = train_classifier(images, labels, 10, epochs=1, seed=5)
-    other = train_classifier(images, labels, 10, epochs=1, seed=6)
+    again = train_classifier(some, epochs=1, seed=5)
+    other = train_classifier(some, epochs=1, seed=6)
     assert np.array_equal(classifier_features(first, images), classifier_features(again, images))
     assert not np.array_equal(classifier_features(first, images), classifier_features(other, images))
 
@@ -65,7 +68,7 @@ def test_takes_any_size(height, width, channels):
 
 
 def test_one_picture_can_be_trained_on(train):
-    network = train_classifier(train.images[:1], train.labels[:1], 10, epochs=40)
+    network = train_classifier(train.subset([0]), epochs=40)
     assert accuracy(network, train.images[:1], train.labels[:1]) == 1
 
 
@@ -99,20 +102,28 @@ def test_cache_follows_the_environment(train, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob(f"classifiers/*/{WEIGHTS_NAME}"))) == 1
 
 
-@pytest.mark.parametrize(
-    ("images", "labels", "options", "message"),
-    [
-        (np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, int), {}, "holds no picture"),
-        (np.zeros((2, 8, 8, 1), np.float32), np.zeros(2, int), {}, "expected uint8 pictures"),
-        (np.zeros((2, 8, 8, 1), np.uint8), np.zeros(3, int), {}, "2 samples come with labels"),
-        (np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 3]), {}, "labels run from 0 to 3, expected 0 to 2"),
-        (np.zeros((2, 7, 9, 1), np.uint8), np.zeros(2, int), {}, "at least 8×8"),
-        (np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, int), {"epochs": 0}, "epochs ≥ 1"),
-    ],
-)
-def test_training_refuses(images, labels, options, message):
-    with pytest.raises(LatentiaError, match=message):
-        train_classifier(images, labels, 3, **options)
+def test_training_refuses(train):
+    narrow = replace(train.subset([0, 1]), images=np.zeros((2, 7, 9, 1), np.uint8))
+    bare = replace(train, labels=None, class_names=())
+    for pictures, options, message in (
+        (bare, {}, "digits train has no labels"),
+        (narrow, {}, "at least 8×8"),
+        (train, {"epochs": 0}, "epochs ≥ 1"),
+    ):
+        with pytest.raises(LatentiaError, match=message):
+            train_classifier(pictures, **options)
+
+
+def test_accuracy_refuses(digit_net, test):
+    for images, labels, message in (
+        (np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, int), "holds no picture"),
+        (np.zeros((2, 8, 8, 1), np.float32), np.zeros(2, int), "expected uint8 pictures"),
+        (np.zeros((2, 8, 8, 1), np.uint8), np.zeros(3, int), "2 samples come with labels"),
+        (np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 10]), "labels run from 0 to 10, expected 0 to 9"),
+        (test.images, None, "there are no labels"),
+    ):
+        with pytest.raises(LatentiaError, match=message):
+            accuracy(digit_net.classifier, images, labels)
 
 
 def test_prediction_refuses_other_shapes(digit_net):

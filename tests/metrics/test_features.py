@@ -17,7 +17,6 @@ from latentia.modalities.image.metrics.features import (
     FeatureNet,
     classifier_net,
     imagenet_net,
-    inception_features,
     inception_net,
 )
 
@@ -75,12 +74,13 @@ def test_a_classifier_needs_labels(train, test):
         classifier_net(train, replace(test, labels=None, class_names=()))
 
 
-def test_inception_sees_three_channels(torch_fidelity, weights, test):
-    net = inception_net(weights, batch_size=7)
+def test_inception_sees_three_channels(torch_fidelity, weights, test, monkeypatch):
+    monkeypatch.setattr(features, "AT_ONCE", 7)
+    net = inception_net(weights)
     assert net.frechet_name == "FID"
     found = net.extract(test.images[:20])
     assert found == pytest.approx(2 * test.images[:20].mean((1, 2)).repeat(3, axis=1), rel=1e-5)
-    assert np.array_equal(found, inception_features(test.images[:20].repeat(3, axis=3), weights))
+    assert np.array_equal(found, net.extract(test.images[:20].repeat(3, axis=3)))
 
 
 def test_only_inception_is_called_fid():
@@ -146,8 +146,9 @@ def test_imagenet_features_know_what_is_to_be_seen(photograph):
     assert int(said.argmax()) in {663: "monastery", 698: "palace", 832: "stupa"}
 
 
-def test_imagenet_features_take_grey_pictures(test):
-    net = imagenet_net(batch_size=2)
+def test_imagenet_features_take_grey_pictures(test, monkeypatch):
+    monkeypatch.setattr(features, "AT_ONCE", 2)
+    net = imagenet_net()
     assert net.name == "EfficientNet-Lite0 (ImageNet)"
     assert net.frechet_name == "Fréchet distance"
     found = net.extract(test.images[:3])

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import linalg
 
 from latentia.errors import LatentiaError
-from latentia.metrics.distances import frechet_distance, frechet_from_moments
+from latentia.metrics.distances import frechet_distance
 
 
 def reference(a, b):
@@ -24,11 +24,9 @@ def test_equals_scipys_matrix_square_root():
 
 
 def test_closed_form_of_commuting_gaussians():
-    mean_a, mean_b = np.array([0.0, 1.0]), np.array([3.0, 1.0])
-    deviations_a, deviations_b = np.array([1.0, 2.0]), np.array([4.0, 0.0])
-    expected = 9 + (1 - 4) ** 2 + (2 - 0) ** 2
-    found = frechet_from_moments(mean_a, np.diag(deviations_a**2), mean_b, np.diag(deviations_b**2))
-    assert found == pytest.approx(expected)
+    corners = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]) * np.sqrt(3 / 4)  # covariance 1
+    a, b = corners * [1, 2] + [0, 1], corners * [4, 0] + [3, 1]
+    assert frechet_distance(a, b) == pytest.approx(9 + (1 - 4) ** 2 + (2 - 0) ** 2)
 
 
 def test_singular_covariances_of_fewer_pictures_than_features():

@@ -4,44 +4,43 @@ import torch
 from torchmetrics.image.kid import poly_mmd
 
 from latentia.errors import LatentiaError
-from latentia.metrics.distances import kernel_distance
+from latentia.metrics import distances
+from latentia.metrics.distances import kernel_distance, squared_mmd
 
 
 def features(seed, count=60, shift=0.0):
     return np.random.default_rng(seed).normal(size=(count, 5)) + shift
 
 
-def test_whole_sets_equal_torchmetrics():
+def test_equals_torchmetrics():
     a, b = features(0), features(1, shift=0.3)
-    found = kernel_distance(a, b, generator=np.random.default_rng(0), subsets=2, subset_size=60)
-    assert found.mean == pytest.approx(float(poly_mmd(torch.from_numpy(a), torch.from_numpy(b))), rel=1e-9)
-    assert found.std == pytest.approx(0, abs=1e-12)  # a subset of everything is always the same one
+    assert squared_mmd(a, b) == pytest.approx(float(poly_mmd(torch.from_numpy(a), torch.from_numpy(b))), rel=1e-9)
 
 
-def test_unbiased_under_equal_distributions():
+def test_unbiased_under_equal_distributions(monkeypatch):
+    monkeypatch.setattr(distances, "SUBSETS", 1)
     draws = [
-        kernel_distance(features(2 * i), features(2 * i + 1), generator=np.random.default_rng(i), subsets=1).mean
+        kernel_distance(features(2 * i), features(2 * i + 1), generator=np.random.default_rng(i)).mean
         for i in range(200)
     ]
     assert min(draws) < 0 < max(draws)  # a biased estimate is never negative
     assert abs(np.mean(draws)) < 3 * np.std(draws) / np.sqrt(len(draws))
 
 
-def test_subsets_come_from_the_generator():
+def test_subsets_come_from_the_generator(monkeypatch):
     a, b = features(0), features(1, shift=0.5)
-    first = kernel_distance(a, b, generator=np.random.default_rng(3), subsets=10)
-    again = kernel_distance(a, b, generator=np.random.default_rng(3), subsets=10)
-    other = kernel_distance(a, b, generator=np.random.default_rng(4), subsets=10)
+    first = kernel_distance(a, b, generator=np.random.default_rng(3))
+    again = kernel_distance(a, b, generator=np.random.default_rng(3))
+    other = kernel_distance(a, b, generator=np.random.default_rng(4))
     assert first == again
     assert first.mean != other.mean
-    assert (first.subsets, first.subset_size) == (10, 30)
     assert first.std > 0
+    sizes = []
+    monkeypatch.setattr(distances, "squared_mmd", lambda x, y: sizes.append((len(x), len(y))) or 0.0)
+    kernel_distance(a, b[:50], generator=np.random.default_rng(3))
+    assert sizes == [(25, 25)] * 100
 
 
-@pytest.mark.parametrize(
-    ("count", "arguments", "message"),
-    [(3, {}, "at least 4"), (10, {"subset_size": 11}, "subsets of 11"), (10, {"subsets": 0}, "at least one subset")],
-)
-def test_refuses(count, arguments, message):
-    with pytest.raises(LatentiaError, match=message):
-        kernel_distance(features(0, count), features(1), generator=np.random.default_rng(0), **arguments)
+def test_refuses():
+    with pytest.raises(LatentiaError, match="at least 4"):
+        kernel_distance(features(0, 3), features(1), generator=np.random.default_rng(0))

@@ -3,8 +3,9 @@ import pytest
 from scipy import ndimage
 
 from latentia.errors import LatentiaError
-from latentia.modalities.image.metrics.reconstruction import psnr, reconstruction_frechet, ssim
-from latentia.modalities.image.metrics.report import evaluate_reconstruction
+from latentia.metrics.distances import frechet_distance
+from latentia.modalities.image.evaluation.evaluate import evaluate_reconstruction
+from latentia.modalities.image.metrics.reconstruction import psnr, ssim
 
 
 def noisy(images, seed=0, deviation=25):
@@ -68,7 +69,7 @@ def test_report_of_a_first_stage(train, digit_net):
     assert good["SSIM"].value > bad["SSIM"].value
     assert good["Fréchet distance"].value < bad["Fréchet distance"].value
     assert good["Fréchet distance"].value == pytest.approx(
-        reconstruction_frechet(original.images, noisy(original.images, deviation=10), digit_net)
+        frechet_distance(*map(digit_net.extract, (original.images, noisy(original.images, deviation=10))))
     )
     assert good["label agreement"].value > bad["label agreement"].value
     perfect = evaluate_reconstruction(original, original.images, feature_net=digit_net)

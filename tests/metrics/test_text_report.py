@@ -164,7 +164,7 @@ def test_table_and_json_name_every_instrument(report, classifier):
     assert "judge: JudgeLM 32 wide, 1 deep" in head
     assert f"classifier: {classifier.name} (accuracy {report['class accuracy'].reference:.1%} on test)" in head
     assert len({len(row) for row in table.splitlines()}) == 1
-    values = json.loads(report.to_json())
+    values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert values["notes"] == list(report.notes)
     assert [row["name"] for row in values["figures"]] == [figure.name for figure in report.figures]
 

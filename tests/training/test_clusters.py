@@ -13,8 +13,7 @@ from latentia.applications.variation import vary
 from latentia.conditions import Label, Request
 from latentia.diffusion import denoise_with
 from latentia.errors import LatentiaError
-from latentia.modalities.image.clusters import with_clusters
-from latentia.modalities.image.items import picture_items
+from latentia.modalities.image.items import picture_items, with_clusters
 from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.training import load_recipe, train
 from latentia.training.denoiser import denoiser_of

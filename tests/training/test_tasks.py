@@ -19,8 +19,7 @@ from latentia.denoiser.denoiser import build_denoiser
 from latentia.diffusion import Denoising
 from latentia.errors import LatentiaError
 from latentia.files import save_part
-from latentia.modalities.image.applications.drawing import repair_task
-from latentia.modalities.image.applications.repair import enlarge, inpaint, restore
+from latentia.modalities.image.applications.repair import enlarge, inpaint, repair_task, restore
 from latentia.modalities.image.degrade import shrink
 from latentia.modalities.image.pictures import to_float
 from latentia.modalities.image.readers.builtin import load_pictures

@@ -91,7 +91,7 @@ def dit_pipeline(folder: Path) -> LatentModel:
     classes = [names.get(number, str(number)) for number in range(theirs.config.num_embeds_ada_norm)]
     denoiser = dit_from_diffusers(theirs, theirs.config.in_channels, classes)
     process = vp_from_config(read_json(folder / "scheduler" / "scheduler_config.json"))
-    size = theirs.config.sample_size * 2 ** (stage.levels - 1)
+    size = theirs.config.sample_size * stage.factor
     modality = modality_of_stage(KL)
     for part in (stage, denoiser):
         part.eval().requires_grad_(False)

@@ -14,13 +14,11 @@ Features = NDArray[np.float64]  # (N, D)
 
 
 def check_pictures(name: str, images: NDArray[Any]) -> None:
-    """Raises LatentiaError unless `images` is uint8 (N, H, W, C) with N ≥ 1 and C 1 or 3."""
+    """Raises LatentiaError unless `images` is uint8 (N, H, W, C) with N, H, W ≥ 1 and C 1 or 3."""
     if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in (1, 3):
-        raise LatentiaError(
-            f"{name}: expected uint8 pictures (N, H, W, 1 or 3), got {images.dtype} of shape {tuple(images.shape)}"
-        )
-    if len(images) == 0:
-        raise LatentiaError(f"{name}: the set holds no picture, there is nothing to measure")
+        raise LatentiaError(f"{name}: expected uint8 pictures (N, H, W, 1 or 3), got {images.dtype} {images.shape}")
+    if 0 in images.shape:
+        raise LatentiaError(f"{name} holds no pictures")
 
 
 def check_alike(name_a: str, a: Pictures, name_b: str, b: Pictures) -> None:
@@ -28,10 +26,7 @@ def check_alike(name_a: str, a: Pictures, name_b: str, b: Pictures) -> None:
     check_pictures(name_a, a)
     check_pictures(name_b, b)
     if a.shape[1:] != b.shape[1:]:
-        raise LatentiaError(
-            f"{name_a} holds pictures of shape {a.shape[1:]}, {name_b} of shape {b.shape[1:]} (height, width, "
-            "channels): load both at one size"
-        )
+        raise LatentiaError(f"{name_a}: pictures {a.shape[1:]}, {name_b}: {b.shape[1:]}; load both at one size")
 
 
 def check_texts(name: str, texts: Sequence[str], at_least: int = 1) -> None:
@@ -45,16 +40,13 @@ def check_texts(name: str, texts: Sequence[str], at_least: int = 1) -> None:
 def check_labels(name: str, labels: NDArray[Any] | None, count: int, num_classes: int) -> Labels:
     """Returns the labels as int64 (N,). Raises LatentiaError where there are none, too few, or one out of range."""
     if labels is None:
-        raise LatentiaError(
-            f"{name}: there are no labels, which this needs; pictures get them from one folder a class, texts from the "
-            "field 'label'"
-        )
+        origin = "pictures get them from one folder a class, texts from the field 'label'"
+        raise LatentiaError(f"{name}: there are no labels, which this needs; {origin}")
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise LatentiaError(f"{name}: {count} samples come with labels of {labels.dtype} and shape {labels.shape}")
     if count and (labels.min() < 0 or labels.max() >= num_classes):
-        raise LatentiaError(
-            f"{name}: labels run from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}"
-        )
+        extent = f"from {labels.min()} to {labels.max()}"
+        raise LatentiaError(f"{name}: labels run {extent}, expected 0 to {num_classes - 1}")
     return labels.astype(np.int64)
 
 
@@ -70,10 +62,8 @@ def check_features(name: str, features: NDArray[Any], at_least: int = 1) -> Feat
     exact = np.asarray(features, dtype=np.float64)
     broken = ~np.isfinite(exact).all(axis=1)
     if broken.any():
-        first = int(broken.argmax())
-        raise LatentiaError(
-            f"{name}: the features of {broken.sum()} of {len(exact)} samples are not finite (first: sample {first})"
-        )
+        share = f"{broken.sum()} of {len(exact)} samples"
+        raise LatentiaError(f"{name}: the features of {share} are not finite (first: sample {broken.argmax()})")
     return exact
 
 
@@ -83,7 +73,6 @@ def check_feature_pair(
     """`check_features` of two sets that must have one width D."""
     left, right = check_features(name_a, a, at_least), check_features(name_b, b, at_least)
     if left.shape[1] != right.shape[1]:
-        raise LatentiaError(
-            f"{name_a} has {left.shape[1]} features a sample, {name_b} has {right.shape[1]}: use one network for both"
-        )
+        widths = f"{name_a} has {left.shape[1]} features a sample, {name_b} has {right.shape[1]}"
+        raise LatentiaError(f"{widths}: use one network for both")
     return left, right

@@ -3,7 +3,7 @@
 All take float arrays (N, D) of any feature network; only with the Inception network is the Fréchet distance an FID.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +14,17 @@ from sklearn.neighbors import NearestNeighbors
 from latentia.errors import LatentiaError
 from latentia.metrics.checks import Features, check_feature_pair
 
+SUBSETS, SUBSET = 100, 1000  # draws of a kernel distance, and features in each
 
-@dataclass(frozen=True)
-class KernelDistance:
-    """Mean and standard deviation over `subsets` draws of `subset_size` features from each set."""
+
+class KernelDistance(NamedTuple):
+    """Mean and standard deviation over subsets of the features."""
 
     mean: float
     std: float
-    subsets: int
-    subset_size: int
 
 
-@dataclass(frozen=True)
-class Coverage:
+class Coverage(NamedTuple):
     """Fidelity (precision, density) and diversity (recall, coverage). All in [0, 1] but density, which may pass 1."""
 
     precision: float
@@ -40,63 +38,41 @@ def frechet_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
 
     `a` (N, D) and `b` (M, D) hold finite floats, N, M ≥ 2. Returns ‖μ_a − μ_b‖² + tr(S_a + S_b − 2 (S_a S_b)^½) ≥ 0.
     It shrinks as N grows: compare only values measured with one N. Raises LatentiaError for other input.
-    """
-    a, b = check_feature_pair("first set", a, "second set", b, at_least=2)
-    return frechet_from_moments(*_moments(a), *_moments(b))
-
-
-def frechet_from_moments(mean_a: Features, cov_a: Features, mean_b: Features, cov_b: Features) -> float:
-    """Fréchet distance of two Gaussians with means (D,) and covariances (D, D).
 
     With A = S_a^½ and B = S_b^½, S_a S_b has the eigenvalues of (AB)(AB)ᵀ, so tr (S_a S_b)^½ is the sum of the singular
     values of AB: real and stable for singular covariances too, where a general matrix square root is neither.
     """
+    a, b = check_feature_pair("first set", a, "second set", b, at_least=2)
+    cov_a, cov_b = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (a, b))
     trace_of_root = linalg.svdvals(_root(cov_a) @ _root(cov_b)).sum()
-    distance = np.sum((mean_a - mean_b) ** 2) + np.trace(cov_a) + np.trace(cov_b) - 2 * trace_of_root
+    distance = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(cov_a) + np.trace(cov_b) - 2 * trace_of_root
     return max(float(distance), 0.0)  # rounding can leave −1e-12 where the sets are equal
-
-
-def _moments(features: Features) -> tuple[Features, Features]:
-    return features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False))
 
 
 def _root(covariance: Features) -> Features:
     values, vectors = linalg.eigh(covariance)
-    root: Features = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    return root
+    return np.asarray((vectors * np.sqrt(values.clip(min=0))) @ vectors.T)
 
 
 def kernel_distance(
-    a: NDArray[np.floating],
-    b: NDArray[np.floating],
-    *,
-    generator: np.random.Generator,
-    subsets: int = 100,
-    subset_size: int | None = None,
+    a: NDArray[np.floating], b: NDArray[np.floating], *, generator: np.random.Generator
 ) -> KernelDistance:
     """Kernel distance: unbiased squared MMD under (x·y/D + 1)³ (Bińkowski et al. 2018, §4: KID).
 
-    `a` (N, D) and `b` (M, D) hold finite floats. Each draw takes `subset_size` of each set without replacement: by
-    default 1000, or half of the smaller set if that is less. The mean may be slightly negative, being unbiased.
-    Raises LatentiaError where a set has fewer than 4 features or fewer than `subset_size`.
+    `a` (N, D) and `b` (M, D) hold finite floats. Each of 100 draws takes 1000 of each set without replacement, or half
+    of the smaller set if that is less. The mean may be slightly negative, being unbiased.
+    Raises LatentiaError where a set has fewer than 4 features.
     """
     a, b = check_feature_pair("first set", a, "second set", b, at_least=4)
-    smaller = min(len(a), len(b))
-    size = min(1000, smaller // 2) if subset_size is None else subset_size
-    if not 2 <= size <= smaller:
-        raise LatentiaError(
-            f"a kernel distance over subsets of {size} needs 2 to {smaller}, the size of the smaller set"
-        )
-    if subsets < 1:
-        raise LatentiaError(f"a kernel distance needs at least one subset, got {subsets}")
+    size = min(SUBSET, len(a) // 2, len(b) // 2)
     draws = [
-        _squared_mmd(a[generator.choice(len(a), size, replace=False)], b[generator.choice(len(b), size, replace=False)])
-        for _ in range(subsets)
+        squared_mmd(a[generator.choice(len(a), size, replace=False)], b[generator.choice(len(b), size, replace=False)])
+        for _ in range(SUBSETS)
     ]
-    return KernelDistance(float(np.mean(draws)), float(np.std(draws)), subsets, size)
+    return KernelDistance(float(np.mean(draws)), float(np.std(draws)))
 
 
-def _squared_mmd(a: Features, b: Features) -> float:
+def squared_mmd(a: Features, b: Features) -> float:
     """Unbiased estimate for two sets of one size m ≥ 2 (Gretton et al. 2012, eq. 3): no point is paired with itself."""
     m, width = a.shape
     k_aa, k_bb, k_ab = ((x @ y.T / width + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
@@ -114,10 +90,11 @@ def coverage(real: NDArray[np.floating], fake: NDArray[np.floating], k: int = 5)
     if k < 1:
         raise LatentiaError(f"coverage needs k ≥ 1 neighbours, got {k}")
     real, fake = check_feature_pair("real set", real, "generated set", fake, at_least=k + 1)
-    real_radius, fake_radius = _radius(real, k), _radius(fake, k)
+    real_radius, fake_radius = (  # the distance to the k-th nearest other point
+        NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points).kneighbors()[0][:, -1] for points in (real, fake)
+    )
     balls_around_fake = np.zeros(len(fake))
-    recalled, covered = 0, 0
-    start = 0
+    recalled = covered = start = 0
     for distance in pairwise_distances_chunked(real, fake):  # (chunk, M): the whole matrix need not fit in memory
         radius = real_radius[start : start + len(distance), None]
         start += len(distance)
@@ -125,16 +102,5 @@ def coverage(real: NDArray[np.floating], fake: NDArray[np.floating], k: int = 5)
         balls_around_fake += inside.sum(axis=0)
         recalled += (distance < fake_radius).any(axis=1).sum()
         covered += inside.any(axis=1).sum()
-    return Coverage(
-        precision=float((balls_around_fake > 0).mean()),
-        recall=float(recalled / len(real)),
-        density=float(balls_around_fake.mean() / k),
-        coverage=float(covered / len(real)),
-    )
-
-
-def _radius(points: Features, k: int) -> Features:
-    """Distance (N,) to the k-th nearest other point."""
-    distance, _ = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points).kneighbors()
-    radius: Features = distance[:, -1]
-    return radius
+    precision, density = float((balls_around_fake > 0).mean()), float(balls_around_fake.mean() / k)
+    return Coverage(precision, float(recalled / len(real)), density, float(covered / len(real)))

@@ -1,6 +1,5 @@
 """A table of figures, each beside the value that real unseen items reach."""
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, Self, TypeVar
@@ -57,17 +56,9 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; an infinite one, which JSON cannot hold, becomes None."""
         values = asdict(self)
-        values["figures"] = [
-            {
-                key: None if isinstance(value, float) and not math.isfinite(value) else value
-                for key, value in row.items()
-            }
-            for row in values["figures"]
-        ]
+        for figure in values["figures"]:
+            figure |= {key: None for key, x in figure.items() if isinstance(x, float) and not math.isfinite(x)}
         return values
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 class Drawable(Protocol):

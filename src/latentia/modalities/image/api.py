@@ -10,7 +10,7 @@ from pydantic import Field
 
 from latentia.errors import LatentiaError
 from latentia.modalities.image.applications.repair import inpaint
-from latentia.modalities.image.readers.single import read_mask, read_one
+from latentia.modalities.image.readers.image_cache import read_mask, read_one
 from latentia.model import LatentModel
 from latentia.web.api import Answer, Fields, Items, decoded
 from latentia.web.work import Ask, Check

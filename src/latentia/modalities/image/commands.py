@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -26,7 +26,6 @@ from latentia.cli.shared import (
 from latentia.errors import LatentiaError
 
 if TYPE_CHECKING:
-    from latentia.modalities.base import Modality
     from latentia.modalities.image.degrade import Degradation
     from latentia.model import LatentModel
 
@@ -87,14 +86,15 @@ def inpaint(
 ) -> None:
     """Repair the masked part of a picture; the rest comes back bit for bit."""
     from latentia.modalities.image.applications.repair import inpaint as draw
-    from latentia.modalities.image.applications.repair import most_typical
+    from latentia.modalities.image.applications.repair import most_typical, picture_stage
     from latentia.modalities.image.degrade import cover
-    from latentia.modalities.image.readers.single import read_mask
+    from latentia.modalities.image.readers.image_cache import read_mask
 
     if guess is not None and class_ is not None:
         raise LatentiaError("--class and --guess exclude each other: the class is known, or it is guessed")
     chosen = one_of("--method", method, "auto", "posterior", "repaint", "trained")
-    loaded, modality = _load(model, device)
+    loaded, modality = load_with_modality(model, device)
+    picture_stage(loaded)
     before, hidden = modality.read(picture, loaded, fit), read_mask(mask, loaded.codec.size, fit)
     labels = labels_of(loaded, class_, count)
     if not hidden.any():
@@ -113,7 +113,7 @@ def inpaint(
 
 def _guessed(loaded: "LatentModel", guess: str, root: Path | None, before: Any, hidden: Any, device: str) -> Any:
     """The class, as a label (1,), that a classifier trained on the pictures `guess` sees in what is not hidden."""
-    from latentia.modalities.image.evaluation.guess import guess_classes
+    from latentia.modalities.image.evaluation.label import guess_classes
     from latentia.modalities.image.readers.builtin import load_pictures
 
     real = load_pictures(guess, "train", loaded.codec.size, "refuse", root)
@@ -145,6 +145,9 @@ def restore(
 ) -> None:
     """Undo a known degradation of a picture: too few pixels, blur, noise, lost colour."""
     from latentia.modalities.image import degrade
+    from latentia.modalities.image.applications.repair import enlarge, picture_stage, repair_task
+    from latentia.modalities.image.applications.repair import restore as draw
+    from latentia.modalities.image.pictures import to_uint8
 
     tasks: dict[str, Callable[[], Degradation]] = {
         "super-resolution": lambda: degrade.shrink(factor),
@@ -153,69 +156,54 @@ def restore(
         "denoise": lambda: degrade.keep_all,
         "colourise": lambda: degrade.grey,
     }
-    degradation = tasks[one_of("--task", task, *tasks)]()
-    loaded, modality = _load(model, device)
+    what = Restoration(one_of("--task", task, *tasks), factor, tasks[task]())
+    loaded, modality = load_with_modality(model, device)
+    picture_stage(loaded)
     sampling = sampling_of(loaded, steps, guidance, prompt, condition, count)
-    how = {"seed": seed, "progress": True, **sampling}
     deviation = noise / 127.5
-    added = deviation if simulate else None
-    before, degraded = _degraded(loaded, picture, degradation, task, factor, fit, added, seed)
-    after = _restored(loaded, degraded, degradation, task, factor, labels_of(loaded, class_, count), deviation, how)
+    before, degraded = _degraded(loaded, picture, what, fit, deviation if simulate else None, seed)
+    labels, options = labels_of(loaded, class_, count), {"seed": seed, "progress": True, **sampling}
+    trained = repair_task(loaded)
+    if trained is None:
+        measured = degraded.expand(count, *degraded.shape[1:])
+        after = draw(loaded, measured, what.degradation, labels, noise_std=deviation, **options)
+    elif (task.replace("-", "_"), factor) != (trained.kind, trained.factor):
+        raise LatentiaError(f"the model is trained for one task alone, {trained}")
+    else:
+        after = enlarge(loaded, to_uint8(degraded).repeat(count, 0), labels, **options)
     typer.echo(f"wrote {out}: {modality.write_results(out, before, after)}")
 
 
+class Restoration(NamedTuple):
+    """A task of `restore`, the factor of super-resolution, and the degradation that is undone."""
+
+    task: str
+    factor: int
+    degradation: "Degradation"
+
+
 def _degraded(
-    loaded: "LatentModel",
-    picture: Path,
-    degradation: "Degradation",
-    task: str,
-    factor: int,
-    fit: bool,
-    noise: float | None,
-    seed: int,
+    loaded: "LatentModel", picture: Path, what: Restoration, fit: bool, noise: float | None, seed: int
 ) -> tuple[list[Any], Any]:
     """Pictures that precede the result on its sheet, and the degraded one, float (1, ...), made here with noise."""
     import torch
 
     from latentia.modalities.image.pictures import to_float, to_uint8
-    from latentia.modalities.image.readers.single import read_one
+    from latentia.modalities.image.readers.image_cache import read_one
 
     channels, size = loaded.first_stage.config["in_channels"], loaded.codec.size
-    made, small = (1 if task == "colourise" else channels), (size // factor if task == "super-resolution" else size)
+    made = 1 if what.task == "colourise" else channels
+    small = size // what.factor if what.task == "super-resolution" else size
     before = []
     if noise is None:
         degraded = to_float(read_one(picture, made, small, fit)[None])
     else:
         before.append(read_one(picture, channels, size, fit))
-        degraded = degradation(to_float(before[0][None]))
-        if task == "denoise":
+        degraded = what.degradation(to_float(before[0][None]))
+        if what.task == "denoise":
             degraded = degraded + noise * torch.randn(degraded.shape, generator=torch.Generator().manual_seed(seed))
     enlarged = to_uint8(degraded)[0].repeat(size // small, 0).repeat(size // small, 1)
     return [*before, enlarged.repeat(channels // made, 2)], degraded
-
-
-def _restored(
-    loaded: "LatentModel",
-    degraded: Any,
-    degradation: "Degradation",
-    task: str,
-    factor: int,
-    labels: Any,
-    noise: float,
-    how: dict[str, Any],
-) -> Any:
-    """Draws by a denoiser that is trained for the task, or by one that is trained to draw, through the degradation."""
-    from latentia.modalities.image.applications.drawing import repair_task
-    from latentia.modalities.image.applications.repair import enlarge
-    from latentia.modalities.image.applications.repair import restore as draw
-    from latentia.modalities.image.pictures import to_uint8
-
-    trained, count = repair_task(loaded), len(labels)
-    if trained is None:
-        return draw(loaded, degraded.expand(count, *degraded.shape[1:]), degradation, labels, noise_std=noise, **how)
-    if (task.replace("-", "_"), factor) != (trained.kind, trained.factor):
-        raise LatentiaError(f"the model is trained for one task alone, {trained}")
-    return enlarge(loaded, to_uint8(degraded).repeat(count, 0), labels, **how)
 
 
 def augment(
@@ -250,7 +238,7 @@ def augment(
     device: Device = "cpu",
 ) -> None:
     """Write synthetic labelled pictures for a classifier that has too few real ones."""
-    from latentia.modalities.image.evaluation.augment import Augmentation, augment_set
+    from latentia.modalities.image.applications.augment import Augmentation, augment_set
 
     per = None if balance else per_class
     how = Augmentation(per, strength, unlabelled, even, min_confidence, allow_copies)
@@ -268,7 +256,7 @@ def name(
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Tell a model of unlabelled pictures its classes, from few labelled pictures and without training it again."""
+    """Name the classes of a model of unlabelled pictures, from few labelled ones and without training it again."""
     from latentia.modalities.image.evaluation.label import name_run
 
     typer.echo(name_run(run, data, out, root=root, even=even, seed=seed, device=device))
@@ -289,12 +277,3 @@ def prepare(
     one_of("NAME", name, "emoji")
     counts = prepare_emoji(out, size, language or EMOJI_LANGUAGES)
     show_pairs({"pictures": sum(counts.values()), **counts, "folder": out})
-
-
-def _load(folder: Path, device: str) -> tuple["LatentModel", "Modality"]:
-    """The model, which must make pictures."""
-    from latentia.modalities.image.applications.drawing import picture_stage
-
-    model, modality = load_with_modality(folder, device)
-    picture_stage(model)
-    return model, modality

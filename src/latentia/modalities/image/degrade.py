@@ -48,9 +48,8 @@ def blur(kernel: Tensor) -> Degradation:
 
     def apply(x: Tensor) -> Tensor:
         if min(x.shape[2:]) <= reach:
-            raise LatentiaError(
-                f"pictures of {x.shape[3]}×{x.shape[2]} are too small for a blur of {len(kernel)} pixels"
-            )
+            size = f"{x.shape[3]}×{x.shape[2]}"
+            raise LatentiaError(f"pictures of {size} are too small for a blur of {len(kernel)} pixels")
         channels = x.shape[1]
         weight = kernel.to(x).expand(channels, 1, *kernel.shape)
         return F.conv2d(F.pad(x, [reach] * 4, mode="reflect"), weight, groups=channels)

@@ -1,34 +1,38 @@
-"""Pictures for the eye: grids, PNG and GIF files."""
+"""Pictures for the eye and in files: grids, PNG and GIF, and the writers of a modality by a file name's ending."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path
 from latentia.items import folder_name
+from latentia.metrics.checks import check_pictures
+from latentia.modalities.base import Draw
 
 BACKGROUND = 255  # white, between and behind the pictures
+PAD = 2  # pixels between them
+FRAMES_A_SECOND = 10
 
 
-def picture_grid(images: NDArray[np.uint8], columns: int | None = None, scale: int = 1, pad: int = 2) -> Image.Image:
-    """Lays pictures out row by row on white, `pad` pixels apart and each enlarged `scale` times without smoothing.
+def picture_grid(images: NDArray[np.uint8], columns: int | None = None, scale: int = 1) -> Image.Image:
+    """Lays pictures out row by row on white, 2 pixels apart and each enlarged `scale` times without smoothing.
 
     `images` is uint8 (N, H, W, C) with C 1 (mode L) or 3 (mode RGB). `columns` None makes the grid nearly square.
-    One picture alone gets no border.
-    Raises LatentiaError for other arrays, no pictures, columns or scale below 1, or a negative pad.
+    One picture alone gets no border. Raises LatentiaError for other arrays, no pictures, or numbers below 1.
     """
-    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in (1, 3) or 0 in images.shape:
-        raise LatentiaError(f"a grid needs uint8 pictures (N, H, W, 1 or 3), got {images.dtype} {images.shape}")
+    check_pictures("a grid", images)
     count, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(count)) if columns is None else columns
-    if columns < 1 or scale < 1 or pad < 0:
-        raise LatentiaError(f"a grid needs columns ≥ 1, scale ≥ 1, pad ≥ 0; got {columns}, {scale} and {pad}")
-    pad = pad if count > 1 else 0
+    if columns < 1 or scale < 1:
+        raise LatentiaError(f"a grid needs columns and scale ≥ 1, got {columns} and {scale}")
+    pad = PAD if count > 1 else 0
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     height, width = height * scale, width * scale
@@ -43,11 +47,7 @@ def picture_grid(images: NDArray[np.uint8], columns: int | None = None, scale: i
 
 def save_png(image: Image.Image, path: Path) -> None:
     """Writes a PNG, whole or not at all. Raises LatentiaError where the file cannot be written."""
-    try:
-        with atomic_path(path) as temporary:
-            image.save(temporary, format="PNG")
-    except OSError as error:
-        raise LatentiaError(f"{path} cannot be written: {error}") from None
+    _save(image, path, "PNG")
 
 
 def write_pictures(
@@ -65,25 +65,56 @@ def write_pictures(
     paths = []
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         paths.append(f"{folders[label] if label < len(folders) else ''}{number:06d}.png")
-        save_png(picture_grid(image[None], pad=0), Path(folder) / paths[-1])
+        save_png(picture_grid(image[None]), Path(folder) / paths[-1])
     return paths
 
 
-def save_gif(frames: Sequence[Image.Image], path: Path, fps: float = 10.0) -> None:
+def save_gif(frames: Sequence[Image.Image], path: Path) -> None:
     """Writes an endlessly looping GIF of frames of one size, whole or not at all.
 
-    Raises LatentiaError for no frames, frames of several sizes, fps outside (0, 100], or a path that cannot be written.
+    Raises LatentiaError for no frames, frames of several sizes, or a path that cannot be written.
     """
     sizes = {frame.size for frame in frames}
     if len(sizes) != 1:
-        raise LatentiaError(
-            f"{path}: a GIF needs frames of one size, got {len(frames)} frames of sizes {sorted(sizes)}"
-        )
-    if not 0 < fps <= 100:  # the format counts hundredths of a second
-        raise LatentiaError(f"{path}: a GIF plays at 0 to 100 frames a second, got {fps}")
+        raise LatentiaError(f"{path}: a GIF needs frames of one size, got {len(frames)} of sizes {sorted(sizes)}")
+    more = {"append_images": list(frames[1:]), "duration": 1000 // FRAMES_A_SECOND, "loop": 0}
+    _save(frames[0], path, "GIF", save_all=True, **more)
+
+
+def _save(image: Image.Image, path: Path, kind: str, **options: Any) -> None:
     try:
         with atomic_path(path) as temporary:
-            more = {"append_images": list(frames[1:]), "duration": round(1000 / fps), "loop": 0}
-            frames[0].save(temporary, format="GIF", save_all=True, **more)
+            image.save(temporary, format=kind, **options)
     except OSError as error:
         raise LatentiaError(f"{path} cannot be written: {error}") from None
+
+
+def scale_of(side: int, limit: int = 56) -> int:
+    """How many times a small picture is enlarged for the eye, to at most `limit` pixels a side."""
+    return max(1, limit // side)
+
+
+def write_grid(model: Any, draw: Draw, labels: Any, out: Path) -> None:
+    save_png(picture_grid(draw(), scale=scale_of(model.codec.size)), out)
+
+
+def write_array(model: Any, draw: Draw, labels: Any, out: Path) -> None:
+    images = draw()
+    with atomic_path(out) as temporary, temporary.open("wb") as file:
+        np.save(file, images)
+
+
+def write_folder(model: Any, draw: Draw, labels: Any, out: Path) -> None:
+    """One PNG a picture, in a folder a class: `latentia data show OUT` reads it back."""
+    write_pictures(draw(), labels, model.class_names, out)
+
+
+def write_film(model: Any, draw: Draw, labels: Any, out: Path) -> None:
+    """Left to right as the sampler goes: what the model believes the clean pictures to be after each step."""
+    scale, frames = scale_of(model.codec.size), []
+
+    def keep(step: int, z_t: Tensor, denoised: Tensor) -> None:
+        frames.append(picture_grid(model.decode(denoised), scale=scale))
+
+    images = draw(callback=keep, batch_size=len(labels))  # one batch, so that every frame shows all pictures
+    save_gif([*frames, picture_grid(images, scale=scale)], out)

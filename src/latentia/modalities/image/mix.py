@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from latentia.errors import LatentiaError
+from latentia.metrics.checks import check_alike
 from latentia.modalities.image.pictures import PictureSet, to_float
 
 
@@ -22,15 +23,11 @@ class MixedPictures(Dataset[tuple[Tensor, int]]):
     def __init__(self, real: PictureSet, synthetic: PictureSet, ratio: float = 0.5, seed: int = 0) -> None:
         if not 0 <= ratio < 1:
             raise LatentiaError(f"ratio is {ratio!r}, expected a number from 0 to below 1")
-        if real.labels is None or synthetic.labels is None:
-            raise LatentiaError(f"both {real.name} and {synthetic.name} need labels")
-        if real.images.shape[1:] != synthetic.images.shape[1:]:
-            raise LatentiaError(
-                f"{real.name} has pictures {real.images.shape[1:]}, {synthetic.name} {synthetic.images.shape[1:]}"
-            )
+        self.real_labels, labels = real.known_labels(), synthetic.known_labels()
+        check_alike(real.name, real.images, synthetic.name, synthetic.images)
         numbers = np.array([real.class_index(name) for name in synthetic.class_names])
         self.real, self.synthetic, self.seed = real, synthetic, seed
-        self.real_labels, self.synthetic_labels = real.labels, numbers[synthetic.labels]
+        self.synthetic_labels = numbers[labels]
         self.count = round(len(real) * ratio / (1 - ratio))
         self.set_epoch(0)
 

@@ -11,16 +11,19 @@ from pydantic import Field
 
 from latentia.config import config, located
 from latentia.errors import LatentiaError
-from latentia.items import ItemSet
+from latentia.items import ItemSet, joined
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.base import Evaluation, Modality, Say, Summary, Writer, summary
-from latentia.modalities.image import write
-from latentia.modalities.image.codec import PictureCodec
-from latentia.modalities.image.first_stage import AutoencoderKL, AutoencoderVQ, DiffusersKL
-from latentia.modalities.image.grids import picture_grid, save_png
-from latentia.modalities.image.pictures import MAX_SIDE, PictureSet, parse_size
-
-BUILT_IN = ("fashion-mnist", "digits", "cifar10", "auto")
+from latentia.modalities.image import grids
+from latentia.modalities.image.first_stage import STAGES
+from latentia.modalities.image.grids import picture_grid, save_png, scale_of
+from latentia.modalities.image.items import PictureCodec, mirrored, picture_items, with_clusters
+from latentia.modalities.image.pictures import MAX_SIDE, parse_size
+from latentia.modalities.image.readers.builtin import BUILT_IN, load_framed, load_pictures
+from latentia.modalities.image.readers.cifar import fetch_cifar10
+from latentia.modalities.image.readers.idx import fetch_fashion_mnist
+from latentia.modalities.image.readers.image_cache import read_one
+from latentia.modalities.image.repair_task import RepairTask, with_damage
 
 
 @config
@@ -57,56 +60,29 @@ class PictureData:
         return (side, side), *(parse_size("data.more_sizes", text) for text in self.more_sizes)
 
 
-def _fashion_mnist() -> Path:
-    from latentia.modalities.image.readers.fetch import fetch_fashion_mnist
-
-    return fetch_fashion_mnist()
-
-
-def _cifar10() -> Path:
-    from latentia.modalities.image.readers.fetch import fetch_cifar10
-
-    return fetch_cifar10()
-
-
 class Pictures(Modality):
-    """See `latentia.modalities.base.Modality`."""
+    """Pictures, from file to file."""
 
     name, plural, ending, legacy_size = "image", "pictures", ".png", "image_size"
     Data = PictureData
-    stages: Mapping[str, type[FirstStage]] = {
-        "AutoencoderKL": AutoencoderKL,
-        "AutoencoderVQ": AutoencoderVQ,
-        "DiffusersKL": DiffusersKL,
-    }
+    stages = STAGES
     writers: Mapping[str, Writer] = {
-        ".png": write.grid,  # of single pixels enlarged
-        ".npy": write.array,
-        ".gif": write.film,
-        "": write.folder,
+        ".png": grids.write_grid,
+        ".npy": grids.write_array,
+        ".gif": grids.write_film,
+        "": grids.write_folder,
     }
     options = frozenset({"features", "inception_weights"})
-    fetchers: Mapping[str, Callable[[], Path]] = {"fashion-mnist": _fashion_mnist, "cifar10": _cifar10}
+    fetchers: Mapping[str, Callable[[], Path]] = {"fashion-mnist": fetch_fashion_mnist, "cifar10": fetch_cifar10}
     uploads = frozenset({"inpaint"})
     shows_way = True
     way_endings = (".gif", ".png")
 
-    def pictures(self, data: PictureData, split: Literal["train", "test"] = "train") -> PictureSet:
-        """One split of a recipe's pictures."""
-        from latentia.modalities.image.readers.builtin import load_pictures
-
-        return load_pictures(data.name, split, data.size, data.on_corrupt, data.root)
-
     def load(self, recipe: Any, folder: Path, first_stage: Path | None) -> ItemSet:
-        from latentia.modalities.image.items import picture_items
-
-        return picture_items(self.pictures(recipe.data))
+        data = recipe.data
+        return picture_items(load_pictures(data.name, "train", data.size, data.on_corrupt, data.root))
 
     def for_denoiser(self, recipe: Any, items: ItemSet, folder: Path) -> ItemSet:
-        from latentia.modalities.image.clusters import with_clusters
-        from latentia.modalities.image.items import mirrored
-        from latentia.modalities.image.repair_task import RepairTask, with_damage
-
         data = recipe.data
         if data.more_sizes:
             items = self._in_several_sizes(recipe, items)
@@ -122,10 +98,6 @@ class Pictures(Modality):
 
     def _in_several_sizes(self, recipe: Any, items: ItemSet) -> ItemSet:
         """Raises LatentiaError where the recipe does not fit pictures of several sizes."""
-        from latentia.items import joined
-        from latentia.modalities.image.items import picture_items
-        from latentia.modalities.image.readers.aspect_buckets import load_framed
-
         data, side = recipe.data, int(items.size)
         if recipe.task is not None or recipe.clusters:
             raise LatentiaError("data.more_sizes goes without a task and without clusters")
@@ -151,18 +123,16 @@ class Pictures(Modality):
         save_png(picture_grid(items), path)
 
     def check(self, model: Any, folder: Path) -> None:
-        from latentia.modalities.image.applications.drawing import repair_task
+        from latentia.modalities.image.applications.repair import repair_task
 
-        repair, channels = model.condition("repair"), model.latent_shape[0]
         try:
             task = repair_task(model)
         except TypeError as error:
             raise LatentiaError(f"{folder}: the denoiser's task garbles a field: {error}") from None
-        if task is not None and repair.grid_channels != task.channels(channels):
-            raise LatentiaError(
-                f"{folder}: the denoiser takes {repair.grid_channels} channels of what is left, "
-                f"expected {task.channels(channels)}"
-            )
+        if task is not None:
+            channels, expected = model.condition("repair").grid_channels, task.channels(model.latent_shape[0])
+            if channels != expected:
+                raise LatentiaError(f"{folder}: the denoiser takes {channels} channels of what is left, not {expected}")
 
     def preview(self, items: NDArray[np.uint8], stem: Path, classes: int = 0) -> None:
         picture_grid(items, columns=10 if classes == 10 else 8).save(stem.with_suffix(".png"))
@@ -173,19 +143,29 @@ class Pictures(Modality):
         return evaluate_picture_model(model, out, how)
 
     def read(self, path: Path, model: Any, fit: bool = False) -> NDArray[np.uint8]:
-        from latentia.modalities.image.readers.single import read_one
-
         return read_one(path, model.first_stage.config["in_channels"], model.codec.size, fit)
 
     def write_way(self, out: Path, way: NDArray[np.uint8]) -> None:
-        write.way(out, way)
+        """A .gif film there and back, or a .png with all pictures in a row."""
+        scale = scale_of(way.shape[1])
+        if out.suffix.lower() == ".png":
+            save_png(picture_grid(way, columns=len(way), scale=scale), out)
+        elif out.suffix.lower() == ".gif":
+            there = [picture_grid(picture[None], scale=scale) for picture in way]
+            grids.save_gif([*there, *there[-2:0:-1]], out)
+        else:
+            raise LatentiaError(f"--out {out}: expected a name that ends in .gif or .png")
 
     def distance(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> str:
         missed = np.sqrt(np.square(first.astype(np.float64) - second).mean())
         return f"{missed:.2f} grey levels of 255 (root mean square)"
 
     def write_results(self, out: Path, before: Sequence[NDArray[np.uint8]], after: NDArray[np.uint8]) -> str:
-        return write.results(out, before, after)
+        """A sheet of pictures before and after, and one PNG for each of those after."""
+        sheet = np.stack([*before, *after])
+        save_png(picture_grid(sheet, columns=min(len(sheet), 10), scale=scale_of(sheet.shape[1])), out / "sheet.png")
+        grids.write_pictures(after, np.zeros(len(after), np.int64), (), out)
+        return f"sheet.png and {len(after)} pictures"
 
     def size_of(self, option: str, text: str) -> tuple[int, int]:
         return parse_size(option, text)
@@ -195,18 +175,16 @@ class Pictures(Modality):
 
     def show(self, name: str, split: Any, how: Mapping[str, Any]) -> Summary:
         """`out` gets a grid of the first 64 pictures."""
-        from latentia.modalities.image.readers.builtin import load_pictures
-
         pictures = load_pictures(name, split, how["size"], how["on_corrupt"], how["root"])
-        side, out = pictures.image_size, how["out"]
+        side, out = pictures.size, how["out"]
         if out:
-            save_png(picture_grid(pictures.images[:64], scale=write.scale_of(side)), out)
+            save_png(picture_grid(pictures.images[:64], scale=scale_of(side)), out)
         what = f"{len(pictures)} pictures of {side}×{side}×{pictures.channels}"
         return summary(pictures, what, [f"wrote {out}"] if out else [])
 
     def frame(self, items: NDArray[np.uint8], model: Any) -> Any:
         """A grid for the eye."""
-        return picture_grid(items, scale=page_scale(model))
+        return picture_grid(items, scale=scale_of(int(model.codec.size), 128))
 
     def widget(self, **how: Any) -> Any:
         import gradio
@@ -214,7 +192,7 @@ class Pictures(Modality):
         return gradio.Gallery(label="Pictures", format="png", columns=4, **how)
 
     def component_value(self, items: NDArray[np.uint8], model: Any) -> Any:
-        scale = page_scale(model)
+        scale = scale_of(int(model.codec.size), 128)
         large = [image.repeat(scale, axis=0).repeat(scale, axis=1) for image in items]
         return [image[..., 0] if image.shape[2] == 1 else image for image in large]
 
@@ -228,11 +206,6 @@ class Pictures(Modality):
         from latentia.modalities.image.api import add_inpaint
 
         add_inpaint(app, model, answer)
-
-
-def page_scale(model: Any) -> int:
-    """How many times a small picture is enlarged for the eye."""
-    return max(1, 128 // int(model.codec.size))
 
 
 MODALITY = Pictures()

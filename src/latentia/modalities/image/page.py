@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from latentia.modalities.image.api import repair
-from latentia.modalities.image.applications.drawing import repair_task
+from latentia.modalities.image.applications.repair import repair_task
 from latentia.modalities.image.modality import MODALITY
 from latentia.modalities.image.pictures import MAX_SIDE, fit_picture
 from latentia.model import LatentModel

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from latentia.errors import LatentiaError
 from latentia.items import check_labels, class_index
+from latentia.metrics.checks import check_pictures
 
 MAX_SIDE = 4096  # pixels of a picture to draw or to learn
 HASHED_AT_ONCE = 1024  # pictures; a memory map larger than RAM is hashed piece by piece
@@ -44,16 +45,10 @@ class PictureSet:
     captions: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        shape = self.images.shape
-        if self.images.dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
-            raise LatentiaError(
-                f"{self.name}: pictures are {self.images.dtype} {shape}, expected uint8 (N, H, W, 1 or 3)"
-            )
-        if 0 in shape:
-            raise LatentiaError(f"{self.name} holds no pictures")
-        check_labels(self.labels, self.class_names, shape[0], self.name)
-        if self.captions is not None and len(self.captions) != shape[0]:
-            raise LatentiaError(f"{self.name} has {shape[0]} pictures and {len(self.captions)} captions")
+        check_pictures(self.name, self.images)
+        check_labels(self.labels, self.class_names, len(self), self.name)
+        if self.captions is not None and len(self.captions) != len(self):
+            raise LatentiaError(f"{self.name} has {len(self)} pictures and {len(self.captions)} captions")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -64,26 +59,23 @@ class PictureSet:
         return len(self.class_names)
 
     @property
-    def image_size(self) -> int:
-        """Height and width in pixels. Raises LatentiaError where they differ."""
-        self.check_square()
-        return int(self.images.shape[1])
-
-    @property
     def size(self) -> int:
-        """`image_size` by the name that every set of examples has."""
-        return self.image_size
+        """Height and width in pixels. Raises LatentiaError where they differ."""
+        height, width = self.images.shape[1:3]
+        if height != width:
+            raise LatentiaError(f"{self.name}: pictures are {width}×{height}; pass size=... to crop them to squares")
+        return int(height)
 
     @property
     def channels(self) -> int:
         """1 for grey, 3 for RGB."""
         return int(self.images.shape[3])
 
-    def check_square(self) -> None:
-        """Raises LatentiaError where height and width differ."""
-        height, width = self.images.shape[1:3]
-        if height != width:
-            raise LatentiaError(f"{self.name}: pictures are {width}×{height}; pass size=... to crop them to squares")
+    def known_labels(self) -> NDArray[np.int64]:
+        """The labels. Raises LatentiaError where there are none."""
+        if self.labels is None:
+            raise LatentiaError(f"{self.name} has no labels; pictures get them from one folder a class")
+        return self.labels
 
     @cached_property
     def fingerprint(self) -> str:
@@ -96,11 +88,6 @@ class PictureSet:
         if self.captions is not None:
             digest.update(json.dumps(self.captions).encode())
         return digest.hexdigest()[:16]
-
-    def tensor(self, rows: NDArray[Any] | slice, variant: int = 0) -> Tensor:
-        """The pictures at `rows` as float32 (B, C, H, W) in [-1, 1]; variant 1 is mirrored left to right."""
-        x = to_float(self.images[rows])
-        return x.flip(-1) if variant else x
 
     def subset(self, indices: Sequence[int] | NDArray[Any] | slice) -> "PictureSet":
         """The pictures at `indices` (integers, a boolean mask or a slice), with all class names.

@@ -57,15 +57,16 @@ class RepairTask:
         return torch.cat([latents, F.adaptive_avg_pool2d(hidden.float(), (height, width))], 1)
 
 
-def draw_masks(size: int, count: int = MASKS, seed: int = 0) -> NDArray[np.bool_]:
-    """Masks (count, size, size), True where hidden: a third each are rectangles, half planes and scattered blocks.
+@lru_cache(maxsize=4)
+def draw_masks(size: int) -> NDArray[np.bool_]:
+    """Masks (1024, size, size), True where hidden: a third each are rectangles, half planes and scattered blocks.
 
-    They hide between a tenth and nine tenths.
+    They hide between a tenth and nine tenths, and are always the same.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     rows, columns = np.mgrid[:size, :size] / max(size - 1, 1) - 0.5
-    masks = np.empty((count, size, size), bool)
-    for i, share in enumerate(generator.uniform(0.1, 0.9, count)):
+    masks = np.empty((MASKS, size, size), bool)
+    for i, share in enumerate(generator.uniform(0.1, 0.9, MASKS)):
         if i % 3 == 0:
             height = generator.uniform(share, 1.0)
             low, high = (round(size * side) for side in (height, share / height))
@@ -108,13 +109,8 @@ class PreparedRepair:
 
     def hidden(self, rows: Tensor, variant: Tensor | int) -> Tensor:
         """The masks (B, 1, S, S) of some rows (B,): always the same for a row and a variant."""
-        return shared_masks(self.size)[(rows * VARIANTS + variant + 1) * 7919 % MASKS]  # a prime: neighbours differ
-
-
-@lru_cache(maxsize=4)
-def shared_masks(size: int) -> Tensor:
-    """(MASKS, 1, size, size) booleans."""
-    return torch.from_numpy(draw_masks(size))[:, None]
+        masks = torch.from_numpy(draw_masks(self.size))[:, None]
+        return masks[(rows * VARIANTS + variant + 1) * 7919 % MASKS]  # a prime: neighbours differ
 
 
 def with_damage(items: ItemSet, task: RepairTask) -> ItemSet:

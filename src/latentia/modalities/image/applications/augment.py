@@ -1,21 +1,33 @@
-"""Synthetic labelled pictures, for a classifier that has too few real ones."""
+"""Synthetic labelled pictures, for a classifier that has too few real ones, and a folder of those that are accepted."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from latentia.applications.drawing import Labels
 from latentia.applications.variation import vary
-from latentia.conditions import Label
-from latentia.denoiser import Denoiser
 from latentia.errors import LatentiaError
-from latentia.modalities.image.applications.drawing import Pictures, own_labels, picture_stage
+from latentia.files import module_hash, new_folder, write_text
+from latentia.metrics.checks import Pictures
+from latentia.modalities.image.applications.repair import picture_stage
+from latentia.modalities.image.evaluation.label import label_by_votes, trained_voters
+from latentia.modalities.image.grids import write_pictures
+from latentia.modalities.image.metrics.classifier import PictureClassifier, trained_classifier, vote, weighted
+from latentia.modalities.image.metrics.neighbours import nearest_neighbours
 from latentia.modalities.image.pictures import PictureSet
-from latentia.model import LatentModel
+from latentia.modalities.image.readers.builtin import load_pictures
+from latentia.model import LatentModel, load
+
+MANIFEST_NAME = "manifest.jsonl"
+COPY_QUANTILE = 0.01  # real pictures nearer to another than this share of them count as copies, and synthetic ones too
+ROUNDS = 4  # of drawing, while pictures are missing
+VARIED = 0.5  # strength by which unlabelled pictures are varied
+LOOKED_UP = 2000  # real pictures that this distance is measured on
 
 
 class Verdict(NamedTuple):
@@ -41,61 +53,10 @@ class Synthetic(NamedTuple):
     missing: Labels
 
 
-def check_nameless(model: LatentModel) -> int:
-    """How many clusters of unlabelled pictures the model knows. Raises LatentiaError where it has classes or none."""
-    label = model.condition("label")
-    if model.class_names or label is None or label.clusters is None:
-        raise LatentiaError("the model was not trained on unlabelled pictures in clusters: set clusters, such as 256")
-    return int(label.clusters.shape[1])
-
-
-def name_clusters(
-    model: LatentModel, class_names: Sequence[str], clusters: Labels, votes: NDArray[np.float64]
-) -> LatentModel:
-    """A model of unlabelled pictures in clusters, to draw classes from: each of them is a mixture of the clusters.
-
-    A few labelled pictures, or the predictions of their classifiers for others, assign clusters to classes, and nothing
-    is trained (clusters as labels: Bao et al. 2022; labels by few: after You et al. 2023, "Diffusion models and
-    semi-supervised learners benefit mutually with few labels").
-
-    clusters: (N,), the cluster of each of some pictures (the run's `denoiser/clusters.npy` holds those of all).
-    votes: (N, len(class_names)) ≥ 0, the weight of each of these pictures for each class.
-    Raises LatentiaError where the model has classes or no clusters, the two do not fit, or nothing speaks for a class.
-    """
-    count = check_nameless(model)
-    if clusters.ndim != 1 or votes.shape != (len(clusters), len(class_names)) or not (votes >= 0).all():
-        raise LatentiaError(
-            f"votes have the shape {votes.shape}, expected numbers of 0 or more, {(len(clusters), len(class_names))}"
-        )
-    if not len(clusters) or clusters.min() < 0 or clusters.max() >= count:
-        raise LatentiaError(f"clusters are no numbers from 0 to {count - 1}")
-    shares = np.stack([np.bincount(clusters, weights=column, minlength=count) for column in votes.T]).astype(np.float64)
-    silent = [name for name, share in zip(class_names, shares, strict=True) if not share.any()]
-    if silent:
-        raise LatentiaError(f"no picture speaks for {', '.join(silent)}")
-    shares /= shares.sum(1, keepdims=True)
-    return with_label(model, class_names, shares)
-
-
-def with_label(model: LatentModel, class_names: Sequence[str], shares: NDArray[np.float64]) -> LatentModel:
-    """The model with classes made of its clusters in these shares (classes, clusters); vectors stay as learned."""
-    old: Label = model.condition("label")
-    table = old.table.weight.detach()
-    null, classes = table[-1:], len(class_names)
-    label = Label(table.shape[1], class_names, shares.tolist(), old.coarse)
-    label.table.weight.data = torch.cat([null.expand(classes, -1), table[:-1].repeat(classes, 1), null])
-    label.eval().requires_grad_(False)
-    return replace(
-        model,
-        denoiser=Denoiser(model.denoiser.core, {**model.denoiser.known, "label": label}, model.denoiser.objective),
-    )
-
-
 def balancing_counts(labels: Labels, num_classes: int) -> Labels:
     """How many pictures each class lacks to be as large as the largest."""
     sizes = np.bincount(labels, minlength=num_classes)
-    counts: Labels = sizes.max() - sizes
-    return counts
+    return np.asarray(sizes.max() - sizes)
 
 
 def synthesise(
@@ -105,51 +66,46 @@ def synthesise(
     *,
     strength: float | None = None,
     judge: Judge | None = None,
-    rounds: int = 4,
     seed: int = 0,
     progress: bool = False,
     **sampling: Any,
 ) -> Synthetic:
     """Draws `counts[c]` pictures of each class c of `real`.
 
-    Args:
-        real: a labelled set, whose classes are matched with the model's by name.
-        strength: None draws from noise; a number in (0, 1] noises real pictures of the class by so much and denoises
-            them (DA-Fusion, Trabucco et al. 2023, §4.2, without its learned words).
-        judge: accepts pictures; for the others new ones are drawn, in `rounds` rounds at most.
-        sampling: arguments of `LatentModel.generate`.
+    real: a labelled set, whose classes are matched with the model's by name.
+    strength: None draws from noise; a number in (0, 1] noises real pictures of the class by so much and denoises them
+        (DA-Fusion, Trabucco et al. 2023, §4.2, without its learned words).
+    judge: accepts pictures; for the others new ones are drawn, in 4 rounds at most.
+    sampling: arguments of `LatentModel.generate`.
 
     Raises LatentiaError where the model and the set do not fit, or a class that is to be varied has no picture.
     """
     picture_stage(model)
-    if real.labels is None:
-        raise LatentiaError(f"{real.name} has no labels: there are no classes to draw")
+    known = real.known_labels()
     if counts.shape != (real.num_classes,) or counts.min() < 0:
         raise LatentiaError(f"counts are {counts.tolist()}, expected {real.num_classes} numbers of 0 or more")
-    own = own_labels(model, real)
-    rows = [np.flatnonzero(real.labels == label) for label in range(real.num_classes)]
+    own = np.array([model.class_index(name) for name in real.class_names], dtype=np.int64)
+    rows = [np.flatnonzero(known == label) for label in range(real.num_classes)]
     empty = [real.class_names[label] for label in range(real.num_classes) if counts[label] and not len(rows[label])]
     if strength is not None and empty:
         raise LatentiaError(f"{real.name} has no picture of {', '.join(empty)} that could be varied")
 
-    missing = counts.astype(np.int64)
+    missing, drawn = counts.astype(np.int64), 0
     kept: list[tuple[Pictures, Labels, dict[str, NDArray[np.float64]]]] = []
-    drawn = 0
-    for number in range(rounds):
+    for number in range(ROUNDS):
         labels = np.repeat(np.arange(real.num_classes), missing)
         if not len(labels):
             break
-        round_seed = seed * rounds + number
+        options = {"seed": seed * ROUNDS + number, "progress": progress, **sampling}
         if strength is None:
-            pictures = model.generate(own[labels], seed=round_seed, progress=progress, **sampling)
+            pictures = model.generate(own[labels], **options)
         else:
-            generator = np.random.default_rng(round_seed)
+            generator = np.random.default_rng(options["seed"])
             start = real.images[[generator.choice(rows[label]) for label in labels]]
-            pictures = vary(model, start, own[labels], strength, seed=round_seed, progress=progress, **sampling)
+            pictures = vary(model, start, own[labels], strength, **options)
         drawn += len(labels)
-        verdict = Verdict(np.ones(len(labels), bool), {}) if judge is None else judge(pictures, labels)
-        keep = verdict.accepted
-        kept.append((pictures[keep], labels[keep], {name: score[keep] for name, score in verdict.scores.items()}))
+        keep, scores = (np.ones(len(labels), bool), {}) if judge is None else judge(pictures, labels)
+        kept.append((pictures[keep], labels[keep], {name: score[keep] for name, score in scores.items()}))
         missing = missing - np.bincount(labels[keep], minlength=real.num_classes)
     if not kept:
         raise LatentiaError("no class is to get a picture")
@@ -157,3 +113,113 @@ def synthesise(
     order = np.argsort(labels, kind="stable")
     scores = {name: np.concatenate([part[2][name] for part in kept])[order] for name in kept[0][2]}
     return Synthetic(np.concatenate([part[0] for part in kept])[order], labels[order], scores, drawn, missing)
+
+
+def picture_judge(
+    real: PictureSet,
+    min_confidence: float = 0.5,
+    allow_copies: bool = False,
+    *,
+    classifiers: Sequence[PictureClassifier] = (),
+    weights: NDArray[np.float64] | None = None,
+    seed: int = 0,
+    **how: Any,
+) -> Judge:
+    """Accepts pictures whose class the classifiers together find `min_confidence` likely or more.
+
+    classifiers: trained on `real`; none: one is trained here (`how`: arguments of `trained_classifier`).
+    weights: (num_classes,), factors of the predicted probabilities, such as `even_weights`; None: all 1.
+
+    Unless `allow_copies`, none may lie nearer to a real picture, in pixels, than all but 1 % of the real ones lie to
+    each other. Scores: "confidence" in [0, 1] and "distance" (Euclidean, pixels in [0, 1]).
+    Raises LatentiaError where `real` has no labels or fewer than two pictures.
+    """
+    if len(real) < 2:
+        raise LatentiaError(f"{real.name} has {len(real)} pictures: too few to distinguish copies from others")
+    voters = classifiers or [trained_classifier(real, seed=seed, **how)]
+    some = np.random.default_rng(seed).permutation(len(real))[:LOOKED_UP]
+    apart = nearest_neighbours(real.images[some], real.images, 2)[0][:, 1]  # the nearest is the picture itself
+    floor = float(np.quantile(apart, COPY_QUANTILE))
+
+    def judge(pictures: Pictures, labels: Labels) -> Verdict:
+        chances = vote(voters, pictures)
+        confidence = (chances if weights is None else weighted(chances, weights))[np.arange(len(labels)), labels]
+        distance = nearest_neighbours(pictures, real.images)[0][:, 0]
+        accepted = (confidence >= min_confidence) & (allow_copies | (distance >= floor))
+        return Verdict(accepted, {"confidence": confidence, "distance": distance})
+
+    return judge
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Which synthetic pictures are made, and which of them are kept.
+
+    per_class: pictures of each class; None fills every class up to the largest.
+    strength: None draws from noise; a number in (0, 1] varies real pictures by so much.
+    unlabelled: names pictures that are varied instead, by `strength` or 0.5, each as the class that classifiers of the
+        labelled ones see in it; even: each class is as frequent as the others among them (see `label_by_votes`).
+    min_confidence, allow_copies: see `picture_judge`.
+    """
+
+    per_class: int | None = 500
+    strength: float | None = None
+    unlabelled: str | None = None
+    even: bool = False
+    min_confidence: float = 0.5
+    allow_copies: bool = False
+
+
+def augment_set(
+    model: str | Path,
+    data: str,
+    out: str | Path,
+    how: Augmentation,
+    *,
+    root: str | Path | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> str:
+    """Writes pictures of each class of the training split of `data` into the new folder `out`; returns their count.
+
+    Pictures are `class/number.png`; a line of manifest.jsonl each holds its origin and scores. Raises LatentiaError
+    where `out` exists, arguments contradict each other, or model and data do not fit.
+    """
+    if how.even and how.unlabelled is None:
+        raise LatentiaError("--even is for --unlabelled pictures, and there are none")
+    with new_folder(Path(out)) as folder:
+        loaded = load(model, device)
+        size = loaded.codec.size
+        trained: dict[str, Any] = {"seed": seed, "device": device, "progress": True}
+        real = start = load_pictures(data, "train", size, "refuse", root)
+        lacking = balancing_counts(real.known_labels(), real.num_classes)
+        counts = lacking if how.per_class is None else np.full(real.num_classes, how.per_class)
+        strength = how.strength
+        judging: dict[str, Any] = {}
+        if how.unlabelled is not None:
+            strength = VARIED if strength is None else strength
+            rest = load_pictures(how.unlabelled, "train", size, "refuse", root)
+            voters = trained_voters(real, **trained)
+            start, _, weights = label_by_votes(voters, real, rest, even=how.even)
+            judging = {"classifiers": voters, "weights": weights}
+        judge = picture_judge(real, how.min_confidence, how.allow_copies, **judging, **trained)
+        chosen = {name: value for name, value in (sampling or {}).items() if value is not None}
+        made = synthesise(loaded, start, counts, strength=strength, judge=judge, seed=seed, progress=True, **chosen)
+        if not len(made.pictures):
+            raise LatentiaError(f"none of {made.drawn} pictures was accepted: lower --min-confidence or vary more")
+        origin = {
+            "seed": seed,
+            "strength": strength,
+            "unlabelled": how.unlabelled,
+            "sampling": loaded.sampling | chosen,
+            "model": f"{module_hash(loaded.first_stage)}-{module_hash(loaded.denoiser)}",
+        }
+        lines = []
+        for row, path in enumerate(write_pictures(made.pictures, made.labels, real.class_names, folder)):
+            scores = {name: round(float(score[row]), 6) for name, score in made.scores.items()}
+            lines.append(json.dumps({"file": path, "class": real.class_names[made.labels[row]], **scores, **origin}))
+        write_text(folder / MANIFEST_NAME, "".join(f"{line}\n" for line in lines))
+    short = [f"{name} {missing}" for name, missing in zip(real.class_names, made.missing, strict=True) if missing]
+    ending = f"; missing: {', '.join(short)}" if short else ""
+    return f"{len(made.pictures)} of {made.drawn} drawn pictures were accepted{ending}"

@@ -1,6 +1,6 @@
 """Repairs of pictures by a model, trained for it or not: inpainting and the inversion of linear degradations."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -13,13 +13,7 @@ from torch.nn import functional as F
 from latentia.applications.drawing import Labels, draw_by
 from latentia.diffusion import Sampler, posterior, repaint
 from latentia.errors import LatentiaError
-from latentia.modalities.image.applications.drawing import (
-    Pictures,
-    check_masks,
-    check_pictures_for,
-    picture_stage,
-    repair_task,
-)
+from latentia.metrics.checks import Pictures
 from latentia.modalities.image.degrade import Degradation, hide
 from latentia.modalities.image.first_stage import PictureStage
 from latentia.modalities.image.pictures import to_float
@@ -29,6 +23,33 @@ from latentia.model import LatentModel
 Method = Literal["posterior", "repaint", "trained"]
 
 NOISE_STD = 0.1  # of pixels in [-1, 1]: about the error of a small autoencoder
+
+
+def picture_stage(model: LatentModel) -> PictureStage:
+    """The first stage of a model of pictures. Raises LatentiaError where it makes texts."""
+    if not isinstance(model.first_stage, PictureStage):
+        raise LatentiaError(f"the model makes {model.codec.describe()}, not pictures")
+    return model.first_stage
+
+
+def repair_task(model: LatentModel) -> RepairTask | None:
+    """The repair that the model is trained for, or None where it draws."""
+    repair = model.condition("repair")
+    return None if repair is None else RepairTask(**repair.task)
+
+
+def check_masks(masks: NDArray[np.bool_], pictures: Pictures) -> None:
+    """Raises LatentiaError unless there is a mask, booleans (N, H, W), for each of the pictures (N, H, W, C)."""
+    if masks.dtype != np.bool_ or masks.shape != pictures.shape[:3]:
+        raise LatentiaError(f"masks are {masks.dtype} {masks.shape}, expected booleans {pictures.shape[:3]}")
+
+
+def check_pictures_for(model: LatentModel, pictures: Pictures, labels: Labels, factor: int = 1) -> None:
+    """Raises LatentiaError unless the model could have drawn such pictures, one a label, but `factor` times larger."""
+    size, channels = model.codec.size // factor, picture_stage(model).config["in_channels"]
+    expected = (len(labels), size, size, channels)
+    if pictures.dtype != np.uint8 or pictures.shape != expected:
+        raise LatentiaError(f"pictures are {pictures.dtype} {pictures.shape}, expected uint8 {expected}")
 
 
 def inpaint(
@@ -46,36 +67,34 @@ def inpaint(
 ) -> Pictures:
     """Draws the part that `masks` hide from the rest, which comes back bit for bit.
 
-    Args:
-        pictures: uint8 (N, H, W, C). Masked pixels are not read.
-        masks: booleans (N, H, W), True where the picture is to be repaired.
-        labels: int64 (N,), `len(class_names)` for no class.
-        method: "posterior" matches the visible pixels through the decoder (see `diffusion.posterior`); "repaint" puts
-            the latents of the visible part in their places (see `diffusion.repaint`), which needs no gradients;
-            "trained" is for a model whose task is to inpaint. None is "trained" for such a model, else "posterior".
-        noise_std: the deviation that visible pixels in [-1, 1] may have, for "posterior".
-        sampling: arguments of `LatentModel.generate`.
-
-    Raises LatentiaError where shapes do not agree.
+    pictures, masks: uint8 (N, H, W, C), booleans (N, H, W). Pixels are not read, but drawn, where the mask is True.
+    labels: int64 (N,), `len(class_names)` for no class.
+    method: "posterior" matches the visible pixels through the decoder (see `diffusion.posterior`); "repaint" puts the
+        latents of the visible part in their places (see `diffusion.repaint`), which needs no gradients; "trained" is
+        for a model whose task is to inpaint. None is "trained" for such a model, else "posterior".
+    noise_std: the deviation that visible pixels in [-1, 1] may have, for "posterior".
+    sampling: arguments of `LatentModel.generate`. Raises LatentiaError where shapes do not agree.
     """
-    first_stage = check_pictures_for(model, pictures, labels)
+    check_pictures_for(model, pictures, labels)
     check_masks(masks, pictures)
     task = repair_task(model)
     if method is None:
         method = "posterior" if task is None else "trained"
-    if (method == "trained") != (task is not None and task.kind == "inpaint"):
-        raise LatentiaError(
-            "the model's task is not to inpaint: train one with task.kind=inpaint, or take another method"
-            if method == "trained"
-            else f"the model is trained for {task.kind if task else 'nothing'}, not for the method {method}"
-        )
+    inpaints = task is not None and task.kind == "inpaint"
+    if method == "trained" and not inpaints:
+        raise LatentiaError("the model's task is not to inpaint: set task.kind=inpaint, or take another method")
+    if method != "trained" and inpaints:
+        raise LatentiaError(f"the model is trained to inpaint, not for the method {method}")
+    first_stage = picture_stage(model)
     unknown = torch.from_numpy(masks)[:, None].to(model.device)
     x = hide(unknown)(to_float(pictures).to(model.device))
 
     def bind(rows: slice) -> Sampler:
         if method == "posterior":
-            measure = _through(first_stage, hide(unknown[rows]))
-            return partial(posterior, measure=measure, measured=x[rows], noise_std=noise_std)
+            covered = hide(unknown[rows])
+            return partial(
+                posterior, measure=lambda z: covered(first_stage.render(z)), measured=x[rows], noise_std=noise_std
+            )
         with torch.no_grad():
             known = first_stage.encode(_fill(x[rows], unknown[rows]))
         return partial(repaint, known=known, keep=~_hidden_latents(unknown[rows], known.shape[2:]))
@@ -106,17 +125,16 @@ def restore(
     sampling: arguments of `LatentModel.generate`. Raises LatentiaError where shapes do not agree.
     """
     first_stage = picture_stage(model)
-    channels, size = first_stage.config["in_channels"], model.codec.size
+    channels, size, render = first_stage.config["in_channels"], model.codec.size, first_stage.render
     expected = degradation(torch.zeros(1, channels, size, size)).shape[1:]
     if measured.shape != (len(labels), *expected):
         raise LatentiaError(f"degraded pictures are {tuple(measured.shape)}, expected {(len(labels), *expected)}")
     y = measured.to(model.device)
 
     def bind(rows: slice) -> Sampler:
-        return partial(posterior, measure=_through(first_stage, degradation), measured=y[rows], noise_std=noise_std)
+        return partial(posterior, measure=lambda z: degradation(render(z)), measured=y[rows], noise_std=noise_std)
 
-    drawn: Pictures = draw_by(model, labels, bind, seed, batch_size, progress, sampling)
-    return drawn
+    return draw_by(model, labels, bind, seed, batch_size, progress, sampling)  # type: ignore[no-any-return]
 
 
 def enlarge(
@@ -152,8 +170,7 @@ def most_typical(draws: Sequence[Pictures]) -> Pictures:
         raise LatentiaError(f"draws have the shapes {[draw.shape for draw in draws]}, expected one or more alike")
     stack = np.stack(draws).astype(np.float32)
     distances = np.square(stack - stack.mean(0)).sum((2, 3, 4))
-    typical: Pictures = np.stack(draws)[distances.argmin(0), np.arange(stack.shape[1])]
-    return typical
+    return np.asarray(np.stack(draws)[distances.argmin(0), np.arange(stack.shape[1])])
 
 
 def _draw_trained(
@@ -165,10 +182,6 @@ def _draw_trained(
         remains = torch.cat([task.remains(model.first_stage.encode(part), mask) for part, mask in parts])
     drawn: Pictures = model.generate(labels, remains=remains, batch_size=batch_size, **sampling)
     return drawn
-
-
-def _through(first_stage: PictureStage, degradation: Degradation) -> Callable[[Tensor], Tensor]:
-    return lambda z: degradation(first_stage.render(z))
 
 
 def _fill(x: Tensor, unknown: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """A picture model, all metrics: reconstructs, generates, measures, and writes a report with pictures beside it."""
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +12,24 @@ from numpy.typing import NDArray
 from latentia.errors import LatentiaError
 from latentia.evaluation.source import data_source
 from latentia.files import write_json, write_text
-from latentia.metrics.report import Figure, Report
+from latentia.metrics.checks import Pictures, check_alike, check_features
+from latentia.metrics.distances import coverage, frechet_distance, kernel_distance
+from latentia.metrics.report import Figure, Report, draw
 from latentia.modalities.base import Evaluation
 from latentia.modalities.image.grids import picture_grid, save_png
+from latentia.modalities.image.metrics.classifier import accuracy, classification_accuracy_score
 from latentia.modalities.image.metrics.features import FeatureNet, classifier_net, imagenet_net, inception_net
-from latentia.modalities.image.metrics.neighbours import nearest_neighbours, neighbour_sheet, retrieval
-from latentia.modalities.image.metrics.report import evaluate_pictures, evaluate_reconstruction
+from latentia.modalities.image.metrics.neighbours import FLOOR_QUANTILE, memorisation, neighbour_sheet, retrieval
+from latentia.modalities.image.metrics.reconstruction import psnr, ssim
 from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.model import LatentModel
 
 SHEET_ROWS, SHEET_NEIGHBOURS, GRID = 16, 8, 64
+NEIGHBOURS = 5  # of a point, which its ball reaches to, for coverage
+SMALLEST_SET = NEIGHBOURS + 1
+COVERED = 5000  # pictures whose neighbourhoods are compared: the time grows with the square of their number
+LOOKED_UP = 2000  # pictures whose nearest neighbours are compared: a median settles long before that
 
 
 def evaluate_picture_model(model: LatentModel, out: Path, how: Evaluation) -> str:
@@ -39,7 +47,7 @@ def evaluate_picture_model(model: LatentModel, out: Path, how: Evaluation) -> st
     network = _feature_net(model, train, test, how)
     batches = [model.decode(model.encode(test.images[i : i + 256])) for i in range(0, len(test), 256)]
     reconstructed = np.concatenate(batches)
-    reconstruction = evaluate_reconstruction(test, reconstructed, feature_net=network)
+    reconstruction = evaluate_reconstruction(test, reconstructed, network)
 
     count, classes, captions = how.count, len(model.class_names), None
     if model.condition("prompt") is not None and test.captions is not None:
@@ -54,7 +62,11 @@ def evaluate_picture_model(model: LatentModel, out: Path, how: Evaluation) -> st
     figures = evaluate_pictures(generated, train, test, feature_net=network, score=classes > 0, **options)
     if captions is not None:
         figures = _with_retrieval(figures, network, images, test.images[:count], reconstructed[:count])
-    _write_sheets(out, images, train, test, reconstructed, classes)
+    columns = classes if 2 < classes <= 16 else None
+    save_png(picture_grid(images[: (GRID // columns) * columns if columns else GRID], columns), out / "samples.png")
+    save_png(neighbour_sheet(images[:SHEET_ROWS], train.images, SHEET_NEIGHBOURS), out / "neighbours.png")
+    both = np.concatenate([test.images[:16], reconstructed[:16]])  # reconstructions under their originals
+    save_png(picture_grid(both, min(16, len(test))), out / "reconstructions.png")
     speed = f"{rate:.1f} pictures a second on {how.device}, sampling {model.sampling | dict(how.sampling)}"
     text = f"{reconstruction.table()}\n{figures.table()}\n{speed}\n"
     write_text(out / "report.md", text)
@@ -69,59 +81,25 @@ def _feature_net(model: LatentModel, train: PictureSet, test: PictureSet, how: E
         return inception_net(how.more.get("inception_weights"), device=how.device)
     if features == "imagenet":
         return imagenet_net(device=how.device)
-    if train.labels is None:
-        return latent_net(model)
-    return classifier_net(train, test, seed=how.seed, device=how.device, progress=True)
+    if train.labels is not None:
+        return classifier_net(train, test, seed=how.seed, device=how.device, progress=True)
 
-
-def _write_sheets(
-    out: Path,
-    images: NDArray[np.uint8],
-    train: PictureSet,
-    test: PictureSet,
-    reconstructed: NDArray[np.uint8],
-    classes: int,
-) -> None:
-    """Samples, their nearest training pictures, and reconstructions under their originals."""
-    sheet = images[:SHEET_ROWS]
-    near = nearest_neighbours(sheet, train.images, SHEET_NEIGHBOURS)
-    columns = classes if 2 < classes <= 16 else None
-    save_png(picture_grid(images[: (GRID // columns) * columns if columns else GRID], columns), out / "samples.png")
-    save_png(neighbour_sheet(sheet, train.images, near), out / "neighbours.png")
-    both = np.concatenate([test.images[:16], reconstructed[:16]])
-    save_png(picture_grid(both, min(16, len(test))), out / "reconstructions.png")
-
-
-def latent_net(model: LatentModel) -> FeatureNet:
-    """The model's own latents as features, for sets that have no classes to train a network on."""
-
-    def extract(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def latents(images: Pictures) -> NDArray[np.float32]:
         parts = [model.encode(images[i : i + 256]).flatten(1).cpu().numpy() for i in range(0, len(images), 256)]
         return np.concatenate(parts)
 
-    return FeatureNet(f"latents of the model's own {type(model.first_stage).__name__}", extract)
+    return FeatureNet(f"latents of the model's own {type(model.first_stage).__name__}", latents)
 
 
 def _with_retrieval(
-    report: Report,
-    network: FeatureNet,
-    made: NDArray[np.uint8],
-    real: NDArray[np.uint8],
-    reconstructed: NDArray[np.uint8],
+    report: Report, network: FeatureNet, made: Pictures, real: Pictures, reconstructed: Pictures
 ) -> Report:
     """The report and how often a picture drawn from a caption is nearest to the one that has this caption."""
     features, floor, targets = (network.extract(images) for images in (made, reconstructed, real))
-    figures = tuple(
-        Figure(
-            f"retrieval of the captioned picture, top {k}",
-            retrieval(features, targets, k),
-            retrieval(floor, targets, k),
-            "higher",
-            len(made),
-        )
-        for k in (1, 5)
-        if k <= len(made)
-    )
+    figures = []
+    for k in (1, 5) if len(made) >= 5 else (1,):
+        of = retrieval(features, targets, k), retrieval(floor, targets, k)
+        figures.append(Figure(f"retrieval of the captioned picture, top {k}", *of, "higher", len(made)))
     note = f"retrieval: among {len(real)} held-out pictures, chance {1 / len(real):.2%}; reference: reconstructions"
     return replace(report, figures=(*report.figures, *figures), notes=(*report.notes, note))
 
@@ -131,8 +109,100 @@ def _splits(model: LatentModel, how: Evaluation) -> tuple[PictureSet, PictureSet
     name, root, on_corrupt = data_source(model, how)
     train, test = (load_pictures(name, split, model.codec.size, on_corrupt, root) for split in ("train", "test"))
     if train.channels != model.first_stage.config["in_channels"] or train.class_names != model.class_names:
-        raise LatentiaError(
-            f"{train.name} has {train.channels} channels, classes {', '.join(train.class_names) or 'none'}; the model "
-            f"was trained for {model.first_stage.config['in_channels']} and {', '.join(model.class_names) or 'none'}"
-        )
+        held, asked = (", ".join(names) or "none" for names in (train.class_names, model.class_names))
+        trained = f"the model was trained for {model.first_stage.config['in_channels']} and {asked}"
+        raise LatentiaError(f"{train.name} has {train.channels} channels, classes {held}; {trained}")
     return train, test
+
+
+def evaluate_pictures(
+    generated: PictureSet,
+    train: PictureSet,
+    test: PictureSet,
+    *,
+    feature_net: FeatureNet,
+    seed: int = 0,
+    score: bool = True,
+    **how: Any,
+) -> Report:
+    """Measures generated pictures against the training set, and as many unseen test pictures likewise.
+
+    n = min(len(generated), len(test)) pictures are drawn from both with `seed`, so that each figure and its reference
+    are biased alike. Fréchet and kernel distance are to the whole training set, coverage is to as many training
+    pictures, at most 5000. With labels, the requested classes, the report has the share that a classifier network
+    agrees with and, with `score`, the classification accuracy score (`how`: arguments of `train_classifier`).
+    Raises LatentiaError where sets differ in size, channels or classes or have fewer than 6 pictures.
+    """
+    check_alike("generated pictures", generated.images, train.name, train.images)
+    check_alike(train.name, train.images, test.name, test.images)
+    labelled = generated.labels is not None
+    if labelled and not generated.class_names == train.class_names == test.class_names:
+        raise LatentiaError(f"{generated.name}, {train.name} and {test.name} do not name the same classes")
+    generator = np.random.default_rng(seed)
+    n = min(len(generated), len(test))
+    if min(n, len(train)) < SMALLEST_SET:
+        sizes = f"generated has {len(generated)}, train {len(train)}, test {len(test)}"
+        raise LatentiaError(f"each set needs at least {SMALLEST_SET} pictures: {sizes}")
+    made, unseen = draw(generated, n, generator), draw(test, n, generator)
+    figures = _distance_figures(made, train, unseen, feature_net, generator)
+    figures += _agreement_figure(feature_net, made, unseen)
+    if score and labelled:
+        cas = classification_accuracy_score(generated, train, test, seed=seed, **how)
+        figures.append(Figure("classification accuracy score", cas.generated, cas.real, "higher", cas.n))
+    few = min(n, LOOKED_UP)
+    made, unseen = (draw(part, few, generator) for part in (made, unseen))
+    memory, near = memorisation(made.images, train.images, unseen.images), "near reference"
+    figures += [
+        Figure("pixel distance to nearest training picture", memory.generated, memory.test, near, few),
+        Figure("share nearer than 99 % of test", memory.share_below_floor, FLOOR_QUANTILE, near, few),
+    ]
+    reference = "the same figure for as many real test pictures (accuracy score: for real training pictures)"
+    title = f"{generated.name} against {train.name}"
+    return Report(title, reference, feature_net.name, feature_net.accuracy, tuple(figures))
+
+
+def evaluate_reconstruction(original: PictureSet, reconstructed: Pictures, feature_net: FeatureNet) -> Report:
+    """PSNR, SSIM and the Fréchet distance (rFID with Inception) of reconstructed pictures.
+
+    `reconstructed` is uint8 (N, H, W, C), the pictures of `original` in the same order. A classifier network adds how
+    many keep their label. Raises LatentiaError where the shapes differ.
+    """
+    n = len(original)
+    figures = [
+        Figure("PSNR (dB)", psnr(original.images, reconstructed), math.inf, "higher", n),
+        Figure("SSIM", ssim(original.images, reconstructed), 1.0, "higher", n),
+    ]
+    name = "rFID" if feature_net.frechet_name == "FID" else feature_net.frechet_name
+    distance = frechet_distance(feature_net.extract(original.images), feature_net.extract(reconstructed))
+    figures.append(Figure(name, distance, 0.0, "lower", n))
+    figures += _agreement_figure(feature_net, replace(original, images=reconstructed), original)
+    title, reference = f"reconstructions of {original.name}", "the originals themselves"
+    return Report(title, reference, feature_net.name, feature_net.accuracy, tuple(figures))
+
+
+def _distance_figures(
+    made: PictureSet, train: PictureSet, unseen: PictureSet, feature_net: FeatureNet, generator: np.random.Generator
+) -> list[Figure]:
+    n = len(made)
+    real, fake, floor = (
+        check_features(f"{feature_net.name} of {part.name}", feature_net.extract(part.images))
+        for part in (train, made, unseen)
+    )
+    kernel, kernel_floor = (kernel_distance(real, other, generator=generator) for other in (fake, floor))
+    clouds = min(n, COVERED)  # coverage compares two clouds of one density
+    sample, *others = (part[generator.permutation(len(part))[:clouds]] for part in (real, fake, floor))
+    covered, covered_floor = (coverage(sample, other, NEIGHBOURS)._asdict() for other in others)
+    return [
+        Figure(feature_net.frechet_name, frechet_distance(real, fake), frechet_distance(real, floor), "lower", n),
+        Figure("kernel distance", kernel.mean, kernel_floor.mean, "lower", n, kernel.std),
+        *(Figure(name, value, covered_floor[name], "higher", clouds) for name, value in covered.items()),
+    ]
+
+
+def _agreement_figure(feature_net: FeatureNet, made: PictureSet, real: PictureSet) -> list[Figure]:
+    """How often the network sees the requested class, beside how often it is right on real pictures."""
+    if feature_net.classifier is None or made.labels is None or real.labels is None:
+        return []
+    share = accuracy(feature_net.classifier, made.images, made.labels)
+    right = accuracy(feature_net.classifier, real.images, real.labels)
+    return [Figure("label agreement", share, right, "higher", len(made))]

@@ -1,9 +1,9 @@
 """First stages of pictures."""
 
-from latentia.modalities.image.first_stage.diffusers_kl import DiffusersKL
-from latentia.modalities.image.first_stage.kl import AutoencoderKL
+from latentia.modalities.image.first_stage.autoencoder import PictureStage
+from latentia.modalities.image.first_stage.kl import AutoencoderKL, DiffusersKL
 from latentia.modalities.image.first_stage.vq import AutoencoderVQ
 
-__all__ = ["AutoencoderKL", "AutoencoderVQ", "DiffusersKL", "PictureStage"]
+__all__ = ["STAGES", "PictureStage"]
 
-PictureStage = AutoencoderKL | AutoencoderVQ | DiffusersKL
+STAGES: dict[str, type[PictureStage]] = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderVQ, DiffusersKL)}

@@ -1,4 +1,4 @@
-"""The convolutional encoder and decoder that both first stages share (after Rombach et al. 2022, App. G)."""
+"""What the first stages of pictures share: checks, and a convolutional encoder and decoder (Rombach 2022, App. G)."""
 
 import math
 from collections.abc import Mapping
@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from latentia.config import Loop, check_integer, checked, config, plain
 from latentia.errors import LatentiaError
+from latentia.latents.first_stage import FirstStage
+from latentia.latents.normalise import denormalise, normalise
 
 MAX_PARAMETERS = 2**30  # twelve times LDM's largest autoencoder: a bound on what a config file may allocate
-
 
 Sizes = TypeVar("Sizes", bound="AutoencoderConfig")
 
@@ -31,6 +32,11 @@ class AutoencoderConfig:
         int, Field(ge=1, le=64, description="side of the space-to-depth stem; multiplies the downsampling")
     ] = 1
     attention: Annotated[bool, Field(description="one self-attention layer in the middle")] = False
+
+    @property
+    def factor(self) -> int:
+        """How many times smaller the latent's grid is than the picture."""
+        return self.patch << (len(self.channels) - 1)
 
 
 @config
@@ -59,56 +65,69 @@ def checked_sizes(in_channels: int, sizes: Mapping[str, Any], kind: type[Sizes])
     Raises LatentiaError where one is wrong, before anything is allocated.
     """
     check_integer("in_channels", in_channels, 1, 1024)
-    given = checked(kind, sizes, "a first stage")
+    own = checked(kind, sizes, "a first stage")
     # Two 3×3 convolutions a block, in the encoder and again in the decoder, and those between levels and at the ends.
-    widths = sum(width * width for width in given.channels)
-    parameters = 36 * (given.blocks + 1) * widths + 36 * in_channels * given.patch**2 * given.channels[0]
+    widths = sum(width * width for width in own.channels)
+    parameters = 36 * (own.blocks + 1) * widths + 36 * in_channels * own.patch**2 * own.channels[0]
     if parameters > MAX_PARAMETERS:
-        raise LatentiaError(
-            f"channels {list(given.channels)} with blocks={given.blocks}, patch={given.patch} make about "
-            f"{parameters:.1e} parameters, more than {MAX_PARAMETERS:.1e}; choose smaller widths"
-        )
-    return given, {"in_channels": in_channels, **plain(given)}
+        shape = f"channels {list(own.channels)} with blocks={own.blocks}, patch={own.patch}"
+        many = f"about {parameters:.1e} parameters, more than {MAX_PARAMETERS:.1e}"
+        raise LatentiaError(f"{shape} make {many}; choose smaller widths")
+    return own, {"in_channels": in_channels, **plain(own)}
 
 
-def reduction(config: dict[str, Any]) -> int:
-    """The factor f by which the latent's grid is smaller than the picture's."""
-    factor: int = config["patch"] * 2 ** (len(config["channels"]) - 1)
-    return factor
+class PictureStage(FirstStage):
+    """A first stage between pictures (B, in_channels, H, W) in [-1, 1] and latents (B, latent_channels, H/f, W/f).
 
+    factor: f. A subclass encodes by `vectors` and decodes by `pictures`, to and from latents that are not normalised.
+    """
 
-def latent_grid(size: int | tuple[int, int], factor: int) -> tuple[int, int]:
-    """Height and width, or the side of a square, over `factor`. Raises LatentiaError where these are no whole numbers
-    above 0."""
-    height, width = (size, size) if isinstance(size, int) else size
-    for side in (height, width):
-        if side <= 0 or side % factor:
-            lower, upper = side // factor * factor, -(-side // factor) * factor
-            sizes = f"{lower} or {upper}" if lower > 0 else f"{max(upper, factor)}"
-            raise LatentiaError(
-                f"the first stage shrinks pictures by {factor}, and picture size {side} is no multiple of that; "
-                f"resize to {sizes}, or choose fewer levels in channels or a smaller patch"
-            )
-    return height // factor, width // factor
+    factor: int
 
+    def vectors(self, x: Tensor) -> Tensor:
+        """Pictures (B, in_channels, H, W) → (B, latent_channels, h, w), float32 and not normalised."""
+        raise NotImplementedError
 
-def check_pictures(x: Tensor, config: dict[str, Any]) -> None:
-    """Raises LatentiaError where `x` is not (B, in_channels, H, W) with H and W multiples of the reduction."""
-    if x.ndim != 4 or x.shape[1] != config["in_channels"]:
-        raise LatentiaError(
-            f"the first stage reads pictures of shape (batch, {config['in_channels']}, height, width), "
-            f"got {tuple(x.shape)}"
-        )
-    latent_grid((x.shape[2], x.shape[3]), reduction(config))
+    def pictures(self, vectors: Tensor) -> Tensor:
+        """The decoder: the inverse of `vectors`, not clamped."""
+        raise NotImplementedError
 
+    def latent_shape(self, size: int | tuple[int, int]) -> tuple[int, int, int]:
+        """(channels, h, w) for pictures of that height and width, or side. Raises LatentiaError where f does not divide
+        these, or they are not above 0."""
+        height, width = (size, size) if isinstance(size, int) else size
+        for side in (height, width):
+            if side <= 0 or side % self.factor:
+                lower, upper = side // self.factor * self.factor, -(-side // self.factor) * self.factor
+                sizes = f"{lower} or {upper}" if lower > 0 else f"{max(upper, self.factor)}"
+                what = (
+                    f"the first stage shrinks pictures by {self.factor}, and picture size {side} is no multiple of that"
+                )
+                raise LatentiaError(f"{what}; resize to {sizes}, or choose fewer levels in channels or a smaller patch")
+        return self.config["latent_channels"], height // self.factor, width // self.factor
 
-def check_latents(z: Tensor, config: dict[str, Any]) -> None:
-    """Raises LatentiaError where `z` is not (B, latent_channels, h, w)."""
-    if z.ndim != 4 or z.shape[1] != config["latent_channels"]:
-        raise LatentiaError(
-            f"the first stage decodes latents of shape (batch, {config['latent_channels']}, height, width), "
-            f"got {tuple(z.shape)}"
-        )
+    def check_pictures(self, x: Tensor) -> None:
+        """Raises LatentiaError where `x` is not (B, in_channels, H, W) with H and W multiples of f."""
+        self._check_channels("reads pictures", x, self.config["in_channels"])
+        self.latent_shape((x.shape[2], x.shape[3]))
+
+    def _check_channels(self, what: str, x: Tensor, channels: int) -> None:
+        if x.ndim != 4 or x.shape[1] != channels:
+            shape = f"(batch, {channels}, height, width)"
+            raise LatentiaError(f"the first stage {what} of shape {shape}, got {tuple(x.shape)}")
+
+    def encode(self, x: Tensor) -> Tensor:
+        """`vectors`, normalised per channel."""
+        return normalise(self.vectors(x), self.latent_mean, self.latent_std)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Pictures in [-1, 1] of normalised latents."""
+        return self.render(z).clamp(-1, 1)
+
+    def render(self, z: Tensor) -> Tensor:
+        """What `decode` gives before the clamp, so that gradients reach every pixel."""
+        self._check_channels("decodes latents", z, self.config["latent_channels"])
+        return self.pictures(denormalise(z, self.latent_mean, self.latent_std))
 
 
 def group_norm(width: int) -> nn.GroupNorm:
@@ -186,7 +205,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """The encoder's mirror: latents (B, latent_channels, h, w) to pictures (B, out_channels, f·h, f·w).
 
-    `head` is the last layer, which `losses.adaptive_weight` asks for.
+    `head` is the last layer, for the adaptive weight of the adversary.
     """
 
     def __init__(self, out_channels: int, sizes: AutoencoderConfig) -> None:

@@ -1,26 +1,27 @@
-"""The KL-regularised autoencoder (Kingma & Welling 2014; as a first stage: Rombach et al. 2022, §3.1 and App. G)."""
+"""KL-regularised autoencoders (Kingma & Welling 2014; Rombach et al. 2022, App. G): ours and that of diffusers."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from latentia.config import config
-from latentia.latents.first_stage import FirstStage, Reconstruction
-from latentia.latents.normalise import denormalise, normalise, register_statistics
+from latentia.config import check_integer, config
+from latentia.errors import LatentiaError
+from latentia.latents.first_stage import Reconstruction
+from latentia.latents.normalise import register_statistics
 from latentia.modalities.image.first_stage.autoencoder import (
     AutoencoderConfig,
     AutoencoderRecipe,
     Decoder,
     Encoder,
-    check_latents,
-    check_pictures,
+    PictureStage,
     checked_sizes,
-    latent_grid,
-    reduction,
 )
 
+KEPT = ("act_fn", "norm_num_groups", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention")
+DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
 LOGVAR_RANGE = (-30.0, 20.0)  # LDM's clamp: exp() of it stays finite in float32
 
 
@@ -52,56 +53,98 @@ class KLRecipe(AutoencoderRecipe):
         return self.kl_weight
 
 
-class AutoencoderKL(FirstStage):
-    """A variational autoencoder with a diagonal Gaussian posterior per latent.
+class GaussianStage(PictureStage):
+    """A first stage whose encoder gives the `moments` of a diagonal Gaussian, of which `encode` takes the mean."""
 
-    `sizes` are the fields of `AutoencoderConfig`. Pictures are (B, in_channels, H, W) in [-1, 1]; latents
-    (B, latent_channels, H/f, W/f) with f = patch · 2^(len(channels) − 1).
-    Raises LatentiaError where an argument is out of range.
-    """
-
-    latent_mean: Tensor
-    latent_std: Tensor
-
-    Config, Recipe = AutoencoderConfig, KLRecipe
-
-    def __init__(self, in_channels: int = 1, **sizes: Any) -> None:
-        super().__init__()
-        given, self.config = checked_sizes(in_channels, sizes, AutoencoderConfig)
-        self.encoder = Encoder(in_channels, 2 * given.latent_channels, given)
-        self.decoder = Decoder(in_channels, given)
-        register_statistics(self, given.latent_channels)
-
-    def latent_shape(self, size: int | tuple[int, int]) -> tuple[int, int, int]:
-        """(channels, h, w) for pictures of that height and width, or side; raises what `latent_grid` raises."""
-        return self.config["latent_channels"], *latent_grid(size, reduction(self.config))
+    def moments(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) → (B, 2 · latent_channels, h, w): means, then log variances."""
+        raise NotImplementedError
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and clamped log variance, each (B, latent_channels, h, w), float32 and not normalised."""
-        check_pictures(x, self.config)
-        mean, logvar = self.encoder(x).float().chunk(2, dim=1)
+        self.check_pictures(x)
+        mean, logvar = self.moments(x).float().chunk(2, dim=1)
         return mean, logvar.clamp(*LOGVAR_RANGE)
 
-    def encode(self, x: Tensor) -> Tensor:
-        """The posterior's mean, normalised per channel."""
-        return normalise(self.posterior(x)[0], self.latent_mean, self.latent_std)
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Pictures in [-1, 1] of normalised latents."""
-        return self.render(z).clamp(-1, 1)
-
-    def render(self, z: Tensor) -> Tensor:
-        """What `decode` gives before the clamp, so that gradients reach every pixel."""
-        check_latents(z, self.config)
-        pictures: Tensor = self.decoder(denormalise(z, self.latent_mean, self.latent_std))
-        return pictures
+    def vectors(self, x: Tensor) -> Tensor:
+        return self.posterior(x)[0]
 
     def forward(self, x: Tensor, generator: torch.Generator) -> Reconstruction:
         """Decodes one posterior sample, its noise from `generator`. The regulariser is the KL, mean over the batch."""
         mean, logvar = self.posterior(x)
         kl = kl_divergence(mean, logvar).mean()
-        stats = {
-            "kl_per_dim": kl.detach() / mean[0].numel(),
-            "posterior_std": (0.5 * logvar.detach()).exp().mean(),
+        stats = {"kl_per_dim": kl.detach() / mean[0].numel(), "posterior_std": (0.5 * logvar.detach()).exp().mean()}
+        return Reconstruction(self.pictures(sample_posterior(mean, logvar, generator)), kl, stats)
+
+
+class AutoencoderKL(GaussianStage):
+    """A variational autoencoder with a diagonal Gaussian posterior per latent.
+
+    `sizes` are the fields of `AutoencoderConfig`; pictures shrink by f = patch · 2^(len(channels) − 1).
+    Raises LatentiaError where an argument is out of range.
+    """
+
+    Config, Recipe = AutoencoderConfig, KLRecipe
+
+    def __init__(self, in_channels: int = 1, **sizes: Any) -> None:
+        super().__init__()
+        own, self.config = checked_sizes(in_channels, sizes, AutoencoderConfig)
+        self.factor = own.factor
+        self.encoder = Encoder(in_channels, 2 * own.latent_channels, own)
+        self.decoder = Decoder(in_channels, own)
+        register_statistics(self, own.latent_channels)
+
+    def moments(self, x: Tensor) -> Tensor:
+        out: Tensor = self.encoder(x)
+        return out
+
+    def pictures(self, vectors: Tensor) -> Tensor:
+        out: Tensor = self.decoder(vectors)
+        return out
+
+
+class DiffusersKL(GaussianStage):
+    """`diffusers.AutoencoderKL` between pictures and latents that are normalised per channel.
+
+    `vae` is its config, of which what matters is kept. The statistics start as the library's scaling and shift.
+    Raises LatentiaError where the library is missing or the config is none of such a model.
+    """
+
+    def __init__(self, in_channels: int, latent_channels: int, vae: Mapping[str, Any]) -> None:
+        super().__init__()
+        try:
+            import diffusers
+        except ImportError as error:
+            raise LatentiaError(f"DiffusersKL needs diffusers ({error}): pip install 'latentia[diffusers]'") from None
+        widths = vae.get("block_out_channels")
+        blocks = check_integer("layers_per_block", vae.get("layers_per_block", 1), 1, 64)
+        sizes = {"latent_channels": latent_channels, "channels": widths or (), "blocks": blocks, "attention": True}
+        own, _ = checked_sizes(in_channels, sizes, AutoencoderConfig)  # also a bound on the size
+        levels = len(own.channels)
+        chosen = {name: vae[name] for name in KEPT if name in vae}
+        for name, kind in (("down_block_types", DOWN), ("up_block_types", UP)):
+            if list(vae.get(name, [kind] * levels)) != [kind] * levels:
+                raise LatentiaError(f"{name} of the autoencoder are {vae[name]!r:.80}, only {kind} is known")
+        self.config: dict[str, Any] = {
+            "in_channels": in_channels,
+            "latent_channels": latent_channels,
+            "vae": {"block_out_channels": list(own.channels), "layers_per_block": blocks, **chosen},
         }
-        return Reconstruction(self.decoder(sample_posterior(mean, logvar, generator)), kl, stats)
+        self.factor = 2 ** (levels - 1)
+        self.vae: Any = diffusers.AutoencoderKL(  # type: ignore[no-untyped-call]
+            in_channels=in_channels,
+            out_channels=in_channels,
+            latent_channels=latent_channels,
+            down_block_types=(DOWN,) * levels,
+            up_block_types=(UP,) * levels,
+            **self.config["vae"],
+        )
+        register_statistics(self, latent_channels)
+
+    def moments(self, x: Tensor) -> Tensor:
+        moments: Tensor = self.vae.encoder(x)
+        return moments if self.vae.quant_conv is None else self.vae.quant_conv(moments)  # type: ignore[no-any-return]
+
+    def pictures(self, vectors: Tensor) -> Tensor:
+        out: Tensor = self.vae.decode(vectors).sample
+        return out

@@ -1,25 +1,24 @@
-"""Trains a first stage of pictures: pixels and, where asked, features and an adversary."""
+"""Trains a first stage of pictures: pixels and, where asked, features and an adversary.
 
+The losses are those of Esser et al. 2021, §3.1, and Rombach et al. 2022, App. G.
+"""
+
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from latentia.config import part_of
+from latentia.errors import LatentiaError
 from latentia.items import ItemSet
 from latentia.latents.first_stage import FirstStage
-from latentia.modalities.image.first_stage import AutoencoderKL, AutoencoderVQ
-from latentia.modalities.image.first_stage.losses import (
-    PatchDiscriminator,
-    adaptive_weight,
-    hinge_discriminator_loss,
-    hinge_generator_loss,
-    perceptual_loss,
-    reconstruction_loss,
-)
+from latentia.modalities.image.first_stage import STAGES
 from latentia.modalities.image.grids import picture_grid
 from latentia.modalities.image.pictures import to_uint8
 from latentia.training.checkpoint import Trainee
@@ -28,10 +27,76 @@ from latentia.training.first_stage import new_stage, train_first_stage
 from latentia.training.recipe import Recipe
 from latentia.training.speed import Say
 
-STAGES: dict[str, type[AutoencoderKL] | type[AutoencoderVQ]] = {
-    "AutoencoderKL": AutoencoderKL,
-    "AutoencoderVQ": AutoencoderVQ,
-}
+RECONSTRUCTION = {"l1": F.l1_loss, "l2": F.mse_loss}  # mean absolute, or squared, difference over all elements
+
+
+def perceptual_loss(features: nn.Module, x_hat: Tensor, x: Tensor) -> Tensor:
+    """Distance of unit-normalised features, summed over channels and layers, mean over positions and batch.
+
+    LPIPS (Zhang et al. 2018, eq. 1) with all weights 1. `features` is a frozen network in eval mode, from pictures
+    (B, C, H, W) in [-1, 1] to one tensor (B, D, ...) or a list of them; the gradient reaches `x_hat` only.
+    """
+    with torch.no_grad():
+        target = features(x)
+    made = features(x_hat)
+    pairs = [(made, target)] if isinstance(made, Tensor) else zip(made, target, strict=True)
+    distances = [(F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean() for a, b in pairs]
+    return torch.stack(distances).sum()
+
+
+class PatchDiscriminator(nn.Module):
+    """How real each patch of a picture looks (Isola et al. 2017, §3.2.2 and App. 6.1.2).
+
+    Pictures (B, in_channels, H, W) → logits (B, 1, h, w); a logit sees 16, 34, 70 pixels for 1, 2, 3 `layers`. Groups
+    are normalised instead of batches, so that no process depends on the pictures of others.
+    Raises LatentiaError where a picture is too small to give one logit.
+    """
+
+    def __init__(self, in_channels: int, width: int = 32, layers: int = 2) -> None:
+        super().__init__()
+        self.layers = layers
+        widths = [width * min(2**level, 8) for level in range(layers + 1)]
+        body: list[nn.Module] = [nn.Conv2d(in_channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for level in range(1, layers + 1):
+            stride = 2 if level < layers else 1
+            body += [
+                nn.Conv2d(widths[level - 1], widths[level], 4, stride, padding=1, bias=False),
+                nn.GroupNorm(math.gcd(8, widths[level]), widths[level]),
+                nn.LeakyReLU(0.2),
+            ]
+        self.body = nn.Sequential(*body, nn.Conv2d(widths[-1], 1, 4, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        smallest = 3 * 2**self.layers  # two unstrided 4×4 convolutions take two of the last three positions
+        if min(x.shape[2:]) < smallest:
+            size = f"{smallest} pixels or more, got {x.shape[2]}×{x.shape[3]}"
+            raise LatentiaError(f"a discriminator of {self.layers} layers needs pictures of {size}; use fewer layers")
+        logits: Tensor = self.body(x)
+        return logits
+
+
+def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """½ (E[max(0, 1 − D(x))] + E[max(0, 1 + D(x̂))]) of logits (Lim & Ye 2017), halved as in Esser et al. 2021."""
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+
+
+def hinge_generator_loss(fake: Tensor) -> Tensor:
+    """−E[D(x̂)] (Lim & Ye 2017)."""
+    return -fake.mean()
+
+
+def adaptive_weight(reconstruction: Tensor, generator_loss: Tensor, last_layer: Tensor) -> Tensor:
+    """‖∇ reconstruction‖ / (‖∇ generator_loss‖ + 1e-6) at `last_layer`, at most 1e4, detached.
+
+    Esser et al. 2021, eq. 7. The losses are scalars, not yet back-propagated; the last layer is
+    `first_stage.decoder.head.weight`.
+    """
+    target, adversary = (
+        torch.linalg.vector_norm(torch.autograd.grad(loss, last_layer, retain_graph=True)[0])
+        for loss in (reconstruction, generator_loss)
+    )
+    weight: Tensor = target / (adversary + 1e-6)
+    return weight.detach().clamp(max=1e4)
 
 
 def train_picture_stage(
@@ -48,7 +113,8 @@ def train_picture_stage(
     The loss is LDM's (Rombach 2022, §3.1, App. G; Esser 2021, eq. 4–7): reconstruction + perceptual + w · regulariser
     + λ · adversary. `perceptual` is any frozen network that gives feature maps.
     """
-    settings, kind = recipe.first_stage, STAGES[recipe.first_stage.kind]
+    settings = recipe.first_stage
+    kind: Any = STAGES[settings.kind]
     stage = new_stage(recipe, kind, {**pictures.arguments, **part_of(settings, kind.Config)})
     for size in recipe.data.sizes(pictures.size):
         stage.latent_shape(size)  # refuses what does not divide, before any work
@@ -63,18 +129,10 @@ def train_picture_stage(
         if accelerator.is_main_process:
             picture_grid(to_uint8(torch.cat([x, y])), columns=16).save(stem.with_suffix(".png"))
 
-    return train_first_stage(
-        recipe,
-        stage,
-        pictures,
-        folder,
-        accelerator,
-        loss,
-        preview=preview,
-        critics=None if critic is None else {"discriminator": critic.trainee},
-        after=None if critic is None else critic.update,
-        say=say,
-    )
+    extra: dict[str, Any] = {"preview": preview, "say": say}
+    if critic is not None:
+        extra |= {"critics": {"discriminator": critic.trainee}, "after": critic.update}
+    return train_first_stage(recipe, stage, pictures, folder, accelerator, loss, **extra)
 
 
 class Critic:
@@ -115,14 +173,15 @@ class Critic:
         return {"discriminator_loss": loss}
 
 
+@dataclass
 class PictureLoss:
     """Reconstruction, features, regulariser and adversary of a batch; half of it is mirrored if `mirrored`."""
 
-    def __init__(
-        self, settings: Any, stage: Any, perceptual: nn.Module | None, critic: Critic | None, mirrored: bool
-    ) -> None:
-        self.settings, self.stage, self.perceptual, self.critic = settings, stage, perceptual, critic
-        self.mirrored = mirrored
+    settings: Any
+    stage: Any
+    perceptual: nn.Module | None
+    critic: Critic | None
+    mirrored: bool
 
     def __call__(
         self, network: Callable[..., Any], x: Tensor, rows: Tensor, generator: torch.Generator, step: int
@@ -131,7 +190,7 @@ class PictureLoss:
             flips = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
             x = torch.where(flips, x.flip(-1), x)
         result = network(x, generator)
-        total = reconstruction_loss(result.x, x, self.settings.reconstruction)
+        total = RECONSTRUCTION[self.settings.reconstruction](result.x, x)
         losses = {"reconstruction_loss": total}
         if self.perceptual is not None:
             losses["perceptual_loss"] = perceptual_loss(self.perceptual, result.x, x)

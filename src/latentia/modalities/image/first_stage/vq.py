@@ -7,18 +7,15 @@ from pydantic import Field
 from torch import Tensor
 
 from latentia.config import config
-from latentia.latents.first_stage import FirstStage, Reconstruction
-from latentia.latents.normalise import denormalise, normalise, register_statistics
+from latentia.latents.first_stage import Reconstruction
+from latentia.latents.normalise import register_statistics
 from latentia.modalities.image.first_stage.autoencoder import (
     AutoencoderConfig,
     AutoencoderRecipe,
     Decoder,
     Encoder,
-    check_latents,
-    check_pictures,
+    PictureStage,
     checked_sizes,
-    latent_grid,
-    reduction,
 )
 
 DECAY = 0.99  # of the moving averages; van den Oord et al. 2017, App. A.1
@@ -66,17 +63,15 @@ class VQRecipe(VQConfig, AutoencoderRecipe):
         return 1.0
 
 
-class AutoencoderVQ(FirstStage):
+class AutoencoderVQ(PictureStage):
     """An autoencoder whose decoder sees only `codebook_size` different vectors.
 
     As in LDM's VQ-reg (Rombach et al. 2022, §3.1) the quantisation belongs to the decoder: `encode` gives the
-    continuous vectors before it. `sizes` are the fields of `VQConfig`, shapes are as of `AutoencoderKL`. The codebook
-    is a buffer that training forwards move; under DDP that of rank 0 is broadcast before each forward.
+    continuous vectors before it. `sizes` are the fields of `VQConfig`. The codebook is a buffer that training forwards
+    move; under DDP that of rank 0 is broadcast before each forward.
     Raises LatentiaError where an argument is out of range.
     """
 
-    latent_mean: Tensor
-    latent_std: Tensor
     codebook: Tensor
     usage: Tensor
 
@@ -84,23 +79,18 @@ class AutoencoderVQ(FirstStage):
 
     def __init__(self, in_channels: int = 1, **sizes: Any) -> None:
         super().__init__()
-        given, self.config = checked_sizes(in_channels, sizes, VQConfig)
-        codebook_size, latent_channels = given.codebook_size, given.latent_channels
-        self.encoder = Encoder(in_channels, latent_channels, given)
-        self.decoder = Decoder(in_channels, given)
-        register_statistics(self, latent_channels)
-        self.register_buffer("codebook", torch.randn(codebook_size, latent_channels))
+        own, self.config = checked_sizes(in_channels, sizes, VQConfig)
+        self.factor = own.factor
+        self.encoder = Encoder(in_channels, own.latent_channels, own)
+        self.decoder = Decoder(in_channels, own)
+        register_statistics(self, own.latent_channels)
+        self.register_buffer("codebook", torch.randn(own.codebook_size, own.latent_channels))
         # Moving average of each code's use, 1 for a uniform share. At zero all codes count as dead, and so the first
         # training batch seeds the codebook.
-        self.register_buffer("usage", torch.zeros(codebook_size))
-
-    def latent_shape(self, size: int | tuple[int, int]) -> tuple[int, int, int]:
-        """(channels, h, w) for pictures of that height and width, or side; raises what `latent_grid` raises."""
-        return self.config["latent_channels"], *latent_grid(size, reduction(self.config))
+        self.register_buffer("usage", torch.zeros(own.codebook_size))
 
     def vectors(self, x: Tensor) -> Tensor:
-        """The encoder's output (B, latent_channels, h, w), float32, neither quantised nor normalised."""
-        check_pictures(x, self.config)
+        self.check_pictures(x)
         z: Tensor = self.encoder(x)
         return z.float()
 
@@ -110,21 +100,12 @@ class AutoencoderVQ(FirstStage):
             codes = nearest_code(as_vectors(z), self.codebook).view(len(z), *z.shape[2:])
         return self.codebook[codes].movedim(-1, 1), codes
 
-    def encode(self, x: Tensor) -> Tensor:
-        """The continuous vectors, normalised per channel."""
-        return normalise(self.vectors(x), self.latent_mean, self.latent_std)
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Pictures in [-1, 1] of normalised latents, which are quantised first."""
-        return self.render(z).clamp(-1, 1)
-
-    def render(self, z: Tensor) -> Tensor:
-        """What `decode` gives before the clamp; gradients pass straight through the codes."""
-        check_latents(z, self.config)
-        vectors = denormalise(z.float(), self.latent_mean, self.latent_std)
+    def pictures(self, vectors: Tensor) -> Tensor:
+        """Quantises, then decodes; gradients pass straight through the codes."""
+        vectors = vectors.float()
         quantised, _ = self.quantise(vectors.detach())
-        pictures: Tensor = self.decoder(quantised + (vectors - vectors.detach()))  # the second summand is 0
-        return pictures
+        out: Tensor = self.decoder(quantised + (vectors - vectors.detach()))  # the second summand is 0
+        return out
 
     def forward(self, x: Tensor, generator: torch.Generator) -> Reconstruction:
         """Decodes the quantised vectors; gradients pass straight through (van den Oord et al. 2017, §3.2).

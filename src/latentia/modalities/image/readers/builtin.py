@@ -1,6 +1,7 @@
-"""`load_pictures`: one name, one set of pictures."""
+"""One name, one set of pictures: `load_pictures`, and `load_framed` for pictures of several sizes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,23 +9,20 @@ import numpy as np
 
 from latentia.errors import LatentiaError
 from latentia.items import OnCorrupt, Split, check_choices
-from latentia.modalities.image.pictures import Frame, PictureSet, resize_pictures, sides_of
+from latentia.modalities.image.pictures import Frame, NoneFits, PictureSet, resize_pictures, sides_of
 from latentia.modalities.image.readers.cifar import cifar10, read_cifar10
-from latentia.modalities.image.readers.fetch import fetch_fashion_mnist
 from latentia.modalities.image.readers.folder import read_folder
 from latentia.modalities.image.readers.hub import read_hub, read_parquet
-from latentia.modalities.image.readers.idx import fashion_mnist, find_idx, read_idx_folder
+from latentia.modalities.image.readers.idx import fashion_mnist, fetch_fashion_mnist, find_idx, read_idx_folder
+from latentia.modalities.image.readers.image_cache import Choice
 from latentia.modalities.image.readers.shards import read_shards, shard_files
 from latentia.sources.parquet import parquet_files
 
 MAX_SIZE = 8192
 
 
-def digits(split: Split, root: Path | None = None) -> PictureSet:
-    """The handwritten digits that come with scikit-learn, uint8 (N, 8, 8, 1); every fifth of each class is for testing.
-
-    `root` is not read, since there are no files.
-    """
+def digits(split: Split) -> PictureSet:
+    """The handwritten digits of scikit-learn, uint8 (N, 8, 8, 1); every fifth of each class is for testing."""
     from sklearn.datasets import load_digits  # here, because it is slow to import
 
     bunch = load_digits()
@@ -40,10 +38,8 @@ def digits(split: Split, root: Path | None = None) -> PictureSet:
 
 def auto(split: Split, root: Path | None) -> PictureSet:
     """Fashion-MNIST where it is at hand or can be fetched, else the digits, whose `source` then has the reason."""
-    try:
+    with suppress(LatentiaError):
         return fashion_mnist(split, root)
-    except LatentiaError:
-        pass
     try:
         fetch_fashion_mnist()
         return fashion_mnist(split, None)
@@ -54,7 +50,7 @@ def auto(split: Split, root: Path | None) -> PictureSet:
 
 BUILT_IN: dict[str, Callable[[Split, Path | None], PictureSet]] = {
     "fashion-mnist": fashion_mnist,
-    "digits": digits,
+    "digits": lambda split, root: digits(split),  # there are no files
     "cifar10": cifar10,
     "auto": auto,
 }
@@ -83,33 +79,50 @@ def load_pictures(
     check_choices(split, on_corrupt)
     if size is not None and not 1 <= min(sides_of(size)) <= max(sides_of(size)) <= MAX_SIZE:
         raise LatentiaError(f"size is {size}, expected 1 to {MAX_SIZE} pixels")
-    pictures = _read(name, split, size, on_corrupt, None if root is None else Path(root).expanduser())
+    choice = Choice(split, size, on_corrupt)
+    pictures = _read(name, None if root is None else Path(root).expanduser(), choice)
     if not isinstance(size, Frame):
-        pictures.check_square()
+        _ = pictures.size  # raises where they are no squares
     return pictures
 
 
-def _read(
-    name: str | Path, split: Split, size: int | Frame | None, on_corrupt: OnCorrupt, base: Path | None
-) -> PictureSet:
+def load_framed(
+    name: str | Path,
+    split: Split,
+    sizes: Sequence[tuple[int, int]],
+    on_corrupt: OnCorrupt = "refuse",
+    root: str | Path | None = None,
+) -> list[PictureSet]:
+    """`load_pictures`, each picture in that of the `sizes`, (height, width), whose aspect ratio is nearest to its own.
+
+    Aspect ratio buckets, as in NovelAI 2022 and SDXL (Podell et al. 2023, §2.3). The first of the sizes is a square.
+    Sizes to which no picture belongs are left out.
+    """
+    parts = []
+    for chosen in range(len(sizes)):
+        with suppress(NoneFits):
+            parts.append(load_pictures(name, split, Frame(tuple(sizes), chosen), on_corrupt, root))
+    return parts
+
+
+def _read(name: str | Path, base: Path | None, choice: Choice) -> PictureSet:
+    split, size = choice.split, choice.size
     if name in BUILT_IN:
         return _resized(BUILT_IN[str(name)](split, base), size)
     if str(name).startswith("hf:"):
-        return read_hub(str(name).removeprefix("hf:"), split, size, on_corrupt)
+        return read_hub(str(name).removeprefix("hf:"), choice)
     path = Path(base or "", Path(name).expanduser())
     if not path.exists():
         raise LatentiaError(f"{name!s} is neither a path that exists nor one of {', '.join(BUILT_IN)}, hf:NAME")
     if path.is_file() and path.name.endswith((".tar.gz", ".tgz")):
         return _resized(read_cifar10(path, split), size)
     if shard_files(path):
-        return read_shards(path, split, size, on_corrupt)
+        return read_shards(path, choice)
     if path.is_file() and path.suffix != ".parquet":
         raise LatentiaError(f"{path} is neither a folder, a parquet file, a tar shard nor the CIFAR-10 archive")
     if path.is_dir() and (find_idx(path, "train") or find_idx(path, "test")):
         return _resized(read_idx_folder(path, split, path.resolve().name), size)
-    if parquet_files(path):
-        return read_parquet(path, split, size, on_corrupt)
-    return read_folder(path, split, size, on_corrupt)
+    return read_parquet(path, choice) if parquet_files(path) else read_folder(path, choice)
 
 
 def _resized(pictures: PictureSet, size: int | Frame | None) -> PictureSet:

@@ -1,24 +1,31 @@
-"""CIFAR-10 (Krizhevsky 2009, "Learning multiple layers of features from tiny images"), read in its archive."""
+"""CIFAR-10 (Krizhevsky 2009, "Learning multiple layers of features from tiny images"): fetched, and read as it is."""
 
 import hashlib
 import io
 import pickle
 import tarfile
+import urllib.error
+import urllib.request
 import zlib
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from latentia.errors import LatentiaError
-from latentia.files import find_data
+from latentia.files import atomic_path, cache_dir, find_data
 from latentia.items import Split
 from latentia.modalities.image.pictures import PictureSet
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_FILE = "cifar-10-python.tar.gz"
+CIFAR10_URL = f"https://www.cs.toronto.edu/~kriz/{CIFAR10_FILE}"
+MAX_CIFAR10_BYTES = 256 * 2**20
+NETWORK_TIMEOUT = 60.0  # seconds without a byte
 CIFAR10_MD5 = "c58f30108f718f92721af3d95e74349a"
 BATCHES: dict[Split, tuple[str, ...]] = {
     "train": tuple(f"data_batch_{i}" for i in range(1, 6)),
@@ -29,26 +36,14 @@ MAX_MEMBERS = 100  # the official archive has 9
 PICTURE_BYTES = 3 * 32 * 32
 
 
-class _Array:
-    """Stands in for `numpy.ndarray` while unpickling: keeps the state in the pickle and runs nothing of numpy."""
+class _Inert:
+    """Stands in for numpy's arrays and types while unpickling: keeps the arguments and the state, runs nothing."""
 
-    state: tuple[Any, ...] = ()
-
-    def __init__(self, *_: Any) -> None:
-        pass
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments, self.state = arguments, ()
 
     def __setstate__(self, state: Any) -> None:
         self.state = tuple(state)
-
-
-class _DType:
-    """Stands in for `numpy.dtype`."""
-
-    def __init__(self, code: Any = None, *_: Any) -> None:
-        self.code = code
-
-    def __setstate__(self, state: Any) -> None:
-        pass
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
@@ -58,10 +53,8 @@ def _encode(text: Any, encoding: Any) -> bytes:
 
 # All names that the official batches refer to, with an inert stand-in for each.
 ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _DType,
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Inert for core in ("core", "_core")},
+    **{("numpy", name): _Inert for name in ("ndarray", "dtype")},
     ("_codecs", "encode"): _encode,
 }
 
@@ -101,9 +94,7 @@ def check_md5(path: Path, expected: str) -> None:
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "md5").hexdigest()
     if actual != expected:
-        raise LatentiaError(
-            f"{path} has MD5 {actual}, expected {expected}: it is damaged or another file; fetch it again"
-        )
+        raise LatentiaError(f"{path} has MD5 {actual}, expected {expected}: damaged or another file; fetch it again")
 
 
 def _members(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
@@ -125,11 +116,11 @@ def _read_batch(data: bytes, where: str) -> tuple[NDArray[np.uint8], NDArray[np.
         raise LatentiaError(f"{where} is not a CIFAR-10 batch: {error}") from None
     fields = batch if isinstance(batch, dict) else {}
     array, labels = fields.get(b"data", fields.get("data")), fields.get(b"labels", fields.get("labels"))
-    state = array.state if isinstance(array, _Array) else ()
+    state: tuple[Any, ...] = array.state if isinstance(array, _Inert) else ()
     if len(state) != 5 or not isinstance(state[4], bytes) or not isinstance(labels, list):
         raise LatentiaError(f"{where} is not a CIFAR-10 batch: it lacks pictures or labels")
     _, shape, dtype, fortran_order, pixels = state
-    code = dtype.code if isinstance(dtype, _DType) else None
+    code = next(iter(dtype.arguments), None) if isinstance(dtype, _Inert) else None
     if code not in ("u1", b"u1") or fortran_order or shape != (len(labels), PICTURE_BYTES):
         raise LatentiaError(f"{where} holds {code} {shape} for {len(labels)} labels, expected u1 (n, {PICTURE_BYTES})")
     if len(pixels) != len(labels) * PICTURE_BYTES or not all(
@@ -145,8 +136,40 @@ def cifar10(split: Split, root: Path | None) -> PictureSet:
 
     Raises LatentiaError that lists the folders searched where none has it.
     """
-    missing = "CIFAR-10 was not found in {}; fetch it with `latentia data fetch cifar10`, or pass root=... with "
-    place = find_data(
-        "cifar10", root, lambda path: path.is_file() or (path / CIFAR10_FILE).is_file(), missing + CIFAR10_FILE
-    )
-    return read_cifar10(place if place.is_file() else place / CIFAR10_FILE, split)
+
+    def archive(path: Path) -> Path:
+        return path if path.is_file() else path / CIFAR10_FILE
+
+    advice = f"fetch it with `latentia data fetch cifar10`, or pass root=... with {CIFAR10_FILE}"
+    missing = "CIFAR-10 was not found in {}; " + advice
+    return read_cifar10(archive(find_data("cifar10", root, lambda path: archive(path).is_file(), missing)), split)
+
+
+def fetch_cifar10(cache: Path | None = None, url: str = CIFAR10_URL, checksum: str = CIFAR10_MD5) -> Path:
+    """Downloads `cifar-10-python.tar.gz` (170 MB) into the folder `cache` (default `cache_dir()/cifar10`).
+
+    Returns the file's path; it appears only when whole and with the MD5 `checksum`.
+    Raises LatentiaError where the network fails or the checksum differs.
+    """
+    target = (cache or cache_dir() / "cifar10") / CIFAR10_FILE
+    if target.is_file():
+        check_md5(target, checksum)
+        return target
+    try:
+        with atomic_path(target) as temporary:
+            _download(url, temporary)
+            check_md5(temporary, checksum)
+    except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
+        raise LatentiaError(f"{url} cannot be fetched ({error}); pass root=... with a copy of {CIFAR10_FILE}") from None
+    return target
+
+
+def _download(url: str, target: Path) -> None:
+    with urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT) as response, target.open("wb") as file:
+        total = int(response.headers.get("Content-Length") or 0) or None
+        with tqdm(total=total, unit="B", unit_scale=True, desc=CIFAR10_FILE, disable=None) as bar:
+            while piece := response.read(2**20):
+                file.write(piece)
+                bar.update(len(piece))
+                if file.tell() > MAX_CIFAR10_BYTES:
+                    raise LatentiaError(f"{url} is larger than {MAX_CIFAR10_BYTES} bytes, so it is not CIFAR-10")

@@ -4,20 +4,32 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import tarfile
+import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 from tqdm import tqdm
 
 from latentia.errors import LatentiaError
-from latentia.files import new_folder, write_text
-from latentia.modalities.image.readers.fetch import EMOJI_FILES, NOTO_FONT, fetch_emoji
+from latentia.files import atomic_path, cache_dir, new_folder, write_text
+from latentia.sources.packages import fetch_debian, run_command
 
+EMOJI_PACKAGES = {
+    "names": "emojibase-data@17.0.0",
+    "openmoji": "openmoji@17.0.0",
+    "twemoji": "@twemoji/svg@15.0.0",
+    "fluent": "fluentui-emoji@1.3.0",
+}
+EMOJI_FILES = {  # the file names that `npm pack` makes
+    name: f"{re.sub('[/@]', '-', package.removeprefix('@'))}.tgz" for name, package in EMOJI_PACKAGES.items()
+}
+NOTO_FONT = "NotoColorEmoji.ttf"
 LICENSES = {
     "noto": "Noto Color Emoji by Google, SIL Open Font License 1.1",
     "openmoji": "OpenMoji, CC BY-SA 4.0",
@@ -31,8 +43,6 @@ HELD_OUT = 0.1  # share of the pairs of emoji and style
 KINDS = 3  # captions of an emoji that join a keyword and the last word of its name
 MAX_MEMBER = 2**24  # bytes of a file in an archive
 
-Draw = Callable[[int], Image.Image]
-
 
 class Emoji(NamedTuple):
     """One emoji: its code points ("1F408-200D-2B1B"), the characters, and by language its name and keywords."""
@@ -42,16 +52,17 @@ class Emoji(NamedTuple):
     names: dict[str, tuple[str, tuple[str, ...]]]
 
 
-def prepare_emoji(
-    out: Path, size: int = 64, languages: Sequence[str] = EMOJI_LANGUAGES, cache: Path | None = None
-) -> dict[str, int]:
+Draw = Callable[[Emoji, int], Image.Image | None]
+"""An emoji and a side in pixels → its picture, or None where there is none."""
+
+
+def prepare_emoji(out: Path, size: int = 64, languages: Sequence[str] = EMOJI_LANGUAGES) -> dict[str, int]:
     """Draws all emoji into `out/train` and `out/test`, PNGs of `size` pixels on white with a `metadata.jsonl` each.
 
-    A line of that holds file_name, text (one caption a line: the names by language, with and without the style), emoji
-    and style. The test split holds a tenth of the pairs (emoji, style), drawn by hash, at most one of an emoji that has
-    two styles or more: each emoji and each style occurs in training, but not these together.
-    Returns how many pictures each style has. An earlier set is replaced when the new one is whole.
-
+    A line of that holds file_name, text (one caption a line), emoji and style. The test split holds a tenth of the
+    pairs (emoji, style), at most one of an emoji that has two styles or more: each emoji and each style occurs in
+    training, but not these together. Returns how many pictures each style has. An earlier set is replaced when the new
+    one is whole.
     Raises LatentiaError where the packages cannot be fetched, a language is unknown, or a renderer is missing.
     """
     if out.exists() and not (out / "LICENSES.txt").is_file():
@@ -60,7 +71,7 @@ def prepare_emoji(
         raise LatentiaError(f"size is {size}, expected 8 to 1024 pixels")
     if not languages:
         raise LatentiaError("languages is empty, expected one or more of en, de, zh …")
-    folder = fetch_emoji(cache)
+    folder = fetch_emoji()
     emoji = read_names(folder / EMOJI_FILES["names"], languages)
     styles = {
         "noto": noto_drawings(folder / NOTO_FONT),
@@ -72,14 +83,14 @@ def prepare_emoji(
     counts = dict.fromkeys(styles, 0)
     with new_folder(out, replace=True) as temporary:
         for one in tqdm(emoji, desc="drawing emoji", unit="emoji", disable=None):
-            drawings = {style: draw for style, find in styles.items() if (draw := find(one)) is not None}
+            drawings = {style: picture for style, draw in styles.items() if (picture := draw(one, size)) is not None}
             hidden = held_out_style(one.code, sorted(drawings))
-            for style, draw in drawings.items():
+            for style, picture in drawings.items():
                 split = "test" if style == hidden else "train"
                 name = f"{style}/{one.code}.png"
                 path = temporary / split / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                draw(size).save(path)
+                picture.save(path)
                 row = {"file_name": name, "text": "\n".join(captions(one, style)), "emoji": one.text, "style": style}
                 rows[split].append(json.dumps(row, ensure_ascii=False))
                 counts[style] += 1
@@ -87,6 +98,30 @@ def prepare_emoji(
             write_text(temporary / split / "metadata.jsonl", "".join(f"{line}\n" for line in lines))
         write_text(temporary / "LICENSES.txt", "".join(f"{style}: {text}\n" for style, text in LICENSES.items()))
     return counts
+
+
+def fetch_emoji() -> Path:
+    """Puts names and drawings of emoji into the folder `cache_dir()/emoji` and returns it.
+
+    They are npm packages, and the font of a Debian package, which npm and apt verify; nothing in them is run.
+    Raises LatentiaError where npm or apt is missing or cannot reach a registry.
+    """
+    folder = cache_dir() / "emoji"
+    font = folder / NOTO_FONT
+    fetch_debian("fonts-noto-color-emoji", NOTO_FONT, folder, font.is_file, NOTO_FONT)
+    for part, package in EMOJI_PACKAGES.items():
+        name = EMOJI_FILES[part]
+        if (folder / name).is_file():
+            continue
+        if not shutil.which("npm"):
+            raise LatentiaError(f"{package} is fetched with npm, which is not here; put {name} into {folder}")
+        with tempfile.TemporaryDirectory() as temporary:
+            run_command(
+                ["npm", "pack", "--ignore-scripts", "--silent", package], temporary, f"put {name} into {folder}"
+            )
+            with atomic_path(folder / name) as target:
+                shutil.copyfile(Path(temporary, name), target)
+    return folder
 
 
 def captions(emoji: Emoji, style: str) -> list[str]:
@@ -132,45 +167,36 @@ def read_names(archive: Path, languages: Sequence[str]) -> list[Emoji]:
             except KeyError:
                 raise LatentiaError(f"{archive.name} has no names in {language!r}, expected one such as en") from None
             tables[language] = {row["hexcode"]: row for row in json.loads(data) if row.get("group", 2) != 2}
-    first = tables[languages[0]]
-    return [
-        Emoji(code, row["emoji"], {language: _name(table[code]) for language, table in tables.items() if code in table})
-        for code, row in first.items()
-    ]
+    emoji = []
+    for code, row in tables[languages[0]].items():
+        rows = {language: table[code] for language, table in tables.items() if code in table}
+        names = {language: (str(own["label"]), tuple(map(str, own.get("tags", ())))) for language, own in rows.items()}
+        emoji.append(Emoji(code, row["emoji"], names))
+    return emoji
 
 
-def _name(row: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-    return str(row["label"]), tuple(map(str, row.get("tags", ())))
-
-
-def noto_drawings(path: Path) -> Callable[[Emoji], Draw | None]:
+def noto_drawings(path: Path) -> Draw:
     """The drawings of a colour bitmap font. Raises LatentiaError where Pillow cannot join characters (raqm)."""
     if not features.check("raqm"):
         raise LatentiaError("Pillow lacks raqm, which joins the characters of an emoji: pip install -U pillow")
     font = ImageFont.truetype(str(path), FONT_SIZE)
     one_width = font.getbbox("😀")[2]
 
-    def find(emoji: Emoji) -> Draw | None:
-        box = font.getbbox(emoji.text)
-        if box[2] > one_width or box[2] <= 0:  # characters that the font cannot join stand side by side
+    def draw(emoji: Emoji, size: int) -> Image.Image | None:
+        left, top, right, bottom = map(int, font.getbbox(emoji.text))
+        if not 0 < right <= one_width:  # characters that the font cannot join stand side by side
             return None
+        side = max(right, bottom)
+        picture = Image.new("RGB", (side, side), "white")
+        place = (side - right) // 2 - left, (side - bottom) // 2 - top
+        ImageDraw.Draw(picture).text(place, emoji.text, font=font, embedded_color=True)
+        blank = np.asarray(picture).min() == 255
+        return None if blank else picture.resize((size, size), Image.Resampling.LANCZOS)
 
-        def draw(size: int) -> Image.Image:
-            side = max(int(box[2]), int(box[3]))
-            picture = Image.new("RGB", (side, side), "white")
-            place = ((side - int(box[2])) // 2 - int(box[0]), (side - int(box[3])) // 2 - int(box[1]))
-            ImageDraw.Draw(picture).text(place, emoji.text, font=font, embedded_color=True)
-            return picture.resize((size, size), Image.Resampling.LANCZOS)
-
-        blank = np.asarray(draw(8)).min() == 255
-        return None if blank else draw
-
-    return find
+    return draw
 
 
-def archive_drawings(
-    archive: Path, folder: str, names: Callable[[Emoji], Iterator[str]]
-) -> Callable[[Emoji], Draw | None]:
+def archive_drawings(archive: Path, folder: str, names: Callable[[Emoji], Iterator[str]]) -> Draw:
     """The SVG drawings in an npm package, read at once; `names` lists the file names that an emoji may have."""
     try:
         from resvg_py import svg_to_bytes
@@ -180,19 +206,15 @@ def archive_drawings(
         members = [m for m in file if m.isfile() and m.name.startswith(folder) and m.name.endswith(".svg")]
         drawings = {member.name.removeprefix(folder)[:-4]: _member(file, member).decode() for member in members}
 
-    def find(emoji: Emoji) -> Draw | None:
+    def draw(emoji: Emoji, size: int) -> Image.Image | None:
         svg = next((drawings[name] for name in names(emoji) if name in drawings), None)
         if svg is None:
             return None
+        data = svg_to_bytes(svg_string=svg, width=SHARPER * size, height=SHARPER * size, background="white")
+        with Image.open(io.BytesIO(bytes(data)), formats=("PNG",)) as picture:
+            return picture.convert("RGB").resize((size, size), Image.Resampling.BOX)
 
-        def draw(size: int) -> Image.Image:
-            data = svg_to_bytes(svg_string=svg, width=SHARPER * size, height=SHARPER * size, background="white")
-            with Image.open(io.BytesIO(bytes(data)), formats=("PNG",)) as picture:
-                return picture.convert("RGB").resize((size, size), Image.Resampling.BOX)
-
-        return draw
-
-    return find
+    return draw
 
 
 def openmoji_names(emoji: Emoji) -> Iterator[str]:

@@ -1,30 +1,34 @@
-"""A folder of pictures: `class/name.png`, or pictures without classes; with or without `train/` and `test/` above."""
+"""A folder of pictures: `class/name.png`, or pictures without classes, with or without captions.
 
-from pathlib import Path
+A caption is `name.txt` beside `name.png`, or one `metadata.jsonl` holds all. There may be `train/` and `test/` above.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from latentia.errors import LatentiaError
-from latentia.items import OnCorrupt, Split
-from latentia.modalities.image.pictures import Frame, PictureSet
-from latentia.modalities.image.readers.captions import read_captions
-from latentia.modalities.image.readers.image_cache import record_file, store_key, stored_pictures
+from latentia.modalities.image.pictures import PictureSet
+from latentia.modalities.image.readers.image_cache import Choice, Sources, record_file, stored_pictures
 from latentia.sources.folders import class_names, held_out, list_files, split_folders
+from latentia.sources.lines import MAX_JSON_BYTES, MAX_TEXT_BYTES, parse_json, read_lines, text_fault
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+METADATA = "metadata.jsonl"
+CAPTION_FIELDS = ("text", "caption", "captions", "prompt")
 
 
-def read_folder(path: Path, split: Split, size: int | Frame | None, on_corrupt: OnCorrupt) -> PictureSet:
+def read_folder(path: Path, choice: Choice) -> PictureSet:
     """Reads a folder of pictures; the first folder below it names the class.
 
     The test split is the folder `test` (`val`, `valid`, `validation`) beside `train` where there is one; else every
     picture whose path's hash is a multiple of ten, so that adding pictures moves none from one split to the other.
-    Where the pictures have captions (see `read_captions`) folders name no classes.
-    Hidden files are ignored; symbolic links that lead out of the folder are not followed, and listed in `skipped`.
-    Raises LatentiaError where the split is empty, the layout is mixed, sizes differ, pictures are corrupt, or some have
-    no caption while others do; these are skipped where corrupt ones are.
+    Where the pictures have captions folders name no classes. Hidden files are ignored; links that lead out of the
+    folder are not followed, and listed in `skipped`. Raises LatentiaError where the split is empty, the layout is
+    mixed, sizes differ, pictures are corrupt, or some lack a caption; these are skipped where corrupt ones are.
     """
-    path = path.resolve()
+    path, split = path.resolve(), choice.split
     train, test = split_folders(path, SUFFIXES)
     base = test if split == "test" and test is not None else train
     files, ignored = list_files(base, path, SUFFIXES)
@@ -37,25 +41,83 @@ def read_folder(path: Path, split: Split, size: int | Frame | None, on_corrupt: 
         advice = f"; {len(ignored)} were ignored, such as {ignored[0]}" if ignored else ""
         raise LatentiaError(f"the {split} split of {path} holds no pictures ({', '.join(SUFFIXES)}){advice}")
     bare = {name for name in files if captions and captions[name] is None}
-    if bare and on_corrupt == "refuse":
-        raise LatentiaError(
-            f"{len(bare)} of {len(files)} pictures of {base} have no caption, such as {min(bare)}; "
-            "give them one, or pass on_corrupt='skip'"
-        )
+    if bare and choice.on_corrupt == "refuse":
+        share, advice = f"{len(bare)} of {len(files)} pictures of {base}", "give them one, or pass on_corrupt='skip'"
+        raise LatentiaError(f"{share} have no caption, such as {min(bare)}; {advice}")
     ignored += [f"{name}: it has no caption" for name in sorted(bare)]
     names = [name for name in files if name not in bare]
     if not names:
         raise LatentiaError(f"no picture of the {split} split of {path} has a caption")
     unknown = {name.split("/")[0] for name in names if "/" in name and not captions} - set(classes)
     if unknown or (classes and any("/" not in name for name in names)):
-        raise LatentiaError(
-            f"{base} and {train} hold different classes ({', '.join(sorted(unknown)) or 'none'} in {base.name})"
-        )
-    key = store_key([str(base), *(record_file(name, files[name]) for name in names)], size)
-    stored = stored_pictures(key, names, lambda i: base / names[i], size, on_corrupt, str(base))
+        more = f"{', '.join(sorted(unknown)) or 'none'} in {base.name}"
+        raise LatentiaError(f"{base} and {train} hold different classes ({more})")
+    identity = [str(base), *(record_file(name, files[name]) for name in names)]
+    stored = stored_pictures(identity, Sources(str(base), names, lambda i: base / names[i]), choice)
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers[names[i].split("/")[0]] for i in stored.kept], np.int64) if classes else None
     rule = f"as the folder {base.name} has it" if test else "one in ten pictures held out by the hash of its path"
     source = f"The {split} split of the pictures in {path}, {rule}."
     kept_captions = tuple(str(captions[names[i]]) for i in stored.kept) if captions else None
     return PictureSet(stored.images, labels, classes, path.name, source, (*ignored, *stored.skipped), kept_captions)
+
+
+def read_captions(base: Path, names: Sequence[str]) -> list[str | None] | None:
+    """The caption of each picture of a folder, None for one without; None where no picture has any.
+
+    A `metadata.jsonl` (the convention of Hugging Face's imagefolder), one object a line, precedes `.txt` files. It
+    holds "file_name" and "text" (or "caption", "captions", "prompt"). Several captions are a list, or lines.
+    Raises LatentiaError where a line or a caption cannot be read.
+    """
+    if (base / METADATA).is_file():
+        by_name = _metadata(base / METADATA)
+        return [by_name.get(name) for name in names]
+    captions = [_beside(base / name) for name in names]
+    return captions if any(caption is not None for caption in captions) else None
+
+
+def caption_of(value: object, where: str) -> str:
+    """One caption a line, of a string or of a list of strings. Raises LatentiaError where it is no text."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(part, str) for part in parts):
+        raise LatentiaError(f"{where}: a caption is {type(value).__name__}, expected a string or a list of strings")
+    lines = [" ".join(line.split()) for part in parts for line in str(part).splitlines()]
+    text = "\n".join(line for line in lines if line)
+    if not text or (fault := text_fault(text)):
+        raise LatentiaError(f"{where}: the caption is {fault if text else 'empty'}")
+    return text
+
+
+def caption_in(value: object, where: str) -> str | None:
+    """The caption in a JSON object, None where it has none or is no object. Raises what `caption_of` raises."""
+    fields = [value[name] for name in CAPTION_FIELDS if value.get(name) is not None] if isinstance(value, dict) else []
+    return caption_of(fields[0], where) if fields else None
+
+
+def _beside(picture: Path) -> str | None:
+    path = picture.with_suffix(".txt")
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            return caption_of(file.read(MAX_TEXT_BYTES + 1).decode("utf-8-sig"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise LatentiaError(f"{path} cannot be read as UTF-8: {error}") from None
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    captions: dict[str, str] = {}
+    for row in read_lines(path, MAX_JSON_BYTES):
+        if row.fault:
+            raise LatentiaError(f"{row.where}: {row.fault}")
+        if not row.text.strip():
+            continue
+        try:
+            value = parse_json(row.text)
+        except ValueError as error:
+            raise LatentiaError(f"{row.where} is {error}") from None
+        if not isinstance(value, dict) or not isinstance(value.get("file_name"), str):
+            raise LatentiaError(f'{row.where} is no JSON object with the string "file_name"')
+        if (caption := caption_in(value, row.where)) is not None:
+            captions[str(PurePosixPath(value["file_name"]))] = caption
+    return captions

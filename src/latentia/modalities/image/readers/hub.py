@@ -1,5 +1,6 @@
 """Hugging Face data sets and parquet files, read with the library `datasets` (the extra `hub`)."""
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -8,40 +9,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentia.errors import LatentiaError
-from latentia.items import OnCorrupt, Split
-from latentia.modalities.image.pictures import Frame, PictureSet
-from latentia.modalities.image.readers.captions import CAPTION_FIELDS, caption_of
-from latentia.modalities.image.readers.image_cache import Source, record_file, store_key, stored_pictures
+from latentia.modalities.image.pictures import PictureSet
+from latentia.modalities.image.readers.folder import CAPTION_FIELDS, caption_of
+from latentia.modalities.image.readers.image_cache import Choice, Sources, record_file, stored_pictures
 from latentia.sources.folders import held_out
 from latentia.sources.parquet import label_column, load_parquet, load_parts, parquet_files, split_parts
 
 
-def read_hub(name: str, split: Split, size: int | Frame | None, on_corrupt: OnCorrupt) -> PictureSet:
+def read_hub(name: str, choice: Choice) -> PictureSet:
     """Reads the data set `name` of the Hugging Face hub, downloading it where it is not cached.
 
     Raises LatentiaError where it cannot be loaded or has no column of pictures.
     """
-    return _read(load_parts(name), name, f"hf:{name}", None, split, size, on_corrupt)
+    return _read(load_parts(name), name, f"hf:{name}", None, choice)
 
 
-def read_parquet(path: Path, split: Split, size: int | Frame | None, on_corrupt: OnCorrupt) -> PictureSet:
+def read_parquet(path: Path, choice: Choice) -> PictureSet:
     """Reads a parquet file, or a folder of them (in it or in its `data/`) whose names may start with the split's name.
 
     Raises LatentiaError where they cannot be read or have no column of pictures.
     """
     identity = "\n".join(record_file(str(file.resolve()), file.stat()) for file in parquet_files(path))
-    return _read(load_parquet(path), path.stem, str(path), identity, split, size, on_corrupt)
+    return _read(load_parquet(path), path.stem, str(path), identity, choice)
 
 
-def _read(
-    parts: Any,
-    name: str,
-    origin: str,
-    identity: str | None,
-    split: Split,
-    size: int | Frame | None,
-    on_corrupt: OnCorrupt,
-) -> PictureSet:
+def _read(parts: Any, name: str, origin: str, identity: str | None, choice: Choice) -> PictureSet:
+    split = choice.split
     train, test_name = split_parts(parts)
     rows = parts[test_name] if split == "test" and test_name else train
     indices = np.arange(len(rows))
@@ -52,7 +45,7 @@ def _read(
     column = _picture_column(rows.features, origin)
     pictures = _undecoded(rows, column)
 
-    def source(i: int) -> Source:
+    def read(i: int) -> Path | BytesIO:
         value = pictures[int(indices[i])][column]
         data = value["bytes"] if isinstance(value, dict) else value
         if data is not None:
@@ -61,9 +54,8 @@ def _read(
             return Path(value["path"])
         raise ValueError("the row holds no picture")
 
-    key = store_key([identity or rows._fingerprint, split, column, str(test_name)], size)
-    names = [f"{origin} row {i}" for i in indices]
-    stored = stored_pictures(key, names, source, size, on_corrupt, origin)
+    sources = Sources(origin, [f"{origin} row {i}" for i in indices], read)
+    stored = stored_pictures([identity or rows._fingerprint, split, column, str(test_name)], sources, choice)
     labels, classes = _labels(rows, train, origin)
     kept = None if labels is None else labels[indices[stored.kept]]
     captions = _captions(rows, indices[stored.kept], origin)
@@ -85,16 +77,16 @@ def _is_image(feature: Any) -> bool:
 
 
 def _picture_column(features: Any, origin: str) -> str:
-    """The first column of pictures, else of bytes (bare, or in a struct as Hugging Face writes them)."""
-    bare = [
-        column for column, feature in features.items() if getattr(feature, "dtype", None) in ("binary", "large_binary")
-    ]
-    structs = [column for column, feature in features.items() if isinstance(feature, dict) and "bytes" in feature]
-    images = [column for column, feature in features.items() if _is_image(feature)]
-    columns: list[str] = [*images, *structs, *bare]
-    if not columns:
+    """The first column of pictures, else of bytes (in a struct as Hugging Face writes them, or bare)."""
+    tests: tuple[Callable[[Any], bool], ...] = (
+        _is_image,
+        lambda feature: isinstance(feature, dict) and "bytes" in feature,
+        lambda feature: getattr(feature, "dtype", None) in ("binary", "large_binary"),
+    )
+    column: str | None = next((name for test in tests for name, feature in features.items() if test(feature)), None)
+    if column is None:
         raise LatentiaError(f"{origin} has no column of pictures; its columns are {', '.join(features)}")
-    return columns[0]
+    return column
 
 
 def _labels(rows: Any, train: Any, origin: str) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
@@ -116,13 +108,13 @@ def _labels(rows: Any, train: Any, origin: str) -> tuple[NDArray[np.int64] | Non
 
 def _captions(rows: Any, indices: NDArray[np.int64], origin: str) -> tuple[str, ...] | None:
     """The captions of some rows, from the first column of strings, or of lists of them, that has a caption's name."""
-    named = [
-        name
-        for name in CAPTION_FIELDS
-        if (name in rows.features and getattr(rows.features[name], "dtype", "") in ("string", "large_string", "list"))
-        or type(rows.features.get(name)).__name__ in ("List", "Sequence", "LargeList")
-    ]
-    if not named:
+    texts, lists = ("string", "large_string", "list"), ("List", "Sequence", "LargeList")
+
+    def holds_texts(feature: Any) -> bool:
+        return getattr(feature, "dtype", "") in texts or type(feature).__name__ in lists
+
+    name = next((name for name in CAPTION_FIELDS if holds_texts(rows.features.get(name))), None)
+    if name is None:
         return None
-    values = rows[named[0]][:]
+    values = rows[name][:]
     return tuple(caption_of(values[i], f"{origin} row {i}") for i in indices.tolist())

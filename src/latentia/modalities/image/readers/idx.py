@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentia.errors import LatentiaError
-from latentia.files import find_data
+from latentia.files import cache_dir, find_data
 from latentia.items import Split
 from latentia.modalities.image.pictures import PictureSet
+from latentia.sources.packages import fetch_debian
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
@@ -56,9 +57,8 @@ def _parse(file: BinaryIO, path: Path, dimensions: int, available: int) -> NDArr
     header = file.read(4 + 4 * dimensions)
     magic = bytes((0, 0, UINT8_CODE, dimensions))
     if header[:4] != magic:
-        raise LatentiaError(
-            f"{path} starts with {header[:4].hex()}, expected {magic.hex()} ({dimensions}-D IDX of bytes)"
-        )
+        start = header[:4].hex()
+        raise LatentiaError(f"{path} starts with {start}, expected {magic.hex()} ({dimensions}-D IDX of bytes)")
     if len(header) < 4 + 4 * dimensions:
         raise LatentiaError(f"{path} is truncated inside its header")
     shape = struct.unpack(f">{dimensions}I", header[4:])
@@ -74,15 +74,12 @@ def _parse(file: BinaryIO, path: Path, dimensions: int, available: int) -> NDArr
 
 def find_idx(folder: Path, split: Split) -> tuple[Path, Path] | None:
     """MNIST's files of the pictures and labels of one split, gzipped or not; None where one is missing."""
-    images, labels = (
-        _first_file(folder, f"{PREFIX[split]}-{kind}") for kind in ("images{}idx3-ubyte", "labels{}idx1-ubyte")
-    )
+    files = []
+    for kind, axes in (("images", 3), ("labels", 1)):
+        names = [f"{PREFIX[split]}-{kind}{joint}idx{axes}-ubyte{end}" for joint in "-." for end in ("", ".gz")]
+        files.append(next((folder / name for name in names if (folder / name).is_file()), None))
+    images, labels = files
     return (images, labels) if images and labels else None
-
-
-def _first_file(folder: Path, pattern: str) -> Path | None:
-    names = [pattern.format(joint) + suffix for joint in "-." for suffix in ("", ".gz")]
-    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def read_idx_folder(folder: Path, split: Split, name: str, class_names: tuple[str, ...] | None = None) -> PictureSet:
@@ -92,9 +89,8 @@ def read_idx_folder(folder: Path, split: Split, name: str, class_names: tuple[st
     """
     files = find_idx(folder, split)
     if files is None:
-        raise LatentiaError(
-            f"{folder} lacks {PREFIX[split]}-images-idx3-ubyte or {PREFIX[split]}-labels-idx1-ubyte (or .gz)"
-        )
+        start = PREFIX[split]
+        raise LatentiaError(f"{folder} lacks {start}-images-idx3-ubyte or {start}-labels-idx1-ubyte (or .gz)")
     images, labels = read_idx(files[0], 3), read_idx(files[1], 1)
     if len(images) != len(labels):
         raise LatentiaError(f"{files[0]} holds {len(images)} pictures but {files[1].name} {len(labels)} labels")
@@ -116,3 +112,17 @@ def fashion_mnist(split: Split, root: Path | None) -> PictureSet:
     )
     folder = find_data("fashion-mnist", root, lambda path: find_idx(path, split), missing, DEBIAN_FOLDER)
     return read_idx_folder(folder, split, "fashion-mnist", FASHION_MNIST_CLASSES)
+
+
+def fetch_fashion_mnist(cache: Path | None = None) -> Path:
+    """Puts the four Fashion-MNIST files into the folder `cache` (default `cache_dir()/fashion-mnist`) and returns it.
+
+    They come from the Debian package `dataset-fashion-mnist`, which apt verifies; no rights of root are needed.
+    Raises LatentiaError where apt is missing or cannot reach an archive that has the package.
+    """
+    folder = cache or cache_dir() / "fashion-mnist"
+
+    def whole() -> bool:
+        return bool(find_idx(folder, "train") and find_idx(folder, "test"))
+
+    return fetch_debian("dataset-fashion-mnist", "*-ubyte.gz", folder, whole, "the four Fashion-MNIST files")

@@ -1,12 +1,14 @@
-"""Decodes many pictures once into a memory-mapped array in the cache: big sets need no RAM, second starts no time."""
+"""Decodes pictures: one of a user's own, or many, once, into a memory-mapped array in the cache.
+
+Big sets need no RAM, second starts no time.
+"""
 
 import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -19,7 +21,7 @@ from tqdm import tqdm
 
 from latentia.errors import LatentiaError, first_line
 from latentia.files import atomic_path, cache_dir, read_json, write_json
-from latentia.items import OnCorrupt
+from latentia.items import OnCorrupt, Split
 from latentia.modalities.image.pictures import Frame, NoneFits, fit_picture
 
 # Formats that Pillow decodes itself; EPS, which starts Ghostscript, is not among them.
@@ -28,12 +30,26 @@ LAYOUT = "1"  # changes when the same files would decode to other pixels
 DECODED_AT_ONCE = 64  # pictures waiting in RAM
 NAMED = 5  # corrupt files that an error names; it counts the rest
 
-Source = Path | BytesIO
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True)
-class Stored:
+class Choice(NamedTuple):
+    """Which split of a set, at which size, and what to do about corrupt pictures; see `load_pictures`."""
+
+    split: Split
+    size: int | Frame | None
+    on_corrupt: OnCorrupt
+
+
+class Sources(NamedTuple):
+    """Encoded pictures: `read(i)` is the file, or the bytes, of the one called `names[i]` of the set `origin`."""
+
+    origin: str
+    names: Sequence[str]
+    read: Callable[[int], Path | BytesIO]
+
+
+class Stored(NamedTuple):
     """Decoded pictures.
 
     images: uint8 (K, H, W, C); kept: int64 (K,), their places among the sources; skipped: "name: reason" of the others.
@@ -44,46 +60,33 @@ class Stored:
     skipped: tuple[str, ...]
 
 
-def store_key(parts: Iterable[str], size: int | Frame | None) -> str:
-    """Names the cache entry of pictures that `parts` identify, decoded at `size`."""
-    digest = hashlib.sha256(f"{LAYOUT} {size}".encode())
-    for part in parts:
-        digest.update(b"\0" + os.fsencode(part))
-    return digest.hexdigest()[:32]
+def stored_pictures(identity: Iterable[str], sources: Sources, choice: Choice) -> Stored:
+    """The pictures of `sources`, decoded into `cache_dir()/pictures` unless those of this `identity` are there.
 
-
-def stored_pictures(
-    key: str,
-    names: Sequence[str],
-    source: Callable[[int], Source],
-    size: int | Frame | None,
-    on_corrupt: OnCorrupt,
-    origin: str,
-) -> Stored:
-    """The pictures `source(i)`, called `names[i]`, decoded into `cache_dir()/pictures/KEY.npy` unless it exists.
-
-    All become grey where every one is grey, else RGB; EXIF orientation is applied and alpha laid on white.
-    size: side of the square that each is fitted to, or the frame, which leaves out pictures of other frames; None keeps
-        the size, which must then be the same for all.
+    All become grey where every one is grey, else RGB; EXIF orientation is applied and alpha laid on white. Each is
+    fitted to the square or the frame that is chosen, which leaves out pictures of other frames; without a size all must
+    have the same one.
     Raises NoneFits where no picture belongs to the frame, and LatentiaError where sizes differ, where all are corrupt,
     or where some are and `on_corrupt` is "refuse".
     """
-    path = cache_dir() / "pictures" / f"{key}.npy"
+    digest = hashlib.sha256(f"{LAYOUT} {choice.size}".encode())
+    for part in identity:
+        digest.update(b"\0" + os.fsencode(part))
+    path, names = cache_dir() / "pictures" / f"{digest.hexdigest()[:32]}.npy", sources.names
     entry = _load(path, len(names))
     if entry is None:
         try:
-            _decode(path, names, source, size, on_corrupt, origin)
+            _decode(path, sources, choice)
         except OSError as error:  # not from reading, which names each file
             raise LatentiaError(f"{path} cannot be written: {error}; set LATENTIA_CACHE to another folder") from None
         entry = _load(path, len(names))
     if entry is None:
         raise LatentiaError(f"{path} cannot be read back after it was written; does another process remove it?")
     images, reasons, elsewhere = entry
-    skipped = tuple(f"{names[i]}: {reason}" for i, reason in reasons.items())
-    if skipped and on_corrupt == "refuse":
-        raise _refusal(skipped, len(names), origin)
+    if reasons and choice.on_corrupt == "refuse":
+        raise _refusal(reasons, sources)
     kept = np.array([i for i in range(len(names)) if i not in reasons and i not in elsewhere], np.int64)
-    return Stored(images, kept, skipped)
+    return Stored(images, kept, tuple(f"{names[i]}: {reason}" for i, reason in reasons.items()))
 
 
 def _load(path: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str], set[int]] | None:
@@ -100,38 +103,31 @@ def _load(path: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str], se
     return (images, reasons, elsewhere) if whole else None
 
 
-def _decode(
-    path: Path,
-    names: Sequence[str],
-    source: Callable[[int], Source],
-    size: int | Frame | None,
-    on_corrupt: OnCorrupt,
-    origin: str,
-) -> None:
+def _decode(path: Path, sources: Sources, choice: Choice) -> None:
+    origin, names, read = sources
+    size = choice.size
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")  # Pillow's warnings name no file
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        looks = dict(_each(pool, lambda i: _read_head(source(i)), range(len(names)), f"{origin}: looking"))
+        looks = dict(_each(pool, lambda i: _read_head(read(i)), range(len(names)), f"{origin}: looking"))
         reasons = {i: reason for i, reason in looks.items() if isinstance(reason, str)}
         heads = {i: head for i, head in looks.items() if not isinstance(head, str)}
         mode = "L" if all(head.grey for head in heads.values()) else "RGB"
         fitting = [i for i, head in heads.items() if not isinstance(size, Frame) or size.takes(head.height, head.width)]
         elsewhere = sorted(heads.keys() - set(fitting))
-        pictures = _each(pool, lambda i: read_picture(source(i), mode, size), fitting, f"{origin}: decoding")
+        pictures = _each(pool, lambda i: read_picture(read(i), mode, size), fitting, f"{origin}: decoding")
         with atomic_path(path) as temporary:
             with temporary.open("wb") as file:
-                reasons |= _write(file, pictures, names, origin)
-                if reasons and (on_corrupt == "refuse" or len(reasons) == len(names)):
-                    raise _refusal([f"{names[i]}: {reasons[i]}" for i in sorted(reasons)], len(names), origin)
-                if len(reasons) + len(elsewhere) == len(names):
-                    raise NoneFits(f"no picture of {origin} belongs to {size}")
+                reasons |= _write(file, pictures, sources)
+            if reasons and (choice.on_corrupt == "refuse" or len(reasons) == len(names)):
+                raise _refusal(reasons, sources)
+            if len(reasons) + len(elsewhere) == len(names):
+                raise NoneFits(f"no picture of {origin} belongs to {size}")
             record = {"skipped": {str(i): reasons[i] for i in sorted(reasons)}, "elsewhere": elsewhere}
             write_json(path.with_suffix(".json"), record)
 
 
-def _write(
-    file: BinaryIO, pictures: Iterable[tuple[int, NDArray[np.uint8] | str]], names: Sequence[str], origin: str
-) -> dict[int, str]:
+def _write(file: BinaryIO, pictures: Iterable[tuple[int, NDArray[np.uint8] | str]], sources: Sources) -> dict[int, str]:
     """Writes a .npy file of the pictures that can be decoded, and returns the reasons why the others cannot."""
     reasons: dict[int, str] = {}
     written: list[int] = []
@@ -142,10 +138,11 @@ def _write(
             continue
         if not written:
             shape = picture.shape
-            _write_header(file, (len(names), *shape))
+            _write_header(file, (len(sources.names), *shape))
         if picture.shape != shape:
-            sizes = " and ".join(f"{names[j]} {w}×{h}" for j, (h, w, _) in ((written[0], shape), (i, picture.shape)))
-            raise LatentiaError(f"{origin} holds different sizes ({sizes}); pass size=... to fit all to one")
+            both = (written[0], shape), (i, picture.shape)
+            sizes = " and ".join(f"{sources.names[j]} {w}×{h}" for j, (h, w, _) in both)
+            raise LatentiaError(f"{sources.origin} holds different sizes ({sizes}); pass size=... to fit all to one")
         file.write(picture.tobytes())  # not through a memory map, where a full disk would kill the process
         written.append(i)
     if written:
@@ -159,11 +156,13 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def _refusal(skipped: Sequence[str], count: int, origin: str) -> LatentiaError:
-    more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-    advice = "repair them" if len(skipped) == count else "remove them, or pass on_corrupt='skip'"
-    listed = "; ".join(skipped[:NAMED])
-    return LatentiaError(f"{len(skipped)} of {count} pictures of {origin} cannot be read ({listed}{more}); {advice}")
+def _refusal(reasons: Mapping[int, str], sources: Sources) -> LatentiaError:
+    count = len(sources.names)
+    more = f" and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
+    advice = "repair them" if len(reasons) == count else "remove them, or pass on_corrupt='skip'"
+    listed = "; ".join(f"{sources.names[i]}: {reasons[i]}" for i in sorted(reasons)[:NAMED])
+    which = f"{len(reasons)} of {count} pictures of {sources.origin}"
+    return LatentiaError(f"{which} cannot be read ({listed}{more}); {advice}")
 
 
 def _each(
@@ -199,7 +198,7 @@ class _Head(NamedTuple):
     width: int
 
 
-def _read_head(source: Source) -> _Head:
+def _read_head(source: Path | BytesIO) -> _Head:
     """The mode and the size of the upright picture, from the head of its file."""
     with Image.open(source, formats=FORMATS) as picture:
         grey = picture.mode in ("1", "L", "LA", "La") or picture.mode.startswith("I")
@@ -207,7 +206,7 @@ def _read_head(source: Source) -> _Head:
         return _Head(grey, *(picture.size if turned else picture.size[::-1]))
 
 
-def read_picture(source: Source, mode: str, size: int | Frame | None) -> NDArray[np.uint8]:
+def read_picture(source: Path | BytesIO, mode: str, size: int | Frame | None) -> NDArray[np.uint8]:
     """Decodes one picture to uint8 (H, W, C), upright, on white, in `mode` "L" or "RGB". Raises what Pillow raises."""
     with Image.open(source, formats=FORMATS) as opened:
         picture = ImageOps.exif_transpose(opened)
@@ -222,6 +221,30 @@ def read_picture(source: Source, mode: str, size: int | Frame | None) -> NDArray
         if size is not None:
             picture = fit_picture(picture, size)
         return np.asarray(picture).reshape(picture.height, picture.width, -1)
+
+
+def read_one(path: Path | BytesIO, channels: int, size: int, fit: bool = False) -> NDArray[np.uint8]:
+    """A picture, of a file or its bytes, as uint8 (size, size, channels), upright, on white.
+
+    fit: resize and crop a picture of another size. Raises LatentiaError where the file is missing or no picture, or has
+    another size and `fit` is off.
+    """
+    name = path if isinstance(path, Path) else "the picture"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = read_picture(path, "L" if channels == 1 else "RGB", size if fit else None)
+    except Exception as error:  # decoders raise almost anything on hostile bytes
+        raise LatentiaError(f"{name} cannot be read as a picture: {reason_of(error)}") from None
+    if picture.shape[:2] != (size, size):
+        actual = f"{picture.shape[1]}×{picture.shape[0]}"
+        raise LatentiaError(f"{name} is {actual}, the model takes {size}×{size}: add --fit to resize and crop it")
+    return picture
+
+
+def read_mask(path: Path | BytesIO, size: int, fit: bool = False) -> NDArray[np.bool_]:
+    """A mask as booleans (size, size): True where it is nearer to white. Arguments and errors as of `read_one`."""
+    return read_one(path, 1, size, fit)[..., 0] > 127
 
 
 def record_file(path: str, status: os.stat_result) -> str:

@@ -9,11 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from latentia.errors import LatentiaError
-from latentia.items import OnCorrupt, Split, class_order
-from latentia.modalities.image.pictures import Frame, PictureSet
-from latentia.modalities.image.readers.captions import caption_in, caption_of
-from latentia.modalities.image.readers.folder import SUFFIXES
-from latentia.modalities.image.readers.image_cache import Source, record_file, store_key, stored_pictures
+from latentia.items import class_order
+from latentia.modalities.image.pictures import PictureSet
+from latentia.modalities.image.readers.folder import SUFFIXES, caption_in, caption_of
+from latentia.modalities.image.readers.image_cache import Choice, Sources, record_file, stored_pictures
 from latentia.sources.folders import TEST_NAMES, held_out
 from latentia.sources.lines import MAX_JSON_BYTES, MAX_TEXT_BYTES, parse_json
 
@@ -38,14 +37,14 @@ def shard_files(path: Path) -> list[Path]:
     return sorted(path.glob("*.tar"))
 
 
-def read_shards(path: Path, split: Split, size: int | Frame | None, on_corrupt: OnCorrupt) -> PictureSet:
+def read_shards(path: Path, choice: Choice) -> PictureSet:
     """Reads the pictures of shards, with the captions in `.txt` or `.json` and the classes in `.cls`.
 
     Shards whose names start with test, val, valid or validation are the test split; without such, a tenth of the
     samples is held out by the hash of its key. Nothing is unpacked: pictures are read in the shard.
     Raises LatentiaError where a shard is damaged, the split is empty, or only some samples have a caption or a class.
     """
-    files = shard_files(path)
+    files, split = shard_files(path), choice.split
     test_files = [file for file in files if file.name.lower().startswith(TEST_NAMES)]
     chosen = test_files if split == "test" and test_files else [file for file in files if file not in test_files]
     samples = [sample for file in chosen for sample in list_samples(file)]
@@ -59,14 +58,14 @@ def read_shards(path: Path, split: Split, size: int | Frame | None, on_corrupt: 
     if not samples:
         raise LatentiaError(f"the {split} split of {path} holds no pictures ({', '.join(SUFFIXES)})")
 
-    def source(i: int) -> Source:
+    def read(i: int) -> BytesIO:
         with samples[i].shard.open("rb") as file:
             file.seek(samples[i].offset)
             return BytesIO(file.read(samples[i].size))
 
     names = [f"{sample.shard.name}:{sample.key}" for sample in samples]
-    key = store_key([*(record_file(str(file.resolve()), file.stat()) for file in chosen), split], size)
-    stored = stored_pictures(key, names, source, size, on_corrupt, str(path))
+    identity = [*(record_file(str(file.resolve()), file.stat()) for file in chosen), split]
+    stored = stored_pictures(identity, Sources(str(path), names, read), choice)
     kept = [samples[i] for i in stored.kept]
     numbers = {name: number for number, name in enumerate(classes)}
     kept_names = [names[i] for i in stored.kept]
@@ -97,7 +96,7 @@ def list_samples(shard: Path) -> list[Sample]:
                 picture = next((members[ending] for ending in SUFFIXES if ending in members), None)
                 if picture is None or picture.size > MAX_PICTURE_BYTES:
                     continue
-                caption, label = _words(archive, members, f"{shard.name}:{key}")
+                caption, label = _texts(archive, members, f"{shard.name}:{key}")
                 samples.append(Sample(shard, key, picture.offset_data, picture.size, caption, label))
         with shard.open("rb") as file:
             file.seek(-2 * tarfile.BLOCKSIZE, os.SEEK_END)
@@ -108,9 +107,9 @@ def list_samples(shard: Path) -> list[Sample]:
     return samples
 
 
-def _words(file: tarfile.TarFile, members: dict[str, tarfile.TarInfo], where: str) -> tuple[str | None, str | None]:
+def _texts(file: tarfile.TarFile, members: dict[str, tarfile.TarInfo], where: str) -> tuple[str | None, str | None]:
     """The caption and the class of a sample."""
-    caption: str | None = None
+    caption = None
     if ".txt" in members:
         caption = caption_of(_text(file, members[".txt"], MAX_TEXT_BYTES, where), where)
     elif ".json" in members:
