@@ -20,7 +20,7 @@ from latentia.training.rehearsal import in_words
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("denoiser={kind: UNet, width: 16, multipliers: [0], heads: 2}", "must be positive"),
+        ("denoiser={kind: UNet, width: 16, multipliers: [1, 1], heads: 5}", "do not split into 5 heads"),
         ("denoiser.heads=3", "does not fit 3 heads"),
         ("denoiser={kind: UNet, width: 16, attention_levels: [5], heads: 2}", "attention_levels"),
         ("denoiser.width=100000", "a denoiser of .* weights needs about .* GB of memory"),

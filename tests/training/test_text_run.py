@@ -151,8 +151,8 @@ def test_diffusion_stops_early_and_the_decoder_draws(run: Path) -> None:
         (lambda model: model.generate([0], lengths=[1, 2]), "1 numbers"),
         (lambda model: model.generate([0], context=["a ___", "b ___"]), "2 contexts for 1"),
         (lambda model: complete(model, "a " * 40 + "___", 1), "tokens"),
-        (lambda model: model.generate([0], stop_sigma=-1), "stop_sigma is -1"),
-        (lambda model: model.generate([0], temperature=-1), "temperature is -1"),
+        (lambda model: model.generate([0], stop_sigma=-1), "stop_sigma: Input should be greater"),
+        (lambda model: model.generate([0], temperature=-1), "temperature: Input should be greater"),
     ],
 )
 def test_bad_wishes_are_refused(run: Path, call, message: str) -> None:
