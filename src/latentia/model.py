@@ -313,6 +313,11 @@ def load(
     for condition in model.denoiser.known.values():
         condition.load_files(folder)
     if parts is None:
+        mean, std = model.first_stage.latent_mean, model.first_stage.latent_std
+        if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
+            raise LatentiaError(
+                f"{folder}: the first stage's latent_std is not positive, or its latent_mean not finite"
+            )
         check_hashes(folder, model.training.get("hashes", {}))
     check_fit(model, folder)
     for part in (model.first_stage, model.denoiser):
@@ -359,9 +364,6 @@ def check_fit(model: LatentModel, folder: Path) -> None:
     channels, given = model.denoiser.core.in_channels, model.latent_shape[0]
     if channels != given:
         raise LatentiaError(f"{folder}: the denoiser takes {channels} channels, the first stage gives {given}")
-    mean, std = model.first_stage.latent_mean, model.first_stage.latent_std
-    if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
-        raise LatentiaError(f"{folder}: the first stage's latent_std is not positive, or its latent_mean not finite")
     modality_named(model.modality).check(model, folder)
 
 

@@ -165,3 +165,47 @@ def test_parquet_columns_of_words_are_captions(tmp_path: Path) -> None:
     datasets.Dataset.from_dict(several).to_parquet(tmp_path / "several" / "train.parquet")
     datasets.Dataset.from_dict(several).to_parquet(tmp_path / "several" / "test.parquet")
     assert load_pictures(tmp_path / "several").captions[3] == "a 3\nb 3"
+
+
+def test_nothing_is_read_through_a_link_that_leaves_the_folder(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a secret")
+    for split in ("train", "test"):
+        folder = write_folder(tmp_path / "set", split)
+        for i in range(3):
+            (folder / "style" / f"{i}.txt").write_text(f"picture {i}")
+        (folder / "style" / "1.txt").unlink()
+        (folder / "style" / "1.txt").symlink_to(secret)
+    with pytest.raises(LatentiaError, match=r"1 of 3 pictures .* have no caption, such as style/1.png"):
+        load_pictures(tmp_path / "set")
+    assert "a secret" not in str(load_pictures(tmp_path / "set", on_corrupt="skip").captions)
+    row = json.dumps({"file_name": "style/0.png", "text": "a secret"})
+    (tmp_path / "metadata.jsonl").write_text(row + "\n")
+    for split in ("train", "test"):
+        (tmp_path / "set" / split / "metadata.jsonl").symlink_to(tmp_path / "metadata.jsonl")
+    assert "a secret" not in str(load_pictures(tmp_path / "set", on_corrupt="skip").captions)
+
+
+def test_a_link_to_itself_is_no_picture_and_no_caption(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        folder = write_folder(tmp_path, split)
+        (folder / "style" / "loop.png").symlink_to("loop.png")
+        (folder / "style" / "0.txt").symlink_to("0.txt")
+    pictures = load_pictures(tmp_path)
+    assert len(pictures) == 3
+    assert pictures.captions is None
+    assert pictures.skipped == ("style/loop.png: not a file",)
+
+
+def test_a_caption_that_cannot_be_read_is_skipped_with_its_picture(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        folder = write_folder(tmp_path, split, 4)
+        for i, content in enumerate((b"a cat", b"\xe4 cat", b"  ", b"a dog")):
+            (folder / "style" / f"{i}.txt").write_bytes(content)
+    with pytest.raises(LatentiaError, match="cannot be read as UTF-8"):
+        load_pictures(tmp_path)
+    pictures = load_pictures(tmp_path, on_corrupt="skip")
+    assert pictures.captions == ("a cat", "a dog")
+    assert [reason.split(":")[0] for reason in pictures.skipped] == ["style/1.png", "style/2.png"]
+    assert "UTF-8" in pictures.skipped[0]
+    assert "empty" in pictures.skipped[1]

@@ -122,7 +122,11 @@ def test_a_row_cannot_name_a_file_to_read(tmp_path):
     [
         ({"text": ["a"]}, {"text": ["a"]}, "no column of pictures; its columns are text"),
         ({"image": [png(0)], "label": ["a"]}, {"image": [png(1)], "label": ["b"]}, "class 'b', which no training row"),
-        ({"image": [png(0)] * 2, "label": [1, None]}, {"image": [png(1)], "label": [1]}, "without exactly one class"),
+        (
+            {"image": [png(0)] * 2, "label": [1, None]},
+            {"image": [png(1)], "label": [1]},
+            "has 1 rows without a class: .* row 1",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, train, test, words):
@@ -130,6 +134,29 @@ def test_what_does_not_fit_is_named(tmp_path, train, test, words):
     write_table(tmp_path, "test", **test)
     with pytest.raises(LatentiaError, match=words):
         load_pictures(tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pa.array(["a", None, "b"]),
+        pa.array([4, -1, 5]),
+        pa.array([4.0, float("nan"), 5.0]),
+        pa.array([b"a", b"\xff", b"b"], pa.binary()),
+    ],
+)
+def test_a_row_without_a_label_has_no_class(tmp_path, labels):
+    for split in ("train", "test"):
+        write_table(tmp_path, split, image=pa.array([png(i) for i in range(3)], pa.binary()), label=labels)
+    with pytest.raises(LatentiaError, match=r"has 1 rows without a class: .* row 1"):
+        load_pictures(tmp_path)
+    pictures = load_pictures(tmp_path, on_corrupt="skip")
+    assert pictures.labels.tolist() == [0, 1]
+    assert len(pictures.class_names) == 2
+    assert "row 1: it has no class" in pictures.skipped[0]
+    for split in ("train", "test"):
+        write_table(tmp_path, split, image=pa.array([png(i) for i in range(3)], pa.binary()), label=[None, -1, None])
+    assert load_pictures(tmp_path).labels is None
 
 
 def test_an_unlabelled_test_split_is_refused(tmp_path):

@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 import latentia
 from latentia.cli import app
 from latentia.denoiser import DiffusersUNet, load_denoiser
+from latentia.diffusion import Process, RectifiedFlow
 from latentia.errors import LatentiaError
 from latentia.files import load_part
 from latentia.interchange import export_diffusers, import_diffusers
+from latentia.interchange.diffusers import process_from_scheduler
 from latentia.language.tokenizer import train_tokenizer
 from latentia.modalities.image.first_stage.kl import DiffusersKL
 from latentia.modalities.registry import first_stages
@@ -271,3 +273,67 @@ def test_pickled_weights_and_other_pipelines_are_refused(
 def test_hostile_configs_are_refused(vae: dict, message: str) -> None:
     with pytest.raises(LatentiaError, match=message):
         DiffusersKL(3, 4, vae)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_a_flow_matching_scheduler_becomes_a_rectified_flow(
+    shift: float, pipeline: tuple[diffusers.DiTPipeline, Path], tmp_path: Path
+) -> None:
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    theirs.set_timesteps(8)
+    process = imported_process(theirs, pipeline[1], tmp_path)
+    assert (type(process), process.shift) == (RectifiedFlow, shift)
+    z, output = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
+    for now, then, time in zip(theirs.sigmas, theirs.sigmas[1:], theirs.timesteps, strict=False):
+        clean = process.denoised(output[None], z[None], now)[0]
+        eps = (z - process.alpha(now) * clean) / process.sigma(now)
+        expected = theirs.step(output, time, z).prev_sample
+        torch.testing.assert_close(process.alpha(then) * clean + process.sigma(then) * eps, expected)
+        torch.testing.assert_close(process.network_time(now), time)
+
+
+def test_an_edm_scheduler_becomes_edm(pipeline: tuple[diffusers.DiTPipeline, Path], tmp_path: Path) -> None:
+    theirs = diffusers.EDMEulerScheduler(sigma_min=0.01, sigma_max=50.0, sigma_data=0.6)
+    theirs.set_timesteps(8)
+    process = imported_process(theirs, pipeline[1], tmp_path)
+    assert (process.sigma_min, process.sigma_max, process.sigma_data) == (0.01, 50.0, 0.6)
+    z, output = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
+    for sigma, time in zip(theirs.sigmas[:-1], theirs.timesteps, strict=True):
+        expected = theirs.precondition_outputs(z, output, sigma)
+        torch.testing.assert_close(process.denoised(output[None], z[None], sigma)[0], expected)
+        torch.testing.assert_close(process.input_scale(sigma) * z, theirs.precondition_inputs(z, sigma))
+        torch.testing.assert_close(process.network_time(sigma), time)
+
+
+def imported_process(scheduler: diffusers.SchedulerMixin, source: Path, tmp_path: Path) -> Process:
+    folder = Path(shutil.copytree(source, tmp_path / "theirs"))
+    scheduler.save_pretrained(folder / "scheduler")
+    import_diffusers(folder, tmp_path / "ours")
+    model = latentia.load(tmp_path / "ours")
+    model.generate([0], steps=2)
+    return model.process
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"_class_name": "CMStochasticIterativeScheduler"}, "CMStochasticIterativeScheduler"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}, "use_dynamic_shifting"),
+        ({"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"}, "EDMEulerScheduler .*v_prediction"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True}, "DPMSolverMultistepScheduler"),
+        ({}, "a None"),
+    ],
+)
+def test_a_scheduler_without_a_counterpart_is_refused_by_name(config: dict, words: str) -> None:
+    with pytest.raises(LatentiaError, match=words):
+        process_from_scheduler(config)
+
+
+def test_the_statistics_of_an_autoencoder_become_those_of_the_first_stage(tmp_path: Path) -> None:
+    vae = make_vae()
+    vae.register_to_config(latents_mean=[1.0, 2.0, 3.0, 4.0], latents_std=[0.5, 1.0, 2.0, 4.0], scaling_factor=0.5)
+    vae.save_pretrained(tmp_path / "vae")
+    import_diffusers(tmp_path / "vae", tmp_path / "out")
+    stage = load_part(tmp_path / "out", first_stages())
+    assert stage.latent_mean.tolist() == [1, 2, 3, 4]
+    assert stage.latent_std.tolist() == [1, 2, 4, 8]

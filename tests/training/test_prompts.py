@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import latentia
 from latentia.applications.variation import vary
 from latentia.cli import app
+from latentia.conditions import Request
 from latentia.errors import LatentiaError
 from latentia.modalities.image.applications.repair import inpaint
 from latentia.modalities.image.readers.builtin import load_pictures
@@ -202,6 +203,19 @@ def test_the_commands_that_edit_take_a_prompt(model_folder: Path, tmp_path: Path
         assert (redness(np.stack(made)) < 0).all()
     way = ["interpolate", str(model_folder), red, red, *prompt, str(tmp_path / "way.png"), "--count", "2"]
     assert CliRunner().invoke(app, way, catch_exceptions=False).exit_code == 0
+
+
+def test_captions_are_read_literally_and_cut_as_in_training(model_folder: Path) -> None:
+    prompt = latentia.load(model_folder).condition("prompt")
+    long = "a red square " * 100
+    captions = ["a red square (at 10:30)", long, "the red square"]
+    values, _ = prompt.request(Request(3, {"captions": captions}), torch.zeros(3, 1))
+    assert (values["emphasis"] == 1).all()
+    literal = prompt.codec.tokenizer.encode(["red square (at 10:30)"])[0]
+    assert values["prompt"][0, : len(literal)].tolist() == literal
+    assert values["prompt"][1, -1] == prompt.codec.tokenizer.eos_id
+    with pytest.raises(LatentiaError, match="tokens, expected at most"):
+        prompt.request(Request(1, {"prompts": [long]}), torch.zeros(1, 1))
 
 
 def test_a_negative_prompt_leads_away(model_folder: Path) -> None:

@@ -163,7 +163,7 @@ class Prompt(Condition):
     into ids: it is set by `of` in training and by `load_files` with a model.
     """
 
-    inputs, options = ("prompt", "emphasis"), ("prompts", "negative_prompt")
+    inputs, options = ("prompt", "emphasis"), ("prompts", "negative_prompt", "captions")
     chances, tokens = 1, True
 
     def __init__(
@@ -214,11 +214,16 @@ class Prompt(Condition):
         return {"prompt": ids, "emphasis": torch.ones(ids.shape)}
 
     def request(self, request: Request, like: Tensor) -> tuple[Values, Values]:
-        asked = request.options.get("prompts", [""] * request.count)
+        """Of `prompts`, in which "(words:1.5)" emphasises, or of `captions`, read literally and cut, as in training."""
+        captions = request.options.get("captions")
+        asked = request.options.get("prompts", [""] * request.count) if captions is None else captions
         if isinstance(asked, str) or len(asked) != request.count:
             raise LatentiaError(f"there are {len(asked)} prompts for {request.count} items")
         negative = self._words().to_ids([request.options.get("negative_prompt", "")])
         against = {name: value.expand(request.count, -1) for name, value in negative.items()}
+        if captions is not None:
+            ids = torch.from_numpy(CaptionIds.of(captions, self._words()).ids).long()
+            return {"prompt": ids, "emphasis": torch.ones(ids.shape)}, against
         return self._words().to_ids(asked), against
 
     def null(self, like: Tensor) -> Values:

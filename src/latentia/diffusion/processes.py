@@ -231,7 +231,7 @@ class EDM(Checked, Process):
 
     Karras et al. 2022, eq. 7 and Table 1: D(z_σ; σ) = c_skip z_σ + c_out F(c_in z_σ, c_noise), σ_data the standard
     deviation of the latents. ln σ is normal with p_mean, p_std in training. The network F gets the time 250 ln σ
-    (1000 c_noise), which runs over about −1550 ... 1100. Its loss weight is 1, for λ c_out² = 1 (Table 1).
+    (`time_scale` · c_noise), which runs over about −1550 ... 1100. Its loss weight is 1, for λ c_out² = 1 (Table 1).
     Equal steps of the clock are equal steps of σ^(1/7) (eq. 5). Raises LatentiaError for numbers out of range.
     """
 
@@ -240,6 +240,7 @@ class EDM(Checked, Process):
     p_std: Annotated[float, Field(gt=0, description="standard deviation of ln σ in training")] = 1.2
     sigma_min: Annotated[float, Field(gt=0, description="smallest σ in sampling")] = 0.002
     sigma_max: Annotated[float, Field(gt=0, description="largest σ in sampling")] = 80.0
+    time_scale: Annotated[float, Field(gt=0, description="times c_noise is the time that the network gets")] = 1000.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -287,7 +288,7 @@ class EDM(Checked, Process):
         return torch.rsqrt(t**2 + self.sigma_data**2)
 
     def network_time(self, t: Tensor) -> Tensor:
-        return 250 * torch.log(t)
+        return self.time_scale / 4 * torch.log(t)
 
 
 PROCESSES: dict[str, type[VP] | type[RectifiedFlow] | type[EDM]] = {

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from latentia.conditions import Label, Request
 from latentia.denoiser import Denoiser, DiffusersUNet, DiT
-from latentia.diffusion import VP
+from latentia.diffusion import EDM, VP, RectifiedFlow
 from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, new_folder, read_json, save_part
 from latentia.latents.normalise import set_latent_statistics
@@ -21,6 +21,27 @@ KL = "DiffusersKL"  # the first stage that runs their autoencoder
 CLASSIC = dict.fromkeys(("rope", "swiglu", "qk_norm", "rms_norm", "shared_modulation"), False)  # Peebles & Xie 2023
 SCHEDULES: dict[str, Any] = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 PREDICTIONS: dict[str, Any] = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v_prediction"}
+
+DDPM_FAMILY = (
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "DDIMParallelScheduler",
+    "DDPMParallelScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+)
+FLOW_FAMILY = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+EDM_FAMILY = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 
 
 def import_diffusers(folder: Path, out: Path) -> str:
@@ -90,16 +111,35 @@ def dit_pipeline(folder: Path) -> LatentModel:
     names = {int(number): str(name) for number, name in read_json(folder / INDEX_NAME).get("id2label", {}).items()}
     classes = [names.get(number, str(number)) for number in range(theirs.config.num_embeds_ada_norm)]
     denoiser = dit_from_diffusers(theirs, theirs.config.in_channels, classes)
-    process = vp_from_config(read_json(folder / "scheduler" / "scheduler_config.json"))
+    process = process_from_scheduler(read_json(folder / "scheduler" / "scheduler_config.json"))
     size = theirs.config.sample_size * stage.factor
     modality = modality_of_stage(KL)
     for part in (stage, denoiser):
         part.eval().requires_grad_(False)
-    sampling = {"sampler": "ddim", "steps": 50, "guidance_scale": 4.0}
+    sampling = {"sampler": "ddim", "steps": 50, "guidance_scale": 4.0}  # "ddim" is Euler's method for a flow and EDM
     return LatentModel(stage, process, denoiser, modality.codec({"size": size}, folder), modality.name, sampling)
 
 
-def vp_from_config(config: dict[str, Any]) -> VP:
+def process_from_scheduler(config: Mapping[str, Any]) -> VP | RectifiedFlow | EDM:
+    """The process of a scheduler's config. Raises LatentiaError, which names the scheduler, for one without any."""
+    kind, prediction = config.get("_class_name"), config.get("prediction_type", "epsilon")
+    refusal = f"the scheduler is a {kind}"
+    if kind in DDPM_FAMILY and not config.get("use_flow_sigmas"):
+        return vp_from_config(config)
+    if kind in FLOW_FAMILY:
+        if config.get("use_dynamic_shifting") or config.get("invert_sigmas"):
+            raise LatentiaError(f"{refusal} with use_dynamic_shifting or invert_sigmas, which have no counterpart")
+        if config.get("num_train_timesteps", 1000) != 1000:
+            raise LatentiaError(f"{refusal} of {config['num_train_timesteps']} timesteps, expected 1000")
+        return RectifiedFlow(shift=float(config.get("shift", 1.0)))
+    if kind in EDM_FAMILY and prediction == "epsilon":  # which they call what EDM's network answers
+        sizes = {name: float(config[name]) for name in ("sigma_min", "sigma_max", "sigma_data") if name in config}
+        return EDM(**sizes, time_scale=1.0)
+    known = ", ".join((*DDPM_FAMILY[:2], *FLOW_FAMILY, *EDM_FAMILY))
+    raise LatentiaError(f"{refusal} that predicts {prediction}, which has no counterpart; known are {known} and others")
+
+
+def vp_from_config(config: Mapping[str, Any]) -> VP:
     """The process of a scheduler of DDPM's family. Raises LatentiaError for one that is not."""
     schedule, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
     if schedule not in SCHEDULES or prediction not in PREDICTIONS or config.get("trained_betas") is not None:
@@ -115,12 +155,15 @@ def vp_from_config(config: dict[str, Any]) -> VP:
 
 
 def kl_from_diffusers(theirs: Any) -> Any:
-    """Their autoencoder as a first stage; its scaling (and shift) stand in for the statistics of the latents."""
+    """Their autoencoder as a first stage; its own statistics of the latents, or its scaling and shift, become ours."""
     config = theirs.config
     stage: Any = first_stages()[KL](config.in_channels, config.latent_channels, dict(config))
     stage.vae.load_state_dict(theirs.state_dict())
     ones = torch.ones(config.latent_channels)
-    set_latent_statistics(stage, ones * (config.shift_factor or 0.0), ones / (config.scaling_factor or 1.0))
+    mean, std = (config.get(name) for name in ("latents_mean", "latents_std"))
+    mean = ones * (config.shift_factor or 0.0) if mean is None else torch.tensor(mean)
+    std = (ones if std is None else torch.tensor(std)) / (config.scaling_factor or 1.0)
+    set_latent_statistics(stage, mean, std)
     return stage
 
 

@@ -3,8 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from latentia.errors import LatentiaError
-from latentia.files import module_hash, read_json, write_json
+from latentia.files import locked, module_hash, read_json, write_json
 from latentia.items import ItemSet
 from latentia.latents.first_stage import FirstStage
+from latentia.progress import progress as progress_bar
 
 LATENTS_NAME, META_NAME, LOCK_NAME = "latents.npy", "meta.json", ".lock"
 FORMAT = 3  # raise it when the layout changes: older caches then count as stale
@@ -154,6 +153,9 @@ def create(path: Path, expected: dict[str, Any]) -> None:
             "free some, or choose another folder"
         )
     np.lib.format.open_memmap(path / LATENTS_NAME, "w+", np.float32, tuple(expected["shape"])).flush()
+    if hasattr(os, "posix_fallocate"):  # a disk that others fill meanwhile would end the process as well
+        with (path / LATENTS_NAME).open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, (path / LATENTS_NAME).stat().st_size)
     write_json(path / META_NAME, {**expected, "rows": 0})
 
 
@@ -173,7 +175,7 @@ def encode_rows(
         latents.flush()
         write_json(path / META_NAME, {**meta, "rows": done})
 
-    bar = tqdm(total=len(items), initial=done, desc="Encoding", unit="item", disable=not progress)
+    bar = progress_bar(shown=progress, total=len(items), initial=done, desc="encoding", unit="item")
     try:
         for start in range(done, len(items), batch_size):
             rows = slice(start, min(start + batch_size, len(items)))
@@ -199,19 +201,3 @@ def encode_views(first_stage: FirstStage, items: ItemSet, rows: slice) -> NDArra
             f"to {rows.stop - 1}; it has diverged: train it again with a lower learning rate"
         )
     return z.float().cpu().numpy()
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on `path` where the system has `flock`; the system frees it when a process dies."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two processes must not build the same cache at once
-        yield
-        return
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -45,13 +45,21 @@ def list_files(base: Path, root: Path, suffixes: tuple[str, ...]) -> tuple[dict[
             if name.startswith(".") or not name.lower().endswith(suffixes):
                 continue
             full, relative = os.path.join(folder, name), prefix + name
-            if os.path.islink(full) and not Path(full).resolve().is_relative_to(root):
-                ignored.append(f"{relative}: a link that leads out of the folder is not followed")
-            elif not os.path.isfile(full):
+            if not os.path.isfile(full):  # a link to itself is none either
                 ignored.append(f"{relative}: not a file")
+            elif os.path.islink(full) and not is_inside(Path(full), root):
+                ignored.append(f"{relative}: a link that leads out of the folder is not followed")
             else:
                 files[relative] = os.stat(full)
     return dict(sorted(files.items())), sorted(ignored)
+
+
+def is_inside(path: Path, root: Path) -> bool:
+    """Whether `path` is a file, and no link that leads out of the resolved folder `root`."""
+    try:
+        return path.is_file() and path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # a link to itself
+        return False
 
 
 def class_names(names: list[str], base: Path) -> tuple[str, ...]:

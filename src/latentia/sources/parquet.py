@@ -44,6 +44,16 @@ def split_parts(parts: Any) -> tuple[Any, str | None]:
     return train, next((known for known in TEST_NAMES if known in parts and parts[known] is not train), None)
 
 
+def label_of(value: Any) -> Any:
+    """A label of a row as it is, bytes as text; None for null, -1 (as the hub writes no label) and bytes of no text."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return None
+    return None if value is None or value == -1 or value != value else value
+
+
 def label_column(features: Any) -> tuple[str | None, tuple[str, ...] | None]:
     """The column of labels, one with class names first, or None; and its class names where it has them."""
     named = [column for column, feature in features.items() if type(feature).__name__ == "ClassLabel"]

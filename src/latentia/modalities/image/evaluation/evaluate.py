@@ -55,7 +55,7 @@ def evaluate_picture_model(model: LatentModel, out: Path, how: Evaluation) -> st
         count = len(captions)
     labels = np.arange(count) % classes if classes else np.zeros(count, np.int64)
     started = time.perf_counter()
-    images = model.generate(labels, prompts=captions, seed=how.seed, progress=True, **how.sampling)
+    images = model.generate(labels, captions=captions, seed=how.seed, progress=True, **how.sampling)
     rate = count / (time.perf_counter() - started)
     generated = PictureSet(images, labels if classes else None, model.class_names, "generated pictures", "Generated.")
     options: dict[str, Any] = {"seed": how.seed, "device": how.device, "progress": True}

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from latentia.errors import LatentiaError
 from latentia.files import cache_dir, cached_part
 from latentia.metrics.checks import Labels, Pictures, check_labels, check_pictures
 from latentia.metrics.report import draw
 from latentia.modalities.image.pictures import PictureSet, to_float
+from latentia.progress import progress as progress_bar
 
 SMALLEST_SIDE = 8
 LARGEST_SIDE = 64
@@ -98,7 +98,7 @@ def train_classifier(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * batches)
     generator = torch.Generator().manual_seed(seed)
     network.train()
-    with tqdm(total=epochs * batches, desc="classifier", unit="step", disable=not progress) as bar:
+    with progress_bar(shown=progress, total=epochs * batches, desc="classifier", unit="step") as bar:
         for _ in range(epochs):
             # Nearly equal batches: a leftover batch of one picture would upset the running statistics of BatchNorm.
             for index in torch.randperm(len(images), generator=generator).tensor_split(batches):

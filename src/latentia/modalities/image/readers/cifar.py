@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path, cache_dir, find_data
 from latentia.items import Split
 from latentia.modalities.image.pictures import PictureSet
+from latentia.progress import progress
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_FILE = "cifar-10-python.tar.gz"
@@ -167,7 +167,7 @@ def fetch_cifar10(cache: Path | None = None, url: str = CIFAR10_URL, checksum: s
 def _download(url: str, target: Path) -> None:
     with urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT) as response, target.open("wb") as file:
         total = int(response.headers.get("Content-Length") or 0) or None
-        with tqdm(total=total, unit="B", unit_scale=True, desc=CIFAR10_FILE, disable=None) as bar:
+        with progress(total=total, unit="B", unit_scale=True, desc=CIFAR10_FILE) as bar:
             while piece := response.read(2**20):
                 file.write(piece)
                 bar.update(len(piece))

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
-from tqdm import tqdm
 
 from latentia.errors import LatentiaError
 from latentia.files import atomic_path, cache_dir, new_folder, write_text
+from latentia.progress import progress
 from latentia.sources.packages import fetch_debian, run_command
 
 EMOJI_PACKAGES = {
@@ -82,7 +82,7 @@ def prepare_emoji(out: Path, size: int = 64, languages: Sequence[str] = EMOJI_LA
     rows: dict[str, list[str]] = {"train": [], "test": []}
     counts = dict.fromkeys(styles, 0)
     with new_folder(out, replace=True) as temporary:
-        for one in tqdm(emoji, desc="drawing emoji", unit="emoji", disable=None):
+        for one in progress(emoji, desc="drawing emoji", unit="emoji"):
             drawings = {style: picture for style, draw in styles.items() if (picture := draw(one, size)) is not None}
             hidden = held_out_style(one.code, sorted(drawings))
             for style, picture in drawings.items():

@@ -11,7 +11,7 @@ import numpy as np
 from latentia.errors import LatentiaError
 from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.image_cache import Choice, Sources, record_file, stored_pictures
-from latentia.sources.folders import class_names, held_out, list_files, split_folders
+from latentia.sources.folders import class_names, held_out, is_inside, list_files, split_folders
 from latentia.sources.lines import MAX_JSON_BYTES, MAX_TEXT_BYTES, parse_json, read_lines, text_fault
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
@@ -32,7 +32,10 @@ def read_folder(path: Path, choice: Choice) -> PictureSet:
     train, test = split_folders(path, SUFFIXES)
     base = test if split == "test" and test is not None else train
     files, ignored = list_files(base, path, SUFFIXES)
-    captions = dict(zip(files, read_captions(base, list(files)) or [], strict=False))
+    faults: dict[str, str] = {}
+    captions = dict(zip(files, read_captions(base, list(files), path, faults) or [], strict=False))
+    if faults and choice.on_corrupt == "refuse":
+        raise LatentiaError(next(iter(faults.values())))
     training = files if base == train else list_files(train, path, SUFFIXES)[0]
     classes = () if captions else class_names(list(training), train)
     if test is None:
@@ -40,11 +43,11 @@ def read_folder(path: Path, choice: Choice) -> PictureSet:
     if not files:
         advice = f"; {len(ignored)} were ignored, such as {ignored[0]}" if ignored else ""
         raise LatentiaError(f"the {split} split of {path} holds no pictures ({', '.join(SUFFIXES)}){advice}")
-    bare = {name for name in files if captions and captions[name] is None}
+    bare = {name for name in files if (captions and captions[name] is None) or name in faults}
     if bare and choice.on_corrupt == "refuse":
         share, advice = f"{len(bare)} of {len(files)} pictures of {base}", "give them one, or pass on_corrupt='skip'"
         raise LatentiaError(f"{share} have no caption, such as {min(bare)}; {advice}")
-    ignored += [f"{name}: it has no caption" for name in sorted(bare)]
+    ignored += [f"{name}: {faults.get(name, 'it has no caption')}" for name in sorted(bare)]
     names = [name for name in files if name not in bare]
     if not names:
         raise LatentiaError(f"no picture of the {split} split of {path} has a caption")
@@ -62,18 +65,25 @@ def read_folder(path: Path, choice: Choice) -> PictureSet:
     return PictureSet(stored.images, labels, classes, path.name, source, (*ignored, *stored.skipped), kept_captions)
 
 
-def read_captions(base: Path, names: Sequence[str]) -> list[str | None] | None:
+def read_captions(base: Path, names: Sequence[str], root: Path, faults: dict[str, str]) -> list[str | None] | None:
     """The caption of each picture of a folder, None for one without; None where no picture has any.
 
     A `metadata.jsonl` (the convention of Hugging Face's imagefolder), one object a line, precedes `.txt` files. It
     holds "file_name" and "text" (or "caption", "captions", "prompt"). Several captions are a list, or lines.
-    Raises LatentiaError where a line or a caption cannot be read.
+    `faults` gets, by name, what is wrong with the caption of a picture. Links that leave `root` are not followed.
+    Raises LatentiaError where a line of `metadata.jsonl` cannot be read.
     """
-    if (base / METADATA).is_file():
-        by_name = _metadata(base / METADATA)
+    if is_inside(base / METADATA, root):
+        by_name = _metadata(base / METADATA, faults)
         return [by_name.get(name) for name in names]
-    captions = [_beside(base / name) for name in names]
-    return captions if any(caption is not None for caption in captions) else None
+    captions: list[str | None] = []
+    for name in names:
+        try:
+            captions.append(_beside((base / name).with_suffix(".txt"), root))
+        except LatentiaError as error:
+            faults[name] = str(error)
+            captions.append(None)
+    return captions if faults or any(caption is not None for caption in captions) else None
 
 
 def caption_of(value: object, where: str) -> str:
@@ -94,9 +104,8 @@ def caption_in(value: object, where: str) -> str | None:
     return caption_of(fields[0], where) if fields else None
 
 
-def _beside(picture: Path) -> str | None:
-    path = picture.with_suffix(".txt")
-    if not path.is_file():
+def _beside(path: Path, root: Path) -> str | None:
+    if not is_inside(path, root):
         return None
     try:
         with path.open("rb") as file:
@@ -105,7 +114,7 @@ def _beside(picture: Path) -> str | None:
         raise LatentiaError(f"{path} cannot be read as UTF-8: {error}") from None
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def _metadata(path: Path, faults: dict[str, str]) -> dict[str, str]:
     captions: dict[str, str] = {}
     for row in read_lines(path, MAX_JSON_BYTES):
         if row.fault:
@@ -118,6 +127,10 @@ def _metadata(path: Path) -> dict[str, str]:
             raise LatentiaError(f"{row.where} is {error}") from None
         if not isinstance(value, dict) or not isinstance(value.get("file_name"), str):
             raise LatentiaError(f'{row.where} is no JSON object with the string "file_name"')
-        if (caption := caption_in(value, row.where)) is not None:
-            captions[str(PurePosixPath(value["file_name"]))] = caption
+        name = str(PurePosixPath(value["file_name"]))
+        try:
+            if (caption := caption_in(value, row.where)) is not None:
+                captions[name] = caption
+        except LatentiaError as error:
+            faults[name] = str(error)
     return captions

@@ -13,7 +13,7 @@ from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.folder import CAPTION_FIELDS, caption_of
 from latentia.modalities.image.readers.image_cache import Choice, Sources, record_file, stored_pictures
 from latentia.sources.folders import held_out
-from latentia.sources.parquet import label_column, load_parquet, load_parts, parquet_files, split_parts
+from latentia.sources.parquet import label_column, label_of, load_parquet, load_parts, parquet_files, split_parts
 
 
 def read_hub(name: str, choice: Choice) -> PictureSet:
@@ -40,6 +40,11 @@ def _read(parts: Any, name: str, origin: str, identity: str | None, choice: Choi
     indices = np.arange(len(rows))
     if test_name is None:
         indices = indices[[held_out(str(i)) == (split == "test") for i in indices]]
+    labels, classes = _labels(rows, train, origin)
+    bare = [] if labels is None else [f"{origin} row {i}: it has no class" for i in indices if labels[i] < 0]
+    if bare and choice.on_corrupt == "refuse":
+        raise LatentiaError(f"{origin} has {len(bare)} rows without a class: {bare[0]}; or pass on_corrupt='skip'")
+    indices = indices if labels is None else indices[labels[indices] >= 0]
     if len(indices) == 0:
         raise LatentiaError(f"the {split} split of {origin} holds no pictures")
     column = _picture_column(rows.features, origin)
@@ -56,12 +61,11 @@ def _read(parts: Any, name: str, origin: str, identity: str | None, choice: Choi
 
     sources = Sources(origin, [f"{origin} row {i}" for i in indices], read)
     stored = stored_pictures([identity or rows._fingerprint, split, column, str(test_name)], sources, choice)
-    labels, classes = _labels(rows, train, origin)
     kept = None if labels is None else labels[indices[stored.kept]]
     captions = _captions(rows, indices[stored.kept], origin)
     rule = "one in ten rows held out by the hash of its number" if test_name is None else "as the data set has it"
     text = f"The {split} split of {origin}, {rule}."
-    return PictureSet(stored.images, kept, classes, name, text, stored.skipped, captions)
+    return PictureSet(stored.images, kept, classes, name, text, (*bare, *stored.skipped), captions)
 
 
 def _undecoded(rows: Any, column: str) -> Any:
@@ -90,20 +94,20 @@ def _picture_column(features: Any, origin: str) -> str:
 
 
 def _labels(rows: Any, train: Any, origin: str) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
-    """Labels of all rows and the class names, which both splits take from the training rows."""
+    """Labels of all rows, -1 for none, and the class names, which both splits take from the training rows."""
     column, names = label_column(train.features)
     if column is None:
         return None, ()
     try:
-        values = rows[column][:]
-        if names is not None:
-            return np.asarray(values, np.int64), names
-        numbers = {value: number for number, value in enumerate(sorted(set(train[column][:])))}
-        return np.array([numbers[value] for value in values], np.int64), tuple(map(str, numbers))
-    except TypeError:  # None, or lists
+        values = [label_of(value) for value in rows[column][:]]
+        known = [*range(len(names))] if names else sorted({label_of(value) for value in train[column][:]} - {None})
+        numbers = {value: number for number, value in enumerate(known)}
+        labels = np.array([-1 if value is None else numbers[value] for value in values], np.int64)
+    except TypeError:  # lists, or texts beside numbers
         raise LatentiaError(f"{origin} has rows without exactly one class in its column {column}") from None
     except KeyError as error:
         raise LatentiaError(f"{origin} has a row of class {error}, which no training row has") from None
+    return (labels, names or tuple(map(str, known))) if known else (None, ())
 
 
 def _captions(rows: Any, indices: NDArray[np.int64], origin: str) -> tuple[str, ...] | None:

@@ -6,6 +6,7 @@ Big sets need no RAM, second starts no time.
 import hashlib
 import json
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +18,12 @@ from typing import BinaryIO, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
 
 from latentia.errors import LatentiaError, first_line
 from latentia.files import atomic_path, cache_dir, read_json, write_json
 from latentia.items import OnCorrupt, Split
 from latentia.modalities.image.pictures import Frame, NoneFits, fit_picture
+from latentia.progress import progress
 
 # Formats that Pillow decodes itself; EPS, which starts Ghostscript, is not among them.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -177,7 +178,7 @@ def _each(
             return reason_of(error)
 
     waiting = iter(indices)
-    with tqdm(total=len(indices), desc=label, unit="picture", disable=None) as bar:
+    with progress(shown=sys.stderr.isatty(), total=len(indices), desc=label, unit="picture") as bar:
         while some := list(islice(waiting, DECODED_AT_ONCE)):  # map() alone would decode all before the first is used
             yield from zip(some, pool.map(attempt, some), strict=True)
             bar.update(len(some))

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from latentia.errors import LatentiaError
 from latentia.files import cache_dir, cached_part
 from latentia.language.tokenizer import Tokenizer, check_ids, token_matrix
 from latentia.modalities.text.texts import TextSet
+from latentia.progress import progress as progress_bar
 from latentia.training.order import SortedOrder
 
 PAD, BOS, EOS, MASK = Tokenizer.pad_id, Tokenizer.bos_id, Tokenizer.eos_id, Tokenizer.mask_id
@@ -142,7 +142,7 @@ def train_judge(
     )
     order = SortedOrder(lengths, batch_size, seed)
     expected = batch_size * float(lengths.float().mean())  # tokens of a batch
-    bar = tqdm(range(steps), desc="judge", unit="step", disable=not progress, dynamic_ncols=True)
+    bar = progress_bar(range(steps), shown=progress, desc="judge", unit="step")
     for step in bar:
         index = order.batch(step)
         losses = judge.losses(rows[index, : int(lengths[index].max())].to(device))

@@ -13,7 +13,7 @@ from latentia.modalities.text.readers.wordnet import LEXICOGRAPHER_FILES, find_w
 from latentia.modalities.text.texts import TextSet
 from latentia.sources.folders import TEST_NAMES, class_names, held_out, list_files, split_folders
 from latentia.sources.lines import Row, make_row, read_document, read_json_lines, read_lines, text_fault
-from latentia.sources.parquet import label_column, load_parquet, load_parts, parquet_files, split_parts
+from latentia.sources.parquet import label_column, label_of, load_parquet, load_parts, parquet_files, split_parts
 
 READERS = {".txt": read_lines, ".jsonl": read_json_lines}
 SUFFIXES = (".txt",)  # of documents
@@ -131,8 +131,9 @@ def _rows_of_parts(parts: Any, name: str, origin: str) -> Corpus:
             raise LatentiaError(f"{origin} {part_name} lacks the column {missing[0]}, which the training rows have")
         labels = part[column][:] if column is not None else [None] * len(part)
         for i, (value, label) in enumerate(zip(part[text][:], labels, strict=True)):
+            label = label_of(label)
             if names is not None and label is not None:
-                label = names[label] if 0 <= label < len(names) else None  # the hub writes -1 for none
+                label = names[label] if label < len(names) else None
             yield make_row(f"{origin} {part_name} row {i}", value, label)
 
     test = None if test_name is None else rows(parts[test_name], test_name)
