@@ -122,11 +122,7 @@ def test_a_row_cannot_name_a_file_to_read(tmp_path):
     [
         ({"text": ["a"]}, {"text": ["a"]}, "no column of pictures; its columns are text"),
         ({"image": [png(0)], "label": ["a"]}, {"image": [png(1)], "label": ["b"]}, "class 'b', which no training row"),
-        (
-            {"image": [png(0)] * 2, "label": [1, None]},
-            {"image": [png(1)], "label": [1]},
-            "has 1 rows without a class: .* row 1",
-        ),
+        ({"image": [png(0)], "label": [1]}, {"image": [png(1)] * 2, "label": [1, None]}, "1 rows without a class"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, train, test, words):
@@ -165,7 +161,7 @@ def test_an_unlabelled_test_split_is_refused(tmp_path):
         rows = {"image": [Image.fromarray(pixels(0))], "label": [label]}
         datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"{split}.parquet")
     assert load_pictures(tmp_path).labels.tolist() == [1]
-    with pytest.raises(LatentiaError, match="labels run from -1"):
+    with pytest.raises(LatentiaError, match="has 1 rows without a class"):
         load_pictures(tmp_path, "test")
 
 
