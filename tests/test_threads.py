@@ -22,7 +22,7 @@ def no_quota(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_threads_sleep_soon() -> None:
     environ: dict[str, str] = {}
     settle(environ)
-    assert environ == {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+    assert environ == {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "0"}
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import os
 from collections.abc import MutableMapping
 from pathlib import Path
 
-# How often a thread of OpenMP looks for work before it sleeps, some 20 µs. GNU's runtime looks 300,000 times, so that
+# How often a thread of OpenMP looks for work before it sleeps, some 40 µs. GNU's runtime looks 300,000 times, so that
 # two processes on the same cores take the time from each other. A thread that sleeps at once (0) is woken for each of
 # the short pieces of work that a small network consists of, which halves the speed of training on an idle machine.
-SPINS = 1000
+SPINS = 2000
 
 
 def settle(environ: MutableMapping[str, str] = os.environ) -> None:

@@ -45,6 +45,21 @@ def test_bad_pictures_fall_behind_their_reference(train, test, digit_net):
     assert report["label agreement"].value < 0.4
 
 
+def test_a_verdict_stands_above_the_table(report, train, test, digit_net):
+    assert "verdict: no figure is far from that of real pictures" in report.table()
+    blob = test.images[:1].repeat(24, axis=0)  # precise, since it is a real picture
+    generated = replace(test.subset(slice(0, 24)), images=blob, name="blobs")
+    rubbish = evaluate_pictures(generated, train, test, feature_net=digit_net, score=False)
+    assert rubbish["precision"].value == 1
+    (line,) = rubbish.notes
+    assert line.startswith("verdict: far from the data: the classifier recognises")
+    assert "recall is 0" in line
+    assert "too few pictures for Fréchet distance, kernel distance, precision" in line
+    assert "24 (too few: 1000)" in rubbish.table()
+    copies = replace(train.subset(slice(0, 300)), name="copies")
+    assert "copies" in evaluate_pictures(copies, train, test, feature_net=digit_net, score=False).notes[0]
+
+
 def test_copies_are_told(train, test, digit_net):
     generated = replace(train.subset(slice(0, 300)), name="copies", labels=None, class_names=())
     report = evaluate_pictures(generated, train, test, feature_net=digit_net)

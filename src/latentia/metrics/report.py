@@ -11,7 +11,10 @@ from latentia.errors import LatentiaError
 
 @dataclass(frozen=True)
 class Figure:
-    """One value, measured on n samples, beside its reference; `spread` is a standard deviation over draws."""
+    """One value, measured on n samples, beside its reference; `spread` is a standard deviation over draws.
+
+    Of fewer samples than `enough` the value means little, and the table says so.
+    """
 
     name: str
     value: float
@@ -19,6 +22,7 @@ class Figure:
     better: str  # "lower", "higher" or "near reference"
     n: int
     spread: float | None = None
+    enough: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Report:
         for figure in self.figures:
             spread = "" if figure.spread is None else f" ± {figure.spread:.4g}"
             value, reference = f"{figure.value:.4g}{spread}", f"{figure.reference:.4g}"
-            rows.append((figure.name, value, reference, figure.better, str(figure.n)))
+            few = f" (too few: {figure.enough})" if figure.n < figure.enough else ""
+            rows.append((figure.name, value, reference, figure.better, f"{figure.n}{few}"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
         lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")

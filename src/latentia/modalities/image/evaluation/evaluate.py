@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,13 @@ from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.model import LatentModel
 
+FAR = 0.5  # share of a figure of real pictures, below which a set is far from them
 SHEET_ROWS, SHEET_NEIGHBOURS, GRID = 16, 8, 64
 NEIGHBOURS = 5  # of a point, which its ball reaches to, for coverage
 SMALLEST_SET = NEIGHBOURS + 1
 COVERED = 5000  # pictures whose neighbourhoods are compared: the time grows with the square of their number
+ENOUGH_FRECHET, ENOUGH_CLOUD, ENOUGH_SCORE = 1000, 200, 500  # pictures of which the figures begin to mean something
+COPIED = "share nearer than 99 % of test"
 LOOKED_UP = 2000  # pictures whose nearest neighbours are compared: a median settles long before that
 
 
@@ -44,6 +48,7 @@ def evaluate_picture_model(model: LatentModel, out: Path, how: Evaluation) -> st
     """
     train, test = _splits(model, how)
     how.say(f"data: {train.source}")
+    require_enough(how.count, train, test)
     network = _feature_net(model, train, test, how)
     batches = [model.decode(model.encode(test.images[i : i + 256])) for i in range(0, len(test), 256)]
     reconstructed = np.concatenate(batches)
@@ -140,25 +145,50 @@ def evaluate_pictures(
         raise LatentiaError(f"{generated.name}, {train.name} and {test.name} do not name the same classes")
     generator = np.random.default_rng(seed)
     n = min(len(generated), len(test))
-    if min(n, len(train)) < SMALLEST_SET:
-        sizes = f"generated has {len(generated)}, train {len(train)}, test {len(test)}"
-        raise LatentiaError(f"each set needs at least {SMALLEST_SET} pictures: {sizes}")
+    require_enough(len(generated), train, test)
     made, unseen = draw(generated, n, generator), draw(test, n, generator)
     figures = _distance_figures(made, train, unseen, feature_net, generator)
     figures += _agreement_figure(feature_net, made, unseen)
     if score and labelled:
         cas = classification_accuracy_score(generated, train, test, seed=seed, **how)
-        figures.append(Figure("classification accuracy score", cas.generated, cas.real, "higher", cas.n))
+        name = "classification accuracy score"
+        figures.append(Figure(name, cas.generated, cas.real, "higher", cas.n, enough=ENOUGH_SCORE))
     few = min(n, LOOKED_UP)
     made, unseen = (draw(part, few, generator) for part in (made, unseen))
     memory, near = memorisation(made.images, train.images, unseen.images), "near reference"
     figures += [
         Figure("pixel distance to nearest training picture", memory.generated, memory.test, near, few),
-        Figure("share nearer than 99 % of test", memory.share_below_floor, FLOOR_QUANTILE, near, few),
+        Figure(COPIED, memory.share_below_floor, FLOOR_QUANTILE, near, few),
     ]
     reference = "the same figure for as many real test pictures (accuracy score: for real training pictures)"
     title = f"{generated.name} against {train.name}"
-    return Report(title, reference, feature_net.name, feature_net.accuracy, tuple(figures))
+    return Report(title, reference, feature_net.name, feature_net.accuracy, tuple(figures), (verdict(figures),))
+
+
+def require_enough(count: int, train: PictureSet, test: PictureSet) -> None:
+    """Raises LatentiaError where a set is too small for any figure."""
+    if min(count, len(train), len(test)) < SMALLEST_SET:
+        sizes = f"generated has {count}, train {len(train)}, test {len(test)}"
+        raise LatentiaError(f"each set needs at least {SMALLEST_SET} pictures: {sizes}")
+
+
+def verdict(figures: Sequence[Figure]) -> str:
+    """What the figures say together, in one line: a single good one, such as precision, may be that of rubbish."""
+    by_name = {figure.name: figure for figure in figures}
+    far = []
+    if (seen := by_name.get("label agreement")) and seen.value < FAR * seen.reference:
+        far.append(f"the classifier recognises {seen.value:.0%} of the classes, {seen.reference:.0%} of real pictures")
+    for name in ("recall", "coverage"):
+        if by_name[name].value < FAR * by_name[name].reference:
+            far.append(f"{name} is {by_name[name].value:.2g}, {by_name[name].reference:.2g} of real pictures")
+    copied = by_name[COPIED].value
+    if copied > FAR:
+        far.append(f"{copied:.0%} are nearer to a training picture than 99 % of real ones: copies")
+    few = [figure.name for figure in figures if figure.n < figure.enough]
+    caution = f" (too few pictures for {', '.join(few)})" if few else ""
+    if far:
+        return f"verdict: far from the data: {'; '.join(far)}{caution}"
+    return f"verdict: no figure is far from that of real pictures{caution}"
 
 
 def evaluate_reconstruction(original: PictureSet, reconstructed: Pictures, feature_net: FeatureNet) -> Report:
@@ -193,9 +223,19 @@ def _distance_figures(
     sample, *others = (part[generator.permutation(len(part))[:clouds]] for part in (real, fake, floor))
     covered, covered_floor = (coverage(sample, other, NEIGHBOURS)._asdict() for other in others)
     return [
-        Figure(feature_net.frechet_name, frechet_distance(real, fake), frechet_distance(real, floor), "lower", n),
-        Figure("kernel distance", kernel.mean, kernel_floor.mean, "lower", n, kernel.std),
-        *(Figure(name, value, covered_floor[name], "higher", clouds) for name, value in covered.items()),
+        Figure(
+            feature_net.frechet_name,
+            frechet_distance(real, fake),
+            frechet_distance(real, floor),
+            "lower",
+            n,
+            enough=ENOUGH_FRECHET,
+        ),
+        Figure("kernel distance", kernel.mean, kernel_floor.mean, "lower", n, kernel.std, ENOUGH_CLOUD),
+        *(
+            Figure(name, value, covered_floor[name], "higher", clouds, enough=ENOUGH_CLOUD)
+            for name, value in covered.items()
+        ),
     ]
 
 

@@ -23,6 +23,7 @@ from latentia.modalities.text.texts import TextSet
 INSTALL = "install it with pip install 'latentia[text]'"
 SMALLEST_MAUVE_SET = 20  # two histogram cells of ten texts
 LARGEST_NGRAM = 4
+ENOUGH = 1000  # texts of which a distance begins to mean something
 EMBEDDED = 5000  # texts a side whose embeddings are compared: a CPU takes minutes for more
 
 
@@ -169,8 +170,8 @@ def _sentence_figures(
     distance, floor = (frechet_distance(real, other) for other in (fake, seen))
     score, ceiling = (mauve_score(real, other, seed) for other in (fake, seen))
     return [
-        Figure(f"Fréchet distance, {network.name}", distance, floor, "lower", n),
-        Figure(f"MAUVE, {network.name}", score, ceiling, "higher", n),
+        Figure(f"Fréchet distance, {network.name}", distance, floor, "lower", n, enough=ENOUGH),
+        Figure(f"MAUVE, {network.name}", score, ceiling, "higher", n, enough=ENOUGH),
     ]
 
 
