@@ -152,19 +152,14 @@ class LatentModel:
         Raises LatentiaError for an unknown sampler or spacing, a label out of range, or options that do not fit.
         """
         count = labels if isinstance(labels, int) else len(labels)
-        if count < 1:
-            raise LatentiaError(f"{count} items were asked for, expected a list of labels or a positive count")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise LatentiaError(f"batch_size is {batch_size!r}, expected a positive integer")
         options = {name: value for name, value in asked.items() if value is not None and name not in SETTINGS}
         if not isinstance(labels, int):
-            if np.asarray(labels).dtype.kind not in "iu":
+            if len(labels) and np.asarray(labels).dtype.kind not in "iu":
                 raise LatentiaError(f"labels are {np.asarray(labels).dtype}, expected integers")
             options["labels"] = labels
         settings = self.settings({name: asked[name] for name in asked if name in SETTINGS})
         shape = self.latent_shape if size is None else self.first_stage.latent_shape(self.codec.drawn_size(size))
-        if (needed := 4 * count * math.prod(shape)) > (free := psutil.virtual_memory().available):
-            raise LatentiaError(f"{count} items need {needed / 1e9:.0f} GB, {free / 1e9:.0f} GB are free: draw fewer")
+        check_amount(count, batch_size, shape)
         if latents is not None and latents.shape != (count, *shape):
             raise LatentiaError(f"latents have shape {tuple(latents.shape)}, expected {(count, *shape)}")
         seeded = latents is None and not callable(settings.sampler)
@@ -339,6 +334,16 @@ def training_of(folder: Path) -> dict[str, Any]:
         if not isinstance(training.get(name, {}), dict):
             raise LatentiaError(f"{folder / TRAINING_NAME}: {name} is {training[name]!r:.60}, expected an object")
     return training
+
+
+def check_amount(count: int, batch_size: int, shape: Sequence[int]) -> None:
+    """Raises LatentiaError where latents of this shape cannot be drawn in this number, so many at a time."""
+    if count < 1:
+        raise LatentiaError(f"{count} items were asked for, expected a list of labels or a positive count")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise LatentiaError(f"batch_size is {batch_size!r}, expected a positive integer")
+    if (needed := 4 * count * math.prod(shape)) > (free := psutil.virtual_memory().available):
+        raise LatentiaError(f"{count} items need {needed / 1e9:.0f} GB, {free / 1e9:.0f} GB are free: draw fewer")
 
 
 def check_hashes(folder: Path, hashes: Mapping[str, Any]) -> None:
