@@ -209,3 +209,25 @@ def test_a_caption_that_cannot_be_read_is_skipped_with_its_picture(tmp_path: Pat
     assert [reason.split(":")[0] for reason in pictures.skipped] == ["style/1.png", "style/2.png"]
     assert "UTF-8" in pictures.skipped[0]
     assert "empty" in pictures.skipped[1]
+
+
+def test_captions_of_other_trainers_files(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        folder = write_folder(tmp_path / "caption", split)
+        for i in range(3):
+            (folder / "style" / f"{i}.caption").write_text(f"picture {i}")
+        folder = write_folder(tmp_path / "csv", split)
+        rows = "".join(f'./style/{i}.png,"a cat, {i}",1\n' for i in (2, 0, 1))
+        (folder / "metadata.csv").write_text("file_name,text,more\n" + rows)
+    assert load_pictures(tmp_path / "caption").captions == ("picture 0", "picture 1", "picture 2")
+    assert load_pictures(tmp_path / "csv").captions == ("a cat, 0", "a cat, 1", "a cat, 2")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"name,text\n0.png,x\n", "file_name"), (b"file_name,text\n\xff,x\n", "CSV"), (b'file_name,text\n"a\n', "CSV")],
+)
+def test_a_broken_csv_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
+    (write_folder(tmp_path, "train") / "metadata.csv").write_bytes(content)
+    with pytest.raises(LatentiaError, match=words):
+        load_pictures(tmp_path)

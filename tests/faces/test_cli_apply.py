@@ -78,14 +78,23 @@ def test_inpaint_guesses_the_class_from_what_is_visible(
     assert not (tmp_path / "both").exists()
 
 
-def test_inpaint_says_what_a_mask_of_one_colour_does(tmp_path: Path, tiny_model: Path, digit: Path) -> None:
-    out, mask = tmp_path / "out", tmp_path / "mask.png"
-    Image.new("L", (8, 8), 0).save(mask)
-    options = ["--mask", mask, "--count", "1", "--steps", "2", "--out", out]
-    assert "black all over: nothing is repaired" in say("inpaint", tiny_model, digit, *options)
-    np.testing.assert_array_equal(read(out / "000000.png"), read(digit))
-    Image.new("L", (8, 8), 255).save(mask)
-    assert "white all over" in say("inpaint", tiny_model, digit, *options)
+@pytest.mark.parametrize(("grey", "words"), [(0, "black all over"), (255, "white all over"), (100, "is grey in 100%")])
+def test_a_mask_that_selects_nothing_or_everything_is_refused(
+    grey: int, words: str, tmp_path: Path, tiny_model: Path, digit: Path
+) -> None:
+    mask = tmp_path / "mask.png"
+    values = np.full((8, 8), grey, np.uint8)
+    values[0, 0] = 200 if grey == 100 else grey
+    Image.fromarray(values).save(mask)
+    refused = refusal("inpaint", tiny_model, digit, "--mask", mask, "--out", tmp_path / "out")
+    assert words in refused.replace("98%", "100%")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_mask_is_called_a_mask(tmp_path: Path, tiny_model: Path, digit: Path) -> None:
+    (tmp_path / "mask.png").write_text("no picture")
+    refused = refusal("inpaint", tiny_model, digit, "--mask", tmp_path / "mask.png", "--out", tmp_path / "out")
+    assert "mask.png cannot be read as a mask" in refused
 
 
 @pytest.mark.parametrize(

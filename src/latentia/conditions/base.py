@@ -88,6 +88,10 @@ class Condition(nn.Module):
         """The tensors of training rows (B,), from uniform random numbers `chance` (B, chances); all on the CPU."""
         raise NotImplementedError
 
+    def note(self, items: ItemSet) -> str | None:
+        """What a person should know of training on these items, in one line."""
+        return None
+
     def preview(self, data: TrainingData, rows: Tensor, like: Tensor) -> tuple[Values, Values]:
         """What a preview shows for training rows, and what guidance leads away from; `like` are latents (B, C, ...)."""
         own = self.draw(data, rows, torch.full((len(rows), self.chances), LAST))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from latentia.conditions.base import Condition, Plan, Request, Signals, Tokens, TrainingData, Values
 from latentia.errors import LatentiaError
+from latentia.items import ItemSet
 from latentia.language.frozen_encoder import FrozenEncoder, encoder_config, encoder_folder, encoder_tokenizer
 from latentia.language.tokenizer import (
     TOKENIZER_NAME,
@@ -212,6 +213,14 @@ class Prompt(Condition):
         longest = int((ids != Tokenizer.pad_id).sum(1).max())
         ids = ids[:, : -(-longest // 8) * 8]  # a multiple of 8, so that shapes repeat
         return {"prompt": ids, "emphasis": torch.ones(ids.shape)}
+
+    def note(self, items: ItemSet) -> str | None:
+        lines = [ARTICLE.sub("", line) for caption in items.captions or () for line in caption.splitlines()]
+        size = self._words().size
+        cut = sum(len(row) >= size for row in self._words().tokenizer.encode(lines))
+        if not cut:
+            return None
+        return f"{cut} of {len(lines)} captions have more than {size - 1} tokens and are cut: raise prompt.max_tokens"
 
     def request(self, request: Request, like: Tensor) -> tuple[Values, Values]:
         """Of `prompts`, in which "(words:1.5)" emphasises, or of `captions`, read literally and cut, as in training."""

@@ -24,7 +24,7 @@ from latentia.training.loop import run_loop
 from latentia.training.memory import require_room
 from latentia.training.order import GroupedOrder, ShuffledOrder
 from latentia.training.recipe import Recipe
-from latentia.training.speed import Say
+from latentia.training.speed import Say, silent
 from latentia.training.step import Batches, OnDevice, Order, Update
 
 INPUT_LAYERS = ("core.patch_embed.weight", "core.stem.weight")
@@ -111,6 +111,9 @@ def train_denoiser(
     checkpoint = folder / "checkpoint.safetensors"
     if recipe.init is not None and not Checkpoint(checkpoint, {}, "").kept():
         start_from(denoiser, Path(recipe.init) / "denoiser")
+    for condition in denoiser.known.values() if say is not silent else ():
+        if note := condition.note(items):
+            say(note)
     denoiser.to(device)
     network, trainee = prepare(denoiser, loop, accelerator, title="denoiser", compile=recipe.compute.compile, say=say)
     data, mine = TrainingData(items, latents), local_share(loop.batch_size, accelerator)

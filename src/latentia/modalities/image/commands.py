@@ -97,10 +97,6 @@ def inpaint(
     picture_stage(loaded)
     before, hidden = modality.read(picture, loaded, fit), read_mask(mask, loaded.codec.size, fit)
     labels = labels_of(loaded, class_, count)
-    if not hidden.any():
-        say(f"{mask} is black all over: nothing is repaired")
-    if hidden.all():
-        say(f"{mask} is white all over: the picture is drawn anew, nothing of it is kept")
     if guess is not None:
         labels = _guessed(loaded, guess, root, before, hidden, device).repeat(count)
     options: dict[str, Any] = {"noise_std": noise / 127.5, "progress": True}

@@ -1,10 +1,13 @@
 """A folder of pictures: `class/name.png`, or pictures without classes, with or without captions.
 
-A caption is `name.txt` beside `name.png`, or one `metadata.jsonl` holds all. There may be `train/` and `test/` above.
+A caption is `name.txt` or `name.caption` beside `name.png`, or `metadata.jsonl` or `metadata.csv` holds all. There may
+be `train/` and `test/` above.
 """
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +18,8 @@ from latentia.sources.folders import class_names, held_out, is_inside, list_file
 from latentia.sources.lines import MAX_JSON_BYTES, MAX_TEXT_BYTES, parse_json, read_lines, text_fault
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-METADATA = "metadata.jsonl"
+METADATA = ("metadata.jsonl", "metadata.csv")
+BESIDE = (".txt", ".caption")
 CAPTION_FIELDS = ("text", "caption", "captions", "prompt")
 
 
@@ -68,18 +72,20 @@ def read_folder(path: Path, choice: Choice) -> PictureSet:
 def read_captions(base: Path, names: Sequence[str], root: Path, faults: dict[str, str]) -> list[str | None] | None:
     """The caption of each picture of a folder, None for one without; None where no picture has any.
 
-    A `metadata.jsonl` (the convention of Hugging Face's imagefolder), one object a line, precedes `.txt` files. It
-    holds "file_name" and "text" (or "caption", "captions", "prompt"). Several captions are a list, or lines.
+    A `metadata.jsonl` or `metadata.csv` (the convention of Hugging Face's imagefolder) precedes `.txt` and `.caption`
+    files. Its lines hold "file_name" and "text" (or "caption", "captions", "prompt"). Several captions are lines, or in
+    JSON a list.
     `faults` gets, by name, what is wrong with the caption of a picture. Links that leave `root` are not followed.
-    Raises LatentiaError where a line of `metadata.jsonl` cannot be read.
+    Raises LatentiaError where a line of the metadata cannot be read.
     """
-    if is_inside(base / METADATA, root):
-        by_name = _metadata(base / METADATA, faults)
+    metadata = next((base / name for name in METADATA if is_inside(base / name, root)), None)
+    if metadata is not None:
+        by_name = _metadata(metadata, faults)
         return [by_name.get(name) for name in names]
     captions: list[str | None] = []
     for name in names:
         try:
-            captions.append(_beside((base / name).with_suffix(".txt"), root))
+            captions.append(_beside(base / name, root))
         except LatentiaError as error:
             faults[name] = str(error)
             captions.append(None)
@@ -104,8 +110,10 @@ def caption_in(value: object, where: str) -> str | None:
     return caption_of(fields[0], where) if fields else None
 
 
-def _beside(path: Path, root: Path) -> str | None:
-    if not is_inside(path, root):
+def _beside(picture: Path, root: Path) -> str | None:
+    files = [picture.with_suffix(ending) for ending in BESIDE]
+    path = next((file for file in files if is_inside(file, root)), None)
+    if path is None:
         return None
     try:
         with path.open("rb") as file:
@@ -116,21 +124,34 @@ def _beside(path: Path, root: Path) -> str | None:
 
 def _metadata(path: Path, faults: dict[str, str]) -> dict[str, str]:
     captions: dict[str, str] = {}
-    for row in read_lines(path, MAX_JSON_BYTES):
-        if row.fault:
-            raise LatentiaError(f"{row.where}: {row.fault}")
-        if not row.text.strip():
-            continue
-        try:
-            value = parse_json(row.text)
-        except ValueError as error:
-            raise LatentiaError(f"{row.where} is {error}") from None
+    for where, value in _csv_rows(path) if path.suffix == ".csv" else _json_rows(path):
         if not isinstance(value, dict) or not isinstance(value.get("file_name"), str):
-            raise LatentiaError(f'{row.where} is no JSON object with the string "file_name"')
+            raise LatentiaError(f'{where} is no row with the string "file_name"')
         name = str(PurePosixPath(value["file_name"]))
         try:
-            if (caption := caption_in(value, row.where)) is not None:
+            if (caption := caption_in(value, where)) is not None:
                 captions[name] = caption
         except LatentiaError as error:
             faults[name] = str(error)
     return captions
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    for row in read_lines(path, MAX_JSON_BYTES):
+        if row.fault:
+            raise LatentiaError(f"{row.where}: {row.fault}")
+        if row.text.strip():
+            try:
+                yield row.where, parse_json(row.text)
+            except ValueError as error:
+                raise LatentiaError(f"{row.where} is {error}") from None
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            for row in reader:
+                yield f"{path} line {reader.line_num}", row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LatentiaError(f"{path} cannot be read as CSV: {error}") from None

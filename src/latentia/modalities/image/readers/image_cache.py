@@ -29,6 +29,7 @@ from latentia.progress import progress
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 LAYOUT = "1"  # changes when the same files would decode to other pixels
 DECODED_AT_ONCE = 64  # pictures waiting in RAM
+MOST_GREY = 0.25  # share of a mask's pixels; edges that are softened, or resized, are grey too
 NAMED = 5  # corrupt files that an error names; it counts the rest
 
 Value = TypeVar("Value")
@@ -224,19 +225,21 @@ def read_picture(source: Path | BytesIO, mode: str, size: int | Frame | None) ->
         return np.asarray(picture).reshape(picture.height, picture.width, -1)
 
 
-def read_one(path: Path | BytesIO, channels: int, size: int, fit: bool = False) -> NDArray[np.uint8]:
+def read_one(
+    path: Path | BytesIO, channels: int, size: int, fit: bool = False, what: str = "picture"
+) -> NDArray[np.uint8]:
     """A picture, of a file or its bytes, as uint8 (size, size, channels), upright, on white.
 
-    fit: resize and crop a picture of another size. Raises LatentiaError where the file is missing or no picture, or has
-    another size and `fit` is off.
+    fit: resize and crop a picture of another size. what: a word for it in errors.
+    Raises LatentiaError where the file is missing or no picture, or has another size and `fit` is off.
     """
-    name = path if isinstance(path, Path) else "the picture"
+    name = path if isinstance(path, Path) else f"the {what}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture = read_picture(path, "L" if channels == 1 else "RGB", size if fit else None)
     except Exception as error:  # decoders raise almost anything on hostile bytes
-        raise LatentiaError(f"{name} cannot be read as a picture: {reason_of(error)}") from None
+        raise LatentiaError(f"{name} cannot be read as a {what}: {reason_of(error)}") from None
     if picture.shape[:2] != (size, size):
         actual = f"{picture.shape[1]}×{picture.shape[0]}"
         raise LatentiaError(f"{name} is {actual}, the model takes {size}×{size}: add --fit to resize and crop it")
@@ -244,8 +247,20 @@ def read_one(path: Path | BytesIO, channels: int, size: int, fit: bool = False) 
 
 
 def read_mask(path: Path | BytesIO, size: int, fit: bool = False) -> NDArray[np.bool_]:
-    """A mask as booleans (size, size): True where it is nearer to white. Arguments and errors as of `read_one`."""
-    return read_one(path, 1, size, fit)[..., 0] > 127
+    """A mask as booleans (size, size): True where it is nearer to white. Arguments and errors as of `read_one`.
+
+    Raises LatentiaError also for a mask that is black or white all over, or grey rather than either.
+    """
+    name, values = path if isinstance(path, Path) else "the mask", read_one(path, 1, size, fit, "mask")[..., 0]
+    mask: NDArray[np.bool_] = values > 127
+    if mask.all() or not mask.any():
+        colour, why = ("white", "nothing would be kept") if mask.all() else ("black", "nothing is to be repaired")
+        raise LatentiaError(f"{name} is {colour} all over: {why}")
+    if (grey := ((values > 63) & (values < 192)).mean()) > MOST_GREY:
+        raise LatentiaError(
+            f"{name} is grey in {grey:.0%} of its pixels, expected white to be repaired, black to be kept"
+        )
+    return mask
 
 
 def record_file(path: str, status: os.stat_result) -> str:
