@@ -91,8 +91,8 @@ def test_pictures_without_a_caption_are_refused_or_skipped(tmp_path: Path) -> No
     ("text", "message"),
     [
         (b"{", "metadata.jsonl line 1 is not JSON"),
-        (b"[1]", "no JSON object"),
-        (b'{"file_name": 1, "text": "a"}', "no JSON object"),
+        (b"[1]", "no row with the string"),
+        (b'{"file_name": 1, "text": "a"}', "no row with the string"),
         (b'{"file_name": "style/0.png", "text": 7}', "a caption is int"),
         (b'{"file_name": "style/0.png", "text": " "}', "the caption is empty"),
         (b'{"file_name": "style/0.png", "text": "\\u0007"}', "control character"),

@@ -213,8 +213,8 @@ def test_bad_input_is_one_clear_error_and_nothing_is_written(
     Image.new("L", (9, 8)).save(large)
     missing = tmp_path / "missing.png"
     inpaint = ["inpaint", tiny_model, digit, "--out", out]
-    assert "cannot be read as a picture" in refusal(*inpaint, "--mask", text)
-    assert "cannot be read as a picture" in refusal(*inpaint, "--mask", missing)
+    assert "cannot be read as a mask" in refusal(*inpaint, "--mask", text)
+    assert "cannot be read as a mask" in refusal(*inpaint, "--mask", missing)
     assert "9×8" in refusal(*inpaint, "--mask", large)
     assert "no class" in refusal(*inpaint, "--mask", mask, "--class", "boot")
     assert "--method" in refusal(*inpaint, "--mask", mask, "--method", "magic")

@@ -190,7 +190,9 @@ def test_variations_take_a_prompt_for_each_picture(model_folder: Path, size: int
 def test_the_commands_that_edit_take_a_prompt(model_folder: Path, tmp_path: Path) -> None:
     model = latentia.load(model_folder)
     Image.fromarray(model.generate(1, prompts=["red"])[0]).save(tmp_path / "red.png")
-    Image.new("L", (8, 8), 255).save(tmp_path / "white.png")
+    mask = np.full((8, 8), 255, np.uint8)
+    mask[0] = 0
+    Image.fromarray(mask).save(tmp_path / "white.png")
     red, prompt = str(tmp_path / "red.png"), ["--prompt", "blue", "--out"]
     for name, *options in (
         ["vary", str(model_folder), red, *prompt, str(tmp_path / "vary"), "--strength", "1"],
