@@ -1,5 +1,6 @@
 """Files that are either whole or absent, and parts (network + config) kept as JSON and safetensors."""
 
+import errno
 import glob
 import hashlib
 import json
@@ -107,13 +108,16 @@ def locked(path: Path, *, refusal: str | None = None) -> Iterator[None]:
 
 
 def _flock(descriptor: int) -> bool:
-    """Takes the lock, unless another process holds it."""
+    """Takes the lock, unless another process holds it; True also on a file system that knows no locks."""
     import fcntl
 
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF, errno.ENOSYS):
+            raise
     return True
 
 
