@@ -56,9 +56,9 @@ def check_writable(path: Path) -> None:
     """Raises LatentiaError where a file or folder of that name could not be made, before work is spent on it."""
     parent = next(parent for parent in path.absolute().parents if parent.exists())
     if not parent.is_dir():
-        raise LatentiaError(f"{path} cannot be written: {parent} is no folder")
+        raise LatentiaError(f"{path} cannot be written: {parent} is not a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise LatentiaError(f"{path} cannot be written: {parent} does not let you")
+        raise LatentiaError(f"{path} cannot be written: you may not write into {parent}")
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def locked(path: Path, *, refusal: str | None = None) -> Iterator[None]:
 
 
 def _flock(descriptor: int) -> bool:
-    """Takes the lock, unless another process holds it; True also on a file system that knows no locks."""
+    """Takes the lock, unless another process holds it; True also on a file system without locks."""
     import fcntl
 
     try:
@@ -155,7 +155,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object. Raises LatentiaError where the file is missing, is no JSON or holds no object."""
     try:
         if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-            raise LatentiaError(f"{path} is no file")
+            raise LatentiaError(f"{path} is not a file")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LatentiaError(f"{path} does not exist") from None
@@ -192,14 +192,18 @@ def sort_metadata(path: Path) -> None:
             file.write(text.ljust(size))
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts in the header of a safetensors file. Raises what the library raises where it is missing or damaged."""
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Reads a safetensors file. Raises LatentiaError where it is missing, damaged or no such file; never a pickle."""
     if not path.is_file():
         raise LatentiaError(f"{path} does not exist")
     try:
-        tensors = load_file(path)
-        with safe_open(path, framework="pt") as file:
-            checksum = (file.metadata() or {}).get(CHECKSUM)
+        tensors, checksum = load_file(path), read_metadata(path).get(CHECKSUM)
     except (SafetensorError, OSError, ValueError) as error:
         raise LatentiaError(f"{path} is not a readable safetensors file: {error}") from None
     if wrong := next((name for name, tensor in tensors.items() if tensor.is_complex()), None):
@@ -256,8 +260,7 @@ def as_float(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def has_checksum(path: Path) -> bool:
     """Whether a safetensors file was written with a checksum, which `read_tensors` compares."""
-    with safe_open(path, framework="pt") as file:
-        return CHECKSUM in (file.metadata() or {})
+    return CHECKSUM in read_metadata(path)
 
 
 def cached_part(folder: Path, recipe: Sequence[Any], kind: type[Part], train: Callable[[], Part]) -> Part:

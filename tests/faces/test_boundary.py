@@ -31,8 +31,8 @@ def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
         (OSError(28, "No space left on device", "/disk/x.npy"), "error: /disk/x.npy: No space left on device"),
         (PermissionError(13, "Permission denied", "/root/x"), "error: /root/x: Permission denied"),
         (OSError("cannot write mode F as PNG"), "error: cannot write mode F as PNG"),
-        (MemoryError(), "error: the memory does not do for this"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "error: the memory does not do"),
+        (MemoryError(), "error: there is not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "error: there is not enough memory"),
         (LatentiaError("a\x1b[31m name\nof two lines"), r"error: a\x1b[31m name\nof two lines"),
     ],
 )
@@ -88,7 +88,7 @@ def test_a_reader_that_has_enough_is_no_error(tiny_run: Path) -> None:
         (["--seed", str(2**63)], "expected 0 to"),
         (["--device", "cuda:99"], "device cuda:99: "),
         (["--device", "x"], "device x: "),
-        (["--count", str(10**12)], "the memory does not do"),
+        (["--count", str(10**12)], "there is not enough memory"),
     ],
 )
 def test_what_cannot_be_asked_for_is_one_line(options: list[str], words: str, tiny_run: Path, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_pipe_in_place_of_a_file_is_refused(name: str, tiny_run: Path, tmp_pat
     model = Path(shutil.copytree(tiny_run / "model", tmp_path / "model"))
     (model / name).unlink()
     os.mkfifo(model / name)
-    with pytest.raises(LatentiaError, match="is no file"):
+    with pytest.raises(LatentiaError, match="is not a file"):
         load(model)
 
 

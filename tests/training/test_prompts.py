@@ -306,3 +306,10 @@ def test_a_folder_that_lost_its_tokenizer_is_refused(model_folder: Path, tmp_pat
     (copy / "tokenizer" / "tokenizer.json").unlink()
     with pytest.raises(LatentiaError, match=r"tokenizer\.json does not exist"):
         latentia.load(copy)
+
+
+def test_training_says_how_many_captions_are_cut(recipe: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    train(load_recipe(str(recipe), [*SHORT, "prompt.max_tokens=2"]), tmp_path / "out", say=lines.append)
+    (note,) = [line for line in lines if "captions have more than 1 tokens and are cut" in line]
+    assert "raise prompt.max_tokens" in note

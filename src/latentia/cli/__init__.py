@@ -483,7 +483,7 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        _end("error: the memory does not do for this: ask for fewer or smaller items at a time (--batch-size)", 1)
+        _end("error: there is not enough memory: ask for fewer or smaller items at a time (--batch-size)", 1)
 
 
 def _end(message: str, status: int) -> NoReturn:

@@ -91,10 +91,14 @@ def split_emphasis(prompt: str) -> list[tuple[str, float]]:
 
 @dataclass(frozen=True)
 class CaptionIds:
-    """The captions of a set of pictures as ids (M, size), those of picture i in rows starts[i] to starts[i + 1]."""
+    """The captions of a set of pictures as ids (M, size), those of picture i in rows starts[i] to starts[i + 1].
+
+    cut: how many captions have more tokens than that.
+    """
 
     ids: NDArray[np.int32]
     starts: NDArray[np.int64]
+    cut: int
 
     @classmethod
     def of(cls, captions: Sequence[str], codec: PromptCodec) -> "CaptionIds":
@@ -103,7 +107,7 @@ class CaptionIds:
         starts = np.cumsum([0, *map(len, lines)])
         rows = codec.tokenizer.encode([line for some in lines for line in some])
         ids = padded([row[: codec.size - 1] for row in rows], codec.size)
-        return cls(ids.astype(np.int32), starts)
+        return cls(ids.astype(np.int32), starts, sum(len(row) >= codec.size for row in rows))
 
     def draw(self, rows: NDArray[np.int64], chance: NDArray[np.floating]) -> Tensor:
         """One caption of each of the pictures `rows` (B,), by `chance` (B,) in [0, 1): int64 (B, size)."""
@@ -206,21 +210,17 @@ class Prompt(Condition):
 
     def draw(self, data: TrainingData, rows: Tensor, chance: Tensor) -> Values:
         """One of the captions of each item, without the padding that all share."""
-        if self._captions is None:
-            assert data.items.captions is not None
-            self._captions = CaptionIds.of(data.items.captions, self._words())
-        ids = self._captions.draw(rows.numpy(), chance[:, 0].numpy())
+        ids = self._caption_ids(data.items).draw(rows.numpy(), chance[:, 0].numpy())
         longest = int((ids != Tokenizer.pad_id).sum(1).max())
         ids = ids[:, : -(-longest // 8) * 8]  # a multiple of 8, so that shapes repeat
         return {"prompt": ids, "emphasis": torch.ones(ids.shape)}
 
     def note(self, items: ItemSet) -> str | None:
-        lines = [ARTICLE.sub("", line) for caption in items.captions or () for line in caption.splitlines()]
-        size = self._words().size
-        cut = sum(len(row) >= size for row in self._words().tokenizer.encode(lines))
-        if not cut:
+        captions, size = self._caption_ids(items), self._words().size
+        if not captions.cut:
             return None
-        return f"{cut} of {len(lines)} captions have more than {size - 1} tokens and are cut: raise prompt.max_tokens"
+        many = f"{captions.cut} of {len(captions.ids)} captions"
+        return f"{many} have more than {size - 1} tokens and are cut: raise prompt.max_tokens"
 
     def request(self, request: Request, like: Tensor) -> tuple[Values, Values]:
         """Of `prompts`, in which "(words:1.5)" emphasises, or of `captions`, read literally and cut, as in training."""
@@ -264,6 +264,13 @@ class Prompt(Condition):
     def vocabulary(self) -> str:
         """How words become numbers, as text."""
         return str(self._words().tokenizer.backend.to_str())
+
+    def _caption_ids(self, items: ItemSet) -> CaptionIds:
+        """The captions of the training items, tokenized once."""
+        if self._captions is None:
+            assert items.captions is not None
+            self._captions = CaptionIds.of(items.captions, self._words())
+        return self._captions
 
     def _words(self) -> PromptCodec:
         if self.codec is None:

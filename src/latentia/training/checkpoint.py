@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from latentia.errors import LatentiaError, first_line
-from latentia.files import read_tensors, write_tensors
+from latentia.files import read_metadata, read_tensors, write_tensors
 from latentia.training.ema import EMA
 
 # Whole tensors, whether the module is plain, DDP or FSDP2: in every process, or on the CPU of the first one alone.
@@ -87,40 +87,26 @@ class Checkpoint:
             f"{name}.{key}": value for name, trainee in self.trainees.items() for key, value in trainee.state().items()
         }
         if write:
-            if keep > 1 and (before := self.step_of(self.path)) is not None:
+            if keep > 1 and (before := step_of(self.path)) is not None:
                 self.path.rename(self.path.with_stem(f"{self.path.stem}-{before:09d}"))
             write_tensors(self.path, tensors, {"step": str(step), "identity": self.identity})
             self.prune(keep)
 
-    def kept(self) -> list[Path]:
-        """The files that there are, the newest first."""
-        older = sorted(self.path.parent.glob(f"{self.path.stem}-*{self.path.suffix}"), reverse=True)
-        return [self.path, *older] if self.path.exists() else older
-
     def prune(self, keep: int = 1) -> None:
-        """Deletes all files but the newest."""
-        for path in self.kept()[keep:]:
+        """Deletes all files but the newest `keep`."""
+        for path in kept_files(self.path)[keep:]:
             path.unlink(missing_ok=True)
-
-    def step_of(self, path: Path) -> int | None:
-        """The step of a file; None where it is missing or damaged."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                return int((file.metadata() or {})["step"])
-        except (SafetensorError, OSError, KeyError, ValueError):
-            return None
 
     def restore(self) -> int:
         """Loads the newest file and returns its step; 0 where there is none.
 
         Raises LatentiaError where the file is damaged, or another recipe wrote it.
         """
-        if not self.kept():
+        files = kept_files(self.path)
+        if not files:
             return 0
-        path = self.kept()[0]
-        tensors = read_tensors(path)
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+        path, tensors = files[0], read_tensors(files[0])
+        metadata = read_metadata(path)
         if metadata.get("identity") != self.identity:
             raise LatentiaError(
                 f"{path} was written by another recipe or data set; train into another folder, or delete this one"
@@ -131,6 +117,20 @@ class Checkpoint:
             return int(metadata["step"])
         except (KeyError, ValueError, RuntimeError) as error:
             raise LatentiaError(f"{path} does not fit this run: {first_line(error)}") from None
+
+
+def kept_files(path: Path) -> list[Path]:
+    """The checkpoint `path` and those before it that are kept beside it, the newest first."""
+    older = sorted(path.parent.glob(f"{path.stem}-*{path.suffix}"), reverse=True)
+    return [path, *older] if path.exists() else older
+
+
+def step_of(path: Path) -> int | None:
+    """The step of a checkpoint; None where it is missing or damaged."""
+    try:
+        return int(read_metadata(path)["step"])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None
 
 
 def require_own(path: Path) -> None:

@@ -18,13 +18,13 @@ from latentia.latents.cache import JoinedCache, LatentCache
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.registry import modality_of_stage
 from latentia.model import LatentModel
-from latentia.training.checkpoint import Checkpoint, Trainee
+from latentia.training.checkpoint import Checkpoint, Trainee, kept_files
 from latentia.training.engine import local_share, prepare
 from latentia.training.loop import run_loop
 from latentia.training.memory import require_room
 from latentia.training.order import GroupedOrder, ShuffledOrder
 from latentia.training.recipe import Recipe
-from latentia.training.speed import Say, silent
+from latentia.training.speed import Say
 from latentia.training.step import Batches, OnDevice, Order, Update
 
 INPUT_LAYERS = ("core.patch_embed.weight", "core.stem.weight")
@@ -109,11 +109,9 @@ def train_denoiser(
     with accelerator.main_process_first():
         denoiser = denoiser_of(recipe, shape, items, run or folder.parent)
     checkpoint = folder / "checkpoint.safetensors"
-    if recipe.init is not None and not Checkpoint(checkpoint, {}, "").kept():
+    if recipe.init is not None and not kept_files(checkpoint):
         start_from(denoiser, Path(recipe.init) / "denoiser")
-    for condition in denoiser.known.values() if say is not silent else ():
-        if note := condition.note(items):
-            say(note)
+    say_notes(denoiser, items, say)
     denoiser.to(device)
     network, trainee = prepare(denoiser, loop, accelerator, title="denoiser", compile=recipe.compute.compile, say=say)
     data, mine = TrainingData(items, latents), local_share(loop.batch_size, accelerator)
@@ -132,8 +130,8 @@ def train_denoiser(
         mine=mine,
         batch=on_device,
     )
-    modality = modality_of_stage(recipe.first_stage.kind)
-    model = LatentModel(first_stage, recipe.process, denoiser, items.codec, modality.name, plain(recipe.sampling))
+    modality, sampling = modality_of_stage(recipe.first_stage.kind), plain(recipe.sampling)
+    model = LatentModel(first_stage, recipe.process, denoiser, items.codec, modality.name, sampling)
 
     def preview(step: int) -> None:
         assert trainee.ema is not None
@@ -149,6 +147,13 @@ def train_denoiser(
         on_device.close()
     model.denoiser = averaged_denoiser(denoiser, trainee).to(device)
     return model
+
+
+def say_notes(denoiser: Denoiser, items: ItemSet, say: Say) -> None:
+    """What a person should know of training these conditions on these items."""
+    for condition in denoiser.known.values():
+        if note := condition.note(items):
+            say(note)
 
 
 def order_of(latents: LatentCache | JoinedCache, batch_size: int, seed: int) -> Order:

@@ -16,7 +16,7 @@ from torch import Tensor
 from latentia.config import Loop
 from latentia.errors import LatentiaError, Stopped
 from latentia.progress import progress
-from latentia.training.checkpoint import Checkpoint
+from latentia.training.checkpoint import Checkpoint, kept_files
 from latentia.training.log import Log
 
 REMEMBERED = 50  # rows of the log whose losses are the usual ones
@@ -105,7 +105,7 @@ class Watch:
 
 def _way_on(checkpoint: Checkpoint) -> str:
     """How to go on after a training has diverged."""
-    kept = checkpoint.kept()
+    kept = kept_files(checkpoint.path)
     if not kept:
         return "no checkpoint had been written yet; lower the learning rate"
     more = f", or delete it to go on from {kept[1].name}" if len(kept) > 1 else ""

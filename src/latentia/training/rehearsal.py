@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from latentia.config import Loop
-from latentia.errors import LatentiaError, Stopped, first_line
+from latentia.errors import LatentiaError, Stopped, first_line, is_out_of_memory
 from latentia.items import ItemSet
 from latentia.latents.cache import cached_latents
 from latentia.latents.first_stage import FirstStage
@@ -36,11 +36,11 @@ def nothing_left(out: Path, *, new: bool) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for path in {*out.iterdir()} - before:
-            shutil.rmtree(path, ignore_errors=True)
-            path.unlink(missing_ok=True)
-        if new:
-            out.rmdir()
+        for path in [out] if new else {*out.iterdir()} - before:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         raise
 
 
@@ -76,8 +76,10 @@ class Rehearsal:
             times = [f"{name.replace('_', ' ')} {in_words(self.seconds(name))}" for name in needed]
         except Stopped:
             raise Stopped("stopped before the training began") from None
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            raise LatentiaError(f"the memory does not do for this recipe: {first_line(error)}") from None
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise LatentiaError(f"there is not enough memory for this recipe: {first_line(error)}") from None
         finally:
             self.accelerator.free_memory()
             self.clear()

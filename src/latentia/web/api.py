@@ -145,7 +145,7 @@ async def _run(request: Request, jobs: Jobs, work: Callable[[Callable[[], None]]
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise HTTPException(503, "the memory does not do for this; ask for less") from None
+        raise HTTPException(503, "there is not enough memory for this; ask for less") from None
     finally:
         gone.set()  # also where the server stops this request
     return result, seconds

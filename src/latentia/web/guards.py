@@ -47,17 +47,17 @@ async def first_errors(request: Request, error: Exception) -> PlainJSON:
     return PlainJSON({"detail": faults}, 422)
 
 
-async def refused(request: Request, error: Exception) -> PlainJSON:
+async def http_error(request: Request, error: Exception) -> PlainJSON:
     """The status and the words of an HTTPException."""
     assert isinstance(error, HTTPException)
     return PlainJSON({"detail": error.detail}, error.status_code, error.headers)
 
 
 class Guard:
-    """Refuses bodies that are too large, whatever their header says, and what pages of other sites send.
+    """Refuses bodies that are too large, whatever their header says, and requests from pages of other sites.
 
-    most: bytes of a body. small: tells of a path whether its bodies are JSON without items, of 64 KiB at most.
-    quota: bytes that the page takes as files in an hour.
+    most: the largest body in bytes. small: whether a path takes JSON without items, which has 64 KiB at most.
+    quota: the bytes of files that the page takes in an hour.
     """
 
     def __init__(self, app: Any, most: int, small: Callable[[str], bool], quota: int) -> None:

@@ -27,13 +27,13 @@ def build_app(model: LatentModel, title: str, limits: Limits, hosts: tuple[str, 
         from starlette.middleware.trustedhost import TrustedHostMiddleware
 
         from latentia.web.api import add_routes
-        from latentia.web.guards import Guard, PlainJSON, first_errors, refused
+        from latentia.web.guards import Guard, PlainJSON, first_errors, http_error
         from latentia.web.page import build_page
     except ImportError as error:
         raise LatentiaError(f"the web page needs gradio ({error}): pip install 'latentia[web]'") from None
     app = FastAPIOffline(title=f"Latentia: {title}", version=__version__, default_response_class=PlainJSON)
     app.add_exception_handler(RequestValidationError, first_errors)
-    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(HTTPException, http_error)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["*"] if "0.0.0.0" in hosts else [*hosts, "[::1]"])
     uploads = {f"/api/{name}" for name in modality_named(model.modality).uploads}
     app.add_middleware(
