@@ -285,10 +285,21 @@ def test_a_training_that_diverges_stops_and_goes_on_from_what_is_kept(
     assert {path.stem for path in (out / "denoiser").glob("*.safetensors")} == {*names}
     (out / "denoiser" / "checkpoint.safetensors").unlink()
     lower = load_recipe(str(out / "recipe.yaml"), ["training.learning_rate=1e-4"])
-    train(lower, out, resume=True)
+    lines: list[str] = []
+    train(lower, out, resume=True, say=lines.append)
+    assert "training.learning_rate is 0.0001 from here on, instead of 0.002" in lines
     steps = [row["step"] for row in read_log(out / "denoiser" / "log.csv")]
     assert steps == list(range(1, 13))
     assert [path.stem for path in (out / "denoiser").glob("*.safetensors")] == ["checkpoint"]
+
+
+@pytest.mark.parametrize("field", ["first_stage.training.learning_rate", "training.learning_rate"])
+def test_the_rate_of_a_stage_that_is_trained_stays_in_the_record(field: str, tmp_path: Path, tiny_run: Path) -> None:
+    out = Path(shutil.copytree(tiny_run, tmp_path / "out"))
+    before = (out / "recipe.yaml").read_bytes(), (out / "model" / "training.json").read_bytes()
+    with pytest.raises(LatentiaError, match=f"{field} cannot change from 0.002 to 0.5"):
+        train(load_recipe(str(out / "recipe.yaml"), [f"{field}=0.5"]), out, resume=True)
+    assert ((out / "recipe.yaml").read_bytes(), (out / "model" / "training.json").read_bytes()) == before
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tiny_run: Path, tiny_recipe: Path) -> None:

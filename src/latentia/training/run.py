@@ -148,7 +148,15 @@ def _recipe_of(out: Path, recipe: Recipe | None, resume: bool, say: Say) -> Reci
         recipe = sized_as_begun(recipe)
         begun.require_resumable(recipe)
     recipe = recipe or begun
-    if (out / "model" / INDEX_NAME).exists() and recipe.training.steps == begun.training.steps:
+    finished = (out / "model" / INDEX_NAME).exists() and recipe.training.steps == begun.training.steps
+    ended = {"first_stage.training.learning_rate": (out / FINISHED).exists(), "training.learning_rate": finished}
+    for name, is_over in ended.items():
+        before, after = begun.fields().get(name), recipe.fields().get(name)
+        if before != after and is_over:
+            raise LatentiaError(f"{name} cannot change from {before} to {after}: that stage is trained; leave it out")
+        if before != after:
+            say(f"{name} is {after} from here on, instead of {before}")
+    if finished:
         say(f"the run is finished after {begun.training.steps} steps; --set training.steps=N trains on")
     return recipe
 
