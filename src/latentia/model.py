@@ -50,6 +50,7 @@ from latentia.items import Codec, class_index
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.registry import first_stages, modality_named, upgraded_index
 from latentia.progress import progress as progress_bar
+from latentia.randomness import of_items
 from latentia.version import __version__
 
 INDEX_NAME, TRAINING_NAME = "model_index.json", "training.json"
@@ -127,6 +128,7 @@ class LatentModel:
         size: Any = None,
         latents: Tensor | None = None,
         seed: int = 0,
+        index: int = 0,
         batch_size: int = 256,
         progress: bool = False,
         callback: CALLBACK | None = None,
@@ -140,7 +142,8 @@ class LatentModel:
             size: of the items, where it is not the model's own: height and width of pictures in pixels. A UNet and a
                 DiT with rope draw any size that the first stage takes, the better the nearer it is to their own.
             latents: the noise (N, *latent_shape) that sampling starts from, instead of the seed's.
-            seed: the same seed, labels and batch_size give the same items on the same machine.
+            seed, index: item i of a call is drawn by (seed, index + i), whatever is drawn beside it, and so many at a
+                time: `index` 17 draws what is the 18th of many. A batch of another size may round otherwise.
             callback: called as callback(step, z_t, denoised) after each network evaluation of each batch.
             weaker: a denoiser that guidance leads away from, instead of from no condition (see `Guidance`).
             asked: fields of `Sampling`, None for the model's own; `sampler` may also be a function, such as `repaint`
@@ -159,11 +162,11 @@ class LatentModel:
             options["labels"] = labels
         settings = self.settings({name: asked[name] for name in asked if name in SETTINGS})
         shape = self.latent_shape if size is None else self.first_stage.latent_shape(self.codec.drawn_size(size))
-        check_amount(count, batch_size, shape)
+        check_amount(count, index, batch_size, shape)
         if latents is not None and latents.shape != (count, *shape):
             raise LatentiaError(f"latents have shape {tuple(latents.shape)}, expected {(count, *shape)}")
         seeded = latents is None and not callable(settings.sampler)
-        request = Request(count, options, seed if seeded else None, self.encode_context)
+        request = Request(count, options, seed if seeded else None, index, self.encode_context)
         values, null = self.denoiser.request(request, torch.empty(count, *shape))
         return self.draw(
             values,
@@ -173,6 +176,7 @@ class LatentModel:
             options=options,
             latents=latents,
             seed=seed,
+            index=index,
             batch_size=batch_size,
             progress=progress,
             callback=callback,
@@ -199,6 +203,7 @@ class LatentModel:
         options: Mapping[str, Any] | None = None,
         latents: Tensor | None = None,
         seed: int = 0,
+        index: int = 0,
         batch_size: int = 256,
         progress: bool = False,
         callback: CALLBACK | None = None,
@@ -219,10 +224,8 @@ class LatentModel:
                 rows = slice(start, start + batch_size)
                 own = self._rows(values, rows)
                 denoise = self.denoiser.bind(own, self._rows(null, rows), self.process, settings.guidance(weaker))
-                generator = torch.Generator().manual_seed(
-                    (seed * 1_000_003 + start) % 2**63
-                )  # on the CPU: one seed, any device
-                shape_here = (min(batch_size, count - start), *shape)
+                generator = of_items(seed, "item", range(index + start, index + min(start + batch_size, count)))
+                shape_here = (len(generator), *shape)
                 noise = initial_noise(self.process, shape_here, generator) if latents is None else latents[rows]
                 z = solve(denoise, noise.to(self.device), times, self.process, generator=generator, callback=callback)
                 decoding = self.codec.decode_options(
@@ -243,7 +246,7 @@ class LatentModel:
         """
         options = {name: value for name, value in options.items() if value is not None}
         like = torch.empty(count, *self.latent_shape)
-        values, null = self.denoiser.request(Request(count, options, None, self.encode_context), like)
+        values, null = self.denoiser.request(Request(count, options, encode=self.encode_context), like)
         return self.denoiser.bind(self._rows(values, slice(None)), self._rows(null, slice(None)), self.process)
 
     def save(self, folder: str | Path, *, dtype: str = "float32") -> None:
@@ -336,12 +339,14 @@ def training_of(folder: Path) -> dict[str, Any]:
     return training
 
 
-def check_amount(count: int, batch_size: int, shape: Sequence[int]) -> None:
+def check_amount(count: int, index: int, batch_size: int, shape: Sequence[int]) -> None:
     """Raises LatentiaError where latents of this shape cannot be drawn in this number, so many at a time."""
     if count < 1:
         raise LatentiaError(f"{count} items were asked for, expected a list of labels or a positive count")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise LatentiaError(f"batch_size is {batch_size!r}, expected a positive integer")
+    if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+        raise LatentiaError(f"index is {index!r}, expected an integer of 0 or more")
     if (needed := 4 * count * math.prod(shape)) > (free := psutil.virtual_memory().available):
         raise LatentiaError(f"{count} items need {needed / 1e9:.0f} GB, {free / 1e9:.0f} GB are free: draw fewer")
 

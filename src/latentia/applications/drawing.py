@@ -19,7 +19,6 @@ def draw_by(
     model: LatentModel,
     labels: Labels,
     bind: Callable[[slice], Sampler],
-    seed: int,
     batch_size: int,
     progress: bool,
     options: Mapping[str, Any],
@@ -28,12 +27,12 @@ def draw_by(
 
     `options` are those of `LatentModel.generate`; a list, an array or a tensor among them has an entry for each item.
     """
-    parts = []
+    parts, first = [], options.get("index", 0)
     with progress_bar(shown=progress, total=len(labels), desc="drawing", unit="item") as bar:
-        for number, start in enumerate(range(0, len(labels), batch_size)):
+        for start in range(0, len(labels), batch_size):
             rows = slice(start, start + batch_size)
-            own = {name: of_rows(value, rows) for name, value in options.items()}
-            parts.append(model.generate(labels[rows], sampler=bind(rows), seed=seed + number, **own))
+            own = {name: of_rows(value, rows) for name, value in options.items()} | {"index": first + start}
+            parts.append(model.generate(labels[rows], sampler=bind(rows), **own))
             bar.update(len(labels[rows]))
     return model.codec.join(parts)
 

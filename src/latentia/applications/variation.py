@@ -30,7 +30,6 @@ def vary(
     strength: float,
     *,
     sampler: str = "dpm_solver_2m",
-    seed: int = 0,
     batch_size: int = 256,
     progress: bool = False,
     **options: Any,
@@ -46,7 +45,7 @@ def vary(
     def bind(rows: slice) -> Sampler:
         return partial(sdedit, start=start[rows], strength=strength, solve=solve)
 
-    return draw_by(model, labels, bind, seed, batch_size, progress, options)
+    return draw_by(model, labels, bind, batch_size, progress, options)
 
 
 @torch.no_grad()

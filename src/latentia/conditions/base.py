@@ -42,13 +42,15 @@ LAST = 0.999  # the chance of previews: of the last caption, of a cluster rather
 class Request:
     """What a person asks of a model: `count` items under these options, such as {"prompts": […]}.
 
-    seed: None where a given latent decides what a condition would otherwise draw, such as a cluster.
+    seed: None where a given latent decides what a condition would otherwise draw, such as a cluster. What is drawn for
+        an item comes from (seed, index), `index` being that of the first.
     encode: items with gaps, as a context has them → normalised latents (B, *latent_shape).
     """
 
     count: int
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
+    index: int = 0
     encode: Callable[..., Tensor] | None = None
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from latentia.conditions.base import Condition, Plan, Request, Signals, TrainingData, Values, check_numbers
 from latentia.errors import LatentiaError
 from latentia.items import class_index
+from latentia.randomness import seeded_numpy
 
 MAX_LABELS = 2**24
 
@@ -88,12 +89,11 @@ class Label(Condition):
             raise LatentiaError(f"labels run from {labels.min()} to {labels.max()}, expected 0 to {none}")
         numbers = np.where(labels == none, self.null_label, labels)
         if self.clusters is not None and request.seed is not None:
-            random = np.random.default_rng(request.seed)
             classes, clusters = self.clusters.shape
-            for label in range(classes):
-                rows = np.flatnonzero(labels == label)
-                drawn = random.choice(clusters, len(rows), p=self.clusters[label])
-                numbers[rows] = none + label * clusters + drawn
+            for row in np.flatnonzero(labels < classes):
+                random = seeded_numpy(request.seed, "cluster", request.index + int(row))
+                drawn = random.choice(clusters, p=self.clusters[labels[row]])
+                numbers[row] = none + labels[row] * clusters + drawn
         return {"label": torch.from_numpy(numbers)}, self.null(like)
 
     def parse(self, text: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from latentia.diffusion.protocol import Process, expand
 from latentia.errors import LatentiaError
+from latentia.randomness import Generators, normal
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(z_t (B, ...), t of shape (B,) or ()) → E[z | z_t] (B, ...)."""
@@ -44,11 +45,11 @@ def training_loss(
     return process.weight(t).to(z.dtype) * error.flatten(1).mean(1)
 
 
-def initial_noise(process: Process, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Float32 latents of `shape` at noisiest_time, on the generator's device: normal with deviation √(α² + σ²).
+def initial_noise(process: Process, shape: tuple[int, ...], generator: Generators) -> Tensor:
+    """Float32 latents of `shape` at noisiest_time, on the generators' device: normal with deviation √(α² + σ²).
 
     That is the marginal of latents of mean 0 and variance 1: 1 for VP and RectifiedFlow, about sigma_max for EDM.
     """
     t = torch.tensor(process.noisiest_time, dtype=torch.float64)
     std = float(torch.hypot(process.alpha(t), process.sigma(t)))
-    return std * torch.randn(shape, generator=generator, device=generator.device)
+    return std * normal(shape, generator)

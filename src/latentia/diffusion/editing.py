@@ -14,6 +14,7 @@ from latentia.diffusion.denoise import Denoise
 from latentia.diffusion.protocol import Process
 from latentia.diffusion.samplers import Level, Options, Sampler, ddim_step, draw, euler, heun_step, report, step_levels
 from latentia.errors import LatentiaError
+from latentia.randomness import Generators
 
 
 def sdedit(
@@ -152,5 +153,5 @@ def _lowest(misfit: Callable[[Tensor], Tensor], start: Tensor, updates: int, lea
     return z.detach()
 
 
-def _noised(z: Tensor, level: Level, generator: torch.Generator | None) -> Tensor:
+def _noised(z: Tensor, level: Level, generator: Generators | None) -> Tensor:
     return level.alpha * z + level.sigma * draw(z, generator) if level.sigma > 0 else z

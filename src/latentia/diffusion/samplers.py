@@ -5,8 +5,9 @@ All follow dz = D dα + ε dσ, with D = E[z | z_t] and ε = (z_t − α D) / σ
 
 Arguments of every sampler: `denoise`, called as denoise(z_t, t) with a 0-d float64 t on the CPU; `z` (B, ...) at
 times[0]; `times` (n + 1,), strictly decreasing, as made by a spacing; the `process`; `generator` for samplers that draw
-noise; and `callback(i, z_t, denoised)`, called once a step. Returns (B, ...) at times[-1], in the dtype of `z`, with
-gradients. Raises LatentiaError where times are no such sequence, or a sampler that draws noise has no generator.
+noise, one, or a list with one for each item; and `callback(i, z_t, denoised)`, called once a step. Returns (B, ...) at
+times[-1], in the dtype of `z`, with gradients. Raises LatentiaError where times are no such sequence, or a sampler that
+draws noise has no generator.
 """
 
 import itertools
@@ -20,6 +21,7 @@ from torch import Tensor
 from latentia.diffusion.denoise import Denoise
 from latentia.diffusion.protocol import Process
 from latentia.errors import LatentiaError
+from latentia.randomness import Generators, normal
 
 Callback = Callable[[int, Tensor, Tensor], None]
 
@@ -27,7 +29,7 @@ Callback = Callable[[int, Tensor, Tensor], None]
 class Options(TypedDict, total=False):
     """Keyword arguments of every sampler: what its noise is drawn by, and what is called once a step."""
 
-    generator: torch.Generator | None
+    generator: Generators | None
     callback: Callback | None
 
 
@@ -160,23 +162,21 @@ def _eps(denoised: Tensor, z: Tensor, level: Level) -> Tensor:
     return (z - level.alpha * denoised) / level.sigma
 
 
-def draw(z: Tensor, generator: torch.Generator | None) -> Tensor:
+def draw(z: Tensor, generator: Generators | None) -> Tensor:
     if generator is None:
         raise LatentiaError("this sampler draws noise: pass it a torch.Generator as generator=")
-    return torch.randn(z.shape, generator=generator, device=generator.device, dtype=z.dtype).to(z.device)
+    return normal(z.shape, generator, z.dtype).to(z.device)
 
 
 def report(
-    i: int, z: Tensor, denoised: Tensor, *, callback: Callback | None = None, generator: torch.Generator | None = None
+    i: int, z: Tensor, denoised: Tensor, *, callback: Callback | None = None, generator: Generators | None = None
 ) -> None:
     """Calls the callback of a sampler's options. Raises TypeError for another option."""
     if callback is not None:
         callback(i, z, denoised)
 
 
-def ddim_step(
-    z: Tensor, denoised: Tensor, now: Level, then: Level, eta: float, generator: torch.Generator | None
-) -> Tensor:
+def ddim_step(z: Tensor, denoised: Tensor, now: Level, then: Level, eta: float, generator: Generators | None) -> Tensor:
     """Song, Meng & Ermon 2021, eq. 12: a draw from q(z_s | z_t, z = denoised) where eta is 1."""
     ratio = now.alpha * then.sigma / (then.alpha * now.sigma)
     fresh = eta * math.sqrt(1 - ratio**2)

@@ -18,6 +18,7 @@ from latentia.latents.cache import JoinedCache, LatentCache
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.registry import modality_of_stage
 from latentia.model import LatentModel
+from latentia.randomness import derived_seed
 from latentia.training.checkpoint import Checkpoint, Trainee, kept_files
 from latentia.training.engine import local_share, prepare
 from latentia.training.loop import run_loop
@@ -49,7 +50,7 @@ DECIDING = (
 
 def denoiser_of(recipe: Recipe, latent_shape: tuple[int, ...], items: ItemSet, folder: Path) -> Denoiser:
     """A new denoiser for latents (channels, *grid) of these items, with the recipe's seed and all its conditions."""
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(derived_seed(recipe.seed, "denoiser"))
     channels, *grid = latent_shape
     sizes: Any = recipe.denoiser
     arguments = {"in_channels": channels, "grid": tuple(grid), **recipe.core_arguments}

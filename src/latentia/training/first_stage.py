@@ -11,11 +11,12 @@ from torch import Tensor
 from latentia.items import ItemSet
 from latentia.latents.first_stage import FirstStage
 from latentia.latents.normalise import measure_latent_statistics
+from latentia.randomness import derived_seed, seeded
 from latentia.training.checkpoint import Checkpoint, Trainee
 from latentia.training.engine import apply_gradients, averaged, local_share, prepare
 from latentia.training.loop import run_loop
 from latentia.training.memory import require_room
-from latentia.training.order import ShuffledOrder, step_generator
+from latentia.training.order import ShuffledOrder
 from latentia.training.recipe import Recipe
 from latentia.training.speed import Say
 from latentia.training.step import Order
@@ -28,7 +29,7 @@ Loss = Callable[[Callable[..., Any], Tensor, Tensor, torch.Generator, int], dict
 
 def new_stage(recipe: Recipe, kind: type[FirstStage], arguments: Mapping[str, Any]) -> FirstStage:
     """A first stage with the recipe's seed. Raises LatentiaError where an argument is wrong, or for lack of memory."""
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(derived_seed(recipe.seed, "first stage"))
     require_room(lambda: kind(**arguments), "a first stage")
     return kind(**arguments)
 
@@ -68,7 +69,7 @@ def train_first_stage(
 
     def update(step: int) -> dict[str, Tensor]:
         rows = order.batch(step)[mine]
-        generator = step_generator(recipe.seed, step, accelerator.process_index, device=device)
+        generator = seeded(recipe.seed, "noise", step, accelerator.process_index, device=device)
         x = items.tensor(rows.numpy()).to(device)
         with accelerator.autocast():
             losses = loss(network, x, rows, generator, step)

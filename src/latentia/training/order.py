@@ -1,6 +1,5 @@
-"""The rows and the random numbers of a step: pure functions of (seed, step)."""
+"""The rows of a step: pure functions of (seed, step)."""
 
-import hashlib
 import math
 from functools import lru_cache
 
@@ -8,11 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-def step_generator(seed: int, *place: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator for one place of a run, such as (step,) or (step, rank); neighbouring places are unrelated."""
-    digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+from latentia.randomness import seeded
 
 
 class ShuffledOrder:
@@ -23,7 +18,7 @@ class ShuffledOrder:
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
         self.count, self.batch_size = count, batch_size
-        self._pass = lru_cache(1)(lambda epoch: torch.randperm(count, generator=step_generator(seed, epoch)))
+        self._pass = lru_cache(1)(lambda epoch: torch.randperm(count, generator=seeded(seed, "order", epoch)))
 
     def batch(self, step: int) -> Tensor:
         """The row numbers of batch `step`: int64 (batch_size,); a batch may span two passes."""
@@ -56,7 +51,7 @@ class GroupedOrder:
         return self._pass(epoch)[place]
 
     def _shuffled(self, epoch: int) -> Tensor:
-        generator = step_generator(self.seed, epoch)
+        generator = seeded(self.seed, "order", epoch)
         parts = []
         for rows, count in zip(self.rows, self.counts, strict=True):
             shuffled = rows[torch.randperm(len(rows), generator=generator)]
@@ -84,4 +79,4 @@ class SortedOrder:
     def _shuffled(self, group: int) -> Tensor:
         rows = self._order.batch(group)
         batches = rows[self.lengths[rows].argsort(stable=True)].view(self.together, self.batch_size)
-        return batches[torch.randperm(self.together, generator=step_generator(self.seed, group, self.together))]
+        return batches[torch.randperm(self.together, generator=seeded(self.seed, "batches", group))]

@@ -14,9 +14,9 @@ from latentia.conditions import Condition, TrainingData, Values
 from latentia.conditions.base import without
 from latentia.config import Loop
 from latentia.diffusion import Objective, Process
+from latentia.randomness import derived_seed, seeded
 from latentia.training.checkpoint import Trainee
 from latentia.training.engine import apply_gradients, averaged
-from latentia.training.order import step_generator
 
 
 class Batch(NamedTuple):
@@ -74,7 +74,7 @@ class Update:
     def noise(self, step: int, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Times (B,) and noise (B, *shape) of this process's share, on the device."""
         device = self.accelerator.device
-        generator = step_generator(self.seed, step, device=device)
+        generator = seeded(self.seed, "noise", step, device=device)
         t = self.process.sample_times(self.loop.batch_size, generator)
         eps = torch.randn((self.loop.batch_size, *shape), generator=generator, device=device)
         return t[self.mine], eps[self.mine]
@@ -82,7 +82,7 @@ class Update:
 
 def seed_dropout(seed: int, step: int, accelerator: Accelerator) -> None:
     """Seeds what the network itself draws, in each process by itself."""
-    torch.manual_seed(step_generator(seed, step, accelerator.process_index).initial_seed())
+    torch.manual_seed(derived_seed(seed, "dropout", step, accelerator.process_index))
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Batches:
 
     def __call__(self, step: int) -> Batch:
         """On the CPU. All random numbers come from a generator of the step."""
-        generator = step_generator(self.seed, step, 0)
+        generator = seeded(self.seed, "conditions", step)
         needs = [condition.chances for condition in self.conditions.values()]
         chances = torch.rand(self.size, 2 + len(needs) + sum(needs), generator=generator)[self.mine]
         view, together, alone, own = torch.split(chances, [1, 1, len(needs), sum(needs)], dim=1)

@@ -89,6 +89,7 @@ def inpaint(
     from latentia.modalities.image.applications.repair import most_typical, picture_stage
     from latentia.modalities.image.degrade import cover
     from latentia.modalities.image.readers.image_cache import read_mask
+    from latentia.randomness import derived_seed
 
     if guess is not None and class_ is not None:
         raise LatentiaError("--class and --guess exclude each other: the class is known, or it is guessed")
@@ -103,7 +104,8 @@ def inpaint(
     options |= {"method": None if chosen == "auto" else chosen}
     options |= sampling_of(loaded, steps, guidance, prompt, condition, count)
     pictures, masks = before[None].repeat(count, 0), hidden[None].repeat(count, 0)
-    after = most_typical([draw(loaded, pictures, masks, labels, seed=of * seed + n, **options) for n in range(of)])
+    seeds = [derived_seed(seed, "draw", n) for n in range(of)]
+    after = most_typical([draw(loaded, pictures, masks, labels, seed=own, **options) for own in seeds])
     typer.echo(f"wrote {out}: {modality.write_results(out, [before, cover(before, hidden)], after)}")
 
 
@@ -182,10 +184,10 @@ def _degraded(
     loaded: "LatentModel", picture: Path, what: Restoration, fit: bool, noise: float | None, seed: int
 ) -> tuple[list[Any], Any]:
     """Pictures that precede the result on its sheet, and the degraded one, float (1, ...), made here with noise."""
-    import torch
 
     from latentia.modalities.image.pictures import to_float, to_uint8
     from latentia.modalities.image.readers.image_cache import read_one
+    from latentia.randomness import normal, seeded
 
     channels, size = loaded.first_stage.config["in_channels"], loaded.codec.size
     made = 1 if what.task == "colourise" else channels
@@ -197,7 +199,7 @@ def _degraded(
         before.append(read_one(picture, channels, size, fit))
         degraded = what.degradation(to_float(before[0][None]))
         if what.task == "denoise":
-            degraded = degraded + noise * torch.randn(degraded.shape, generator=torch.Generator().manual_seed(seed))
+            degraded = degraded + noise * normal(degraded.shape, seeded(seed, "degrade"))
     enlarged = to_uint8(degraded)[0].repeat(size // small, 0).repeat(size // small, 1)
     return [*before, enlarged.repeat(channels // made, 2)], degraded
 

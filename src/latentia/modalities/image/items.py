@@ -14,6 +14,7 @@ from latentia.errors import LatentiaError
 from latentia.files import atomic_path
 from latentia.items import Codec, ItemSet
 from latentia.modalities.image.pictures import PictureSet, to_float, to_uint8
+from latentia.randomness import derived_seed
 
 SIDE = 28  # pixels; larger pictures are averaged down to it
 AT_ONCE = 1024
@@ -91,7 +92,9 @@ def cluster_pictures(pictures: ItemSet, clusters: int, seed: int) -> NDArray[np.
         if len(rows) < clusters:
             name = pictures.class_names[label] if pictures.class_names else pictures.name
             raise LatentiaError(f"{name} has {len(rows)} pictures, too few for {clusters} clusters")
-        means = MiniBatchKMeans(clusters, batch_size=2048, max_iter=PASSES, n_init=1, random_state=seed)
+        means = MiniBatchKMeans(
+            clusters, batch_size=2048, max_iter=PASSES, n_init=1, random_state=derived_seed(seed, "clusters") % 2**32
+        )
         numbers[rows] = means.fit(points[rows]).predict(points[rows])
     return numbers
 

@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 from latentia.errors import LatentiaError
 from latentia.metrics.checks import check_alike
 from latentia.modalities.image.pictures import PictureSet, to_float
+from latentia.randomness import seeded_numpy
 
 
 class MixedPictures(Dataset[tuple[Tensor, int]]):
@@ -33,7 +34,7 @@ class MixedPictures(Dataset[tuple[Tensor, int]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Draws the synthetic pictures of an epoch: each at most once more than any other."""
-        generator = np.random.default_rng([self.seed, epoch])
+        generator = seeded_numpy(self.seed, "epoch", epoch)
         rounds = -(-self.count // len(self.synthetic))
         orders = [generator.permutation(len(self.synthetic)) for _ in range(rounds)]
         self.chosen = np.concatenate([*orders, np.zeros(0, np.int64)])[: self.count].astype(np.int64)

@@ -14,6 +14,7 @@ from latentia.language.frozen_encoder import FrozenEncoder
 from latentia.language.tokenizer import Tokenizer, check_ids
 from latentia.latents.first_stage import FirstStage, Reconstruction
 from latentia.latents.normalise import denormalise, normalise, register_statistics
+from latentia.randomness import Generators, choose_rows, exponential
 
 PAD, BOS, EOS, MASK = Tokenizer.pad_id, Tokenizer.bos_id, Tokenizer.eos_id, Tokenizer.mask_id
 MAX_WEIGHTS = 2**28
@@ -236,14 +237,14 @@ class TextAutoencoder(FirstStage):
         *,
         labels: Tensor | None = None,
         temperature: float = 0.0,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
     ) -> Tensor:
         """Ids (B, max_tokens) int64 of normalised latents; after the first eos all is pad.
 
         `begin` (B, P ≤ max_tokens) are up to max_tokens - 2 tokens, then pad, with which the texts begin.
         `labels` (B,) are their classes, `classes` for none; None is none for all.
-        At temperature 0 each token and the length are the likeliest, else they are drawn by `generator`, which is
-        on the CPU. Raises LatentiaError where the latents do not fit, or the temperature is negative.
+        At temperature 0 each token and the length are the likeliest, else they are drawn by `generator`, one or B
+        of them, on the CPU. Raises LatentiaError where the latents do not fit, or the temperature is negative.
         """
         expected = (self.config["latent_channels"], self.config["latents"])
         if z.shape[1:] != expected:
@@ -260,11 +261,12 @@ class TextAutoencoder(FirstStage):
         for rows in by_length(lengths):
             longest = int(lengths[rows].max())
             part = Memory(*(values[rows] for values in memory))
-            ids[rows, :longest] = self.write(part, lengths[rows], ids[rows, :longest], temperature, generator)
+            own = None if generator is None else choose_rows(generator, rows)
+            ids[rows, :longest] = self.write(part, lengths[rows], ids[rows, :longest], temperature, own)
         return ids
 
     def write(
-        self, memory: Memory, lengths: Tensor, begin: Tensor, temperature: float, generator: torch.Generator | None
+        self, memory: Memory, lengths: Tensor, begin: Tensor, temperature: float, generator: Generators | None
     ) -> Tensor:
         """Memory, lengths (B,) and `begin` (B, longest) → ids (B, longest).
 
@@ -342,13 +344,13 @@ def attend(attention: nn.MultiheadAttention, x: Tensor, read: Tensor) -> Tensor:
     return out
 
 
-def draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+def draw(logits: Tensor, temperature: float, generator: Generators | None) -> Tensor:
     """One index (B,) for each row of logits (B, N): the likeliest at temperature 0, else by softmax(logits / t).
 
     The largest of the logits plus Gumbel noise is such a draw (Gumbel 1954; Jang et al. 2017, eq. 1).
     """
     if temperature:
-        gumbel = -torch.empty(logits.shape).exponential_(generator=generator).log()
+        gumbel = -exponential(logits.shape, generator or torch.default_generator).log()
         logits = logits + temperature * gumbel.to(logits.device)
     return logits.argmax(-1)
 

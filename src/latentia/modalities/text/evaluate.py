@@ -27,6 +27,7 @@ from latentia.modalities.text.metrics.report import (
 from latentia.modalities.text.readers.corpora import load_texts
 from latentia.modalities.text.texts import TextSet
 from latentia.model import LatentModel
+from latentia.randomness import normal, seeded, seeded_numpy
 
 AT_ONCE = 256
 JUDGE_STEPS = 2000
@@ -81,7 +82,7 @@ def _written(model: LatentModel, train: TextSet, held: TextSet, how: Evaluation)
         progress=True,
     )
     classifier = train_text_classifier(train, seed=how.seed) if train.num_classes > 1 else None
-    chosen = np.random.default_rng(how.seed).permutation(len(held))[: how.count]
+    chosen = seeded_numpy(how.seed, "held-out texts").permutation(len(held))[: how.count]
     network: SentenceNet | None = None
     try:
         network = sentence_net() if len(chosen) >= SMALLEST_MAUVE_SET else None
@@ -108,10 +109,10 @@ def _written(model: LatentModel, train: TextSet, held: TextSet, how: Evaluation)
 @torch.inference_mode()
 def _reconstruct(model: LatentModel, ids: NDArray[np.int32], noise: float, seed: int) -> NDArray[np.int64]:
     """Ids (N, size) decoded from the latents of texts, with noise added to them."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed, "noise on latents")
     parts = []
     for start in range(0, len(ids), AT_ONCE):
         z = model.first_stage.encode(torch.from_numpy(ids[start : start + AT_ONCE].astype(np.int64)).to(model.device))
-        z = z + noise * torch.randn(z.shape, generator=generator).to(z.device)
+        z = z + noise * normal(z.shape, generator).to(z.device)
         parts.append(model.first_stage.decode(z).cpu())
     return torch.cat(parts).numpy()

@@ -8,6 +8,7 @@ from latentia.diffusion import slerp
 from latentia.errors import LatentiaError
 from latentia.modalities.text.codec import GAP
 from latentia.model import LatentModel
+from latentia.randomness import derived_seed
 
 ROUNDS = 4  # draws at most for a template
 
@@ -29,7 +30,8 @@ def complete(
     kept: list[str] = []
     missed: list[str] = []
     for number in range(ROUNDS):
-        texts = model.generate(labels, context=[template.strip()] * count, seed=seed + number, **sampling)
+        own = derived_seed(seed, "try", number)
+        texts = model.generate(labels, context=[template.strip()] * count, seed=own, **sampling)
         for text in texts:
             longer = len(text) > len(before) + len(after)
             (kept if longer and text.startswith(before) and text.endswith(after) else missed).append(text)

@@ -22,6 +22,7 @@ from latentia.modalities.image.metrics.neighbours import nearest_neighbours
 from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.model import LatentModel, load
+from latentia.randomness import derived_seed, seeded_numpy
 
 MANIFEST_NAME = "manifest.jsonl"
 COPY_QUANTILE = 0.01  # real pictures nearer to another than this share of them count as copies, and synthetic ones too
@@ -96,11 +97,11 @@ def synthesise(
         labels = np.repeat(np.arange(real.num_classes), missing)
         if not len(labels):
             break
-        options = {"seed": seed * ROUNDS + number, "progress": progress, **sampling}
+        options = {"seed": derived_seed(seed, "round", number), "progress": progress, **sampling}
         if strength is None:
             pictures = model.generate(own[labels], **options)
         else:
-            generator = np.random.default_rng(options["seed"])
+            generator = seeded_numpy(seed, "varied", number)
             start = real.images[[generator.choice(rows[label]) for label in labels]]
             pictures = vary(model, start, own[labels], strength, **options)
         drawn += len(labels)
@@ -137,7 +138,7 @@ def picture_judge(
     if len(real) < 2:
         raise LatentiaError(f"{real.name} has {len(real)} pictures: too few to distinguish copies from others")
     voters = classifiers or [trained_classifier(real, seed=seed, **how)]
-    some = np.random.default_rng(seed).permutation(len(real))[:LOOKED_UP]
+    some = seeded_numpy(seed, "looked up").permutation(len(real))[:LOOKED_UP]
     apart = nearest_neighbours(real.images[some], real.images, 2)[0][:, 1]  # the nearest is the picture itself
     floor = float(np.quantile(apart, COPY_QUANTILE))
 

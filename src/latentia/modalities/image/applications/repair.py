@@ -60,7 +60,6 @@ def inpaint(
     *,
     method: Method | None = None,
     noise_std: float = NOISE_STD,
-    seed: int = 0,
     batch_size: int = 64,
     progress: bool = False,
     **sampling: Any,
@@ -100,9 +99,9 @@ def inpaint(
         return partial(repaint, known=known, keep=~_hidden_latents(unknown[rows], known.shape[2:]))
 
     if task is not None and method == "trained":
-        drawn = _draw_trained(model, task, x, unknown, labels, batch_size, seed=seed, progress=progress, **sampling)
+        drawn = _draw_trained(model, task, x, unknown, labels, batch_size, progress=progress, **sampling)
     else:
-        drawn = draw_by(model, labels, bind, seed, batch_size, progress, sampling)
+        drawn = draw_by(model, labels, bind, batch_size, progress, sampling)
     return np.where(masks[..., None], drawn, pictures)
 
 
@@ -113,7 +112,6 @@ def restore(
     labels: Labels,
     *,
     noise_std: float = NOISE_STD,
-    seed: int = 0,
     batch_size: int = 64,
     progress: bool = False,
     **sampling: Any,
@@ -134,7 +132,7 @@ def restore(
     def bind(rows: slice) -> Sampler:
         return partial(posterior, measure=lambda z: degradation(render(z)), measured=y[rows], noise_std=noise_std)
 
-    return draw_by(model, labels, bind, seed, batch_size, progress, sampling)  # type: ignore[no-any-return]
+    return draw_by(model, labels, bind, batch_size, progress, sampling)  # type: ignore[no-any-return]
 
 
 def enlarge(
@@ -142,7 +140,6 @@ def enlarge(
     small: Pictures,
     labels: Labels,
     *,
-    seed: int = 0,
     batch_size: int = 256,
     progress: bool = False,
     **sampling: Any,
@@ -157,7 +154,7 @@ def enlarge(
     check_pictures_for(model, small, labels, task.factor)
     x = task.enlarged(to_float(small).to(model.device))
     nothing = torch.zeros(len(x), 1, *x.shape[2:], dtype=torch.bool, device=x.device)
-    return _draw_trained(model, task, x, nothing, labels, batch_size, seed=seed, progress=progress, **sampling)
+    return _draw_trained(model, task, x, nothing, labels, batch_size, progress=progress, **sampling)
 
 
 def most_typical(draws: Sequence[Pictures]) -> Pictures:

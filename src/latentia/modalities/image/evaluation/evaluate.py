@@ -25,6 +25,7 @@ from latentia.modalities.image.metrics.reconstruction import psnr, ssim
 from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.model import LatentModel
+from latentia.randomness import seeded_numpy
 
 FAR = 0.5  # share of a figure of real pictures, below which a set is far from them
 SHEET_ROWS, SHEET_NEIGHBOURS, GRID = 16, 8, 64
@@ -143,7 +144,7 @@ def evaluate_pictures(
     labelled = generated.labels is not None
     if labelled and not generated.class_names == train.class_names == test.class_names:
         raise LatentiaError(f"{generated.name}, {train.name} and {test.name} do not name the same classes")
-    generator = np.random.default_rng(seed)
+    generator = seeded_numpy(seed, "subsets")
     n = min(len(generated), len(test))
     require_enough(len(generated), train, test)
     made, unseen = draw(generated, n, generator), draw(test, n, generator)

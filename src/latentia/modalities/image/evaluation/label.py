@@ -29,6 +29,7 @@ from latentia.modalities.image.metrics.classifier import (
 from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.model import LatentModel, load
+from latentia.randomness import derived_seed, seeded_numpy
 from latentia.training import load_recipe
 
 VOTERS = 3  # classifiers whose mean probabilities are the votes on a picture
@@ -70,7 +71,7 @@ def trained_voters(few: PictureSet, *, seed: int = 0, **how: Any) -> list[Pictur
     Raises LatentiaError where `few` has no labels.
     """
     even = evened(few)
-    return [trained_classifier(even, seed=own, **how) for own in range(VOTERS * seed, VOTERS * (seed + 1))]
+    return [trained_classifier(even, seed=derived_seed(seed, "voter", own), **how) for own in range(VOTERS)]
 
 
 def label_by_votes(
@@ -108,7 +109,7 @@ def guess_classes(
     check_alike(real.name, real.images, "pictures to classify", pictures)
     own = np.array([model.class_index(name) for name in real.class_names], dtype=np.int64)
     distinct = np.unique(masks, axis=0)
-    chosen = distinct[np.random.default_rng(seed).integers(0, len(distinct), len(real))]
+    chosen = distinct[seeded_numpy(seed, "masks").integers(0, len(distinct), len(real))]
     covered = replace(real, images=cover(real.images, chosen))
     classifier = trained_classifier(covered, seed=seed, **how)
     return own[predict(classifier, cover(pictures, masks))]

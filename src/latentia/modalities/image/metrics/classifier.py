@@ -20,6 +20,7 @@ from latentia.metrics.checks import Labels, Pictures, check_labels, check_pictur
 from latentia.metrics.report import draw
 from latentia.modalities.image.pictures import PictureSet, to_float
 from latentia.progress import progress as progress_bar
+from latentia.randomness import derived_seed, seeded, seeded_numpy
 
 SMALLEST_SIDE = 8
 LARGEST_SIDE = 64
@@ -92,11 +93,11 @@ def train_classifier(
     if epochs is None:
         epochs = min(max(EPOCHS, math.ceil(MIN_STEPS / batches)), max(1, MAX_STEPS // batches))
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(derived_seed(seed, "classifier"))
         network = PictureClassifier(images.shape[3], images.shape[1:3], classes).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * batches)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed, "order")
     network.train()
     with progress_bar(shown=progress, total=epochs * batches, desc="classifier", unit="step") as bar:
         for _ in range(epochs):
@@ -200,7 +201,7 @@ def classification_accuracy_score(
     """
     if not generated.class_names == real_train.class_names == real_test.class_names:
         raise LatentiaError(f"{generated.name}, {real_train.name} and {real_test.name} do not name the same classes")
-    n, generator = min(len(generated), len(real_train)), np.random.default_rng(seed)
+    n, generator = min(len(generated), len(real_train)), seeded_numpy(seed, "subsets")
     made, real = (
         accuracy(train_classifier(draw(pictures, n, generator), seed=seed, **how), real_test.images, real_test.labels)
         for pictures in (generated, real_train)

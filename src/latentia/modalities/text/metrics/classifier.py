@@ -13,6 +13,7 @@ from latentia.errors import LatentiaError
 from latentia.metrics.checks import Labels, check_labels, check_texts
 from latentia.modalities.text.metrics.counts import words
 from latentia.modalities.text.texts import TextSet
+from latentia.randomness import derived_seed
 
 TEXTS_SEEN, MIN_EPOCHS, MAX_EPOCHS = 500_000, 5, 200
 PENALTY = 1e-5
@@ -56,7 +57,13 @@ def train_text_classifier(texts: TextSet, *, seed: int = 0) -> TextClassifier:
         dtype=np.float32,
     )
     epochs = min(max(MIN_EPOCHS, math.ceil(TEXTS_SEEN / len(texts))), MAX_EPOCHS)
-    linear = SGDClassifier(loss="modified_huber", alpha=PENALTY, max_iter=epochs, tol=None, random_state=seed)
+    linear = SGDClassifier(
+        loss="modified_huber",
+        alpha=PENALTY,
+        max_iter=epochs,
+        tol=None,
+        random_state=derived_seed(seed, "classifier") % 2**32,
+    )
     pipeline = make_pipeline(vectors, linear).fit(texts.texts, labels)
     return TextClassifier(pipeline, texts.class_names, f"TF-IDF and linear classifier:{texts.name}")
 

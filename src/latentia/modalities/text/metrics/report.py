@@ -19,6 +19,7 @@ from latentia.modalities.text.metrics.classifier import TextClassifier, class_ac
 from latentia.modalities.text.metrics.counts import SELF_BLEU_REFERENCES, bleu, distinct_n, self_bleu, text_memorisation
 from latentia.modalities.text.metrics.judge import PAD, JudgeLM, perplexity
 from latentia.modalities.text.texts import TextSet
+from latentia.randomness import seeded_numpy
 
 INSTALL = "install it with pip install 'latentia[text]'"
 SMALLEST_MAUVE_SET = 20  # two histogram cells of ten texts
@@ -67,7 +68,7 @@ def evaluate_texts(
 
     Raises LatentiaError where classes differ, labels are missing, or a set is too small.
     """
-    generator = np.random.default_rng(seed)
+    generator = seeded_numpy(seed, "subsets")
     n = min(len(generated), len(test))
     if n < 2:
         raise LatentiaError(f"{generated.name} and {test.name} need at least 2 texts each, got {n}")
