@@ -24,6 +24,7 @@ from latentia.errors import LatentiaError, first_line
 
 CONFIG_NAME = "config.json"
 LOCK_PAUSE, LOCK_PATIENCE = 0.1, 2.0  # seconds: between two looks, and until a line says who is waited for
+MANIFEST_NAME = "manifest.jsonl"
 CHECKSUM = "sha256"  # in a safetensors file's metadata
 VERIFY = "LATENTIA_VERIFY"  # environment variable: 0 reads weights whatever their checksum
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"  # the file name diffusers looks for
@@ -149,6 +150,22 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]], files: Sequence[str] = ()) -> None:
+    """Writes a line of JSON for each item, as `metadata.jsonl` has them; without a row there is no manifest after.
+
+    files: names of files that were just written: rows of others, under the name `file`, stay.
+    """
+    kept: list[Mapping[str, Any]] = []
+    if files and path.is_file():
+        with suppress(ValueError):  # a manifest that is none is replaced
+            earlier = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            kept = [row for row in earlier if isinstance(row, dict) and row.get("file") not in files]
+    if lines := [json.dumps(row, ensure_ascii=False) for row in [*kept, *rows]]:
+        write_text(path, "".join(f"{line}\n" for line in lines))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

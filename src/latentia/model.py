@@ -41,6 +41,7 @@ from latentia.files import (
     check_state,
     has_checksum,
     load_part,
+    module_hash,
     read_json,
     read_tensors,
     save_part,
@@ -77,6 +78,11 @@ class LatentModel:
     modality: str
     sampling: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """Of the weights of both parts: two models with the same draw the same."""
+        return f"{module_hash(self.first_stage)}-{module_hash(self.denoiser)}"
 
     @property
     def device(self) -> torch.device:

@@ -122,6 +122,15 @@ def test_completions_that_keep_the_template_come_first(run: Path, monkeypatch: p
     assert complete(model, "a cat ___", 2) == (["a cat and a dog", "a cat sat"], 0)
 
 
+def test_a_text_is_the_same_in_any_batch_and_any_count(run: Path) -> None:
+    model = load(run / "model")
+    how = {"steps": 4, "temperature": 1.0, "seed": 11}
+    many = model.generate(9, **how)
+    assert many == model.generate(9, batch_size=2, **how)
+    assert many[5:] == model.generate(4, index=5, **how)
+    assert len(set(many)) > 1
+
+
 def test_an_interpolation_has_both_reconstructions_as_ends(run: Path) -> None:
     model = load(run / "model")
     texts = interpolate(model, "a cat and a dog", "3 plus 4", 5)

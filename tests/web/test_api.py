@@ -59,6 +59,8 @@ def test_it_draws_what_the_model_draws(client: TestClient, model: latentia.Laten
     wanted = model.generate([3, 3], steps=4, guidance_scale=2.0, seed=5, batch_size=2)
     np.testing.assert_array_equal(np.stack([pixels(text) for text in answer["pictures"]]), wanted[..., 0])
     assert answer["seconds"] > 0
+    second = client.post("/api/sample", json=asked | {"count": 1, "index": 1}).json()["pictures"]
+    np.testing.assert_allclose(pixels(second[0]).astype(int), wanted[1, ..., 0], atol=1)
 
 
 def test_a_condition_goes_by_name() -> None:

@@ -13,6 +13,7 @@ from latentia.errors import LatentiaError
 from latentia.model import LatentModel, choose
 
 INVERSION_STEPS = 50
+SOLVER = "dpm_solver_2m"  # takes noised items back
 
 
 class Way(NamedTuple):
@@ -29,7 +30,7 @@ def vary(
     labels: Labels,
     strength: float,
     *,
-    sampler: str = "dpm_solver_2m",
+    sampler: str = SOLVER,
     batch_size: int = 256,
     progress: bool = False,
     **options: Any,

@@ -14,6 +14,8 @@ from latentia.cli.shared import (
     Asked,
     Device,
     Guidance,
+    Index,
+    Metadata,
     Model,
     ModelOrShipped,
     OnCorrupt,
@@ -217,18 +219,22 @@ def sample(
     infill: Infill = None,
     between: Between = None,
     seed: Seed = 0,
+    index: Index = 0,
+    metadata: Metadata = True,
     batch_size: BatchSize = 256,
     device: Device = "cpu",
 ) -> None:
     """Draw items from a model, and say how long it took from the start of the process on."""
     import psutil
 
+    from latentia.applications.provenance import provenance
     from latentia.applications.requests import weaker_denoiser
+    from latentia.modalities.base import Drawing
 
     loaded, modality = load_with_modality(model, device)
-    count = count or (64 if prompt is None else 1)
+    count = count or (64 if prompt is None and not index else 1)
     settings: dict[str, Any] = {"sampler": sampler, "steps": steps, "spacing": spacing, "guidance_scale": guidance}
-    settings |= {"guidance_interval": interval_of(interval), "guidance_rescale": rescale, "seed": seed}
+    settings |= {"guidance_interval": interval_of(interval), "guidance_rescale": rescale, "seed": seed, "index": index}
     settings |= {"stop_sigma": stop_sigma, "temperature": temperature, "batch_size": batch_size}
     settings |= {"weaker": None if weaker is None else weaker_denoiser(weaker, loaded)}
     if loaded.settings({"guidance_scale": guidance}).guidance_scale == 1:
@@ -244,7 +250,8 @@ def sample(
     if out is None:
         typer.echo("\n".join(draw()))
         return
-    writer(loaded, draw, labels, out)
+    facts = provenance(loaded, labels, settings) if metadata and labels is not None else []
+    writer(Drawing(loaded, draw, labels, facts), out)
     typer.echo(f"wrote {out} after {time.time() - psutil.Process().create_time():.1f} s")
 
 
@@ -366,20 +373,20 @@ def _drawing(
             return items
 
         return None, complete
-    labels = _labels(model, class_, count, unconditional)
+    labels = _labels(model, class_, range(settings["index"], settings["index"] + count), unconditional)
     return labels, lambda **more: model.generate(labels, progress=True, **(settings | more))
 
 
-def _labels(model: "LatentModel", class_: str | None, count: int, unconditional: bool) -> Any:
+def _labels(model: "LatentModel", class_: str | None, indices: range, unconditional: bool) -> Any:
     import numpy as np
 
-    names = model.class_names
+    names, count = model.class_names, len(indices)
     if unconditional or not names:
         if class_ is not None:
             reason = "--unconditional forbids one" if names else "the model has no classes"
             raise LatentiaError(f"--class {class_}: {reason}")
         return np.full(count, len(names))
-    return np.full(count, model.class_index(class_)) if class_ is not None else np.arange(count) % len(names)
+    return np.full(count, model.class_index(class_)) if class_ is not None else np.array(indices) % len(names)
 
 
 @app.command()

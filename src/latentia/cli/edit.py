@@ -11,6 +11,8 @@ from latentia.cli.shared import (
     Device,
     Fit,
     Guidance,
+    Index,
+    Metadata,
     Model,
     Seed,
     Steps,
@@ -41,16 +43,22 @@ def vary(
     guidance: Guidance = None,
     fit: Fit = False,
     seed: Seed = 0,
+    index: Index = 0,
+    metadata: Metadata = True,
     device: Device = "cpu",
 ) -> None:
     """Draw variations of an item."""
+    from latentia.applications.provenance import provenance
+    from latentia.applications.variation import SOLVER
     from latentia.applications.variation import vary as draw
 
     loaded, modality = load_with_modality(model, device)
     labels, before = labels_of(loaded, class_, count), modality.read(item, loaded, fit)
-    options = sampling_of(loaded, steps, guidance, prompt, condition, count)
-    after = draw(loaded, modality.stack([before] * count), labels, strength, seed=seed, progress=True, **options)
-    typer.echo(f"wrote {out}: {modality.write_results(out, [before], after)}")
+    options = sampling_of(loaded, steps, guidance, prompt, condition, count) | {"seed": seed, "index": index}
+    after = draw(loaded, modality.stack([before] * count), labels, strength, progress=True, **options)
+    made = {"command": "vary", "item": item.name, "strength": strength, "sampler": SOLVER}
+    facts = provenance(loaded, labels, options, made) if metadata else []
+    typer.echo(f"wrote {out}: {modality.write_results(out, [before], after, facts)}")
 
 
 def interpolate(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from latentia.errors import LatentiaError
+from latentia.files import MANIFEST_NAME, write_manifest
 from latentia.items import Codec, ItemSet
 from latentia.latents.first_stage import FirstStage
 
@@ -19,8 +20,22 @@ Say = Callable[[str], None]
 Draw = Callable[..., Any]
 """draw(callback=…, batch_size=…) → items."""
 
-Writer = Callable[[Any, Draw, Any, Path], None]
-"""writer(model, draw, labels, path) writes the items that `draw`, called once, gives for these labels."""
+
+@dataclass(frozen=True)
+class Drawing:
+    """Items that a model is to draw, once: by `draw`, for `labels` (N,) or None for texts by a template.
+
+    facts: how each item comes to be (see `applications.provenance`), to be written beside it; () to leave it out.
+    """
+
+    model: Any
+    draw: Draw
+    labels: Any
+    facts: Sequence[Mapping[str, Any]] = ()
+
+
+Writer = Callable[[Drawing, Path], None]
+"""writer(drawing, path) draws the items and writes them."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +139,7 @@ class Modality:
 
     def all_writers(self) -> dict[str, Writer]:
         """Every way to write items, by a file name's ending."""
-        return {self.ending: lambda model, draw, labels, path: self.save(draw(), path), **self.writers}
+        return {self.ending: lambda drawing, path: self.save(drawing.draw(), path), **self.writers}
 
     def preview(self, items: Any, stem: Path, classes: int = 0) -> None:
         """Writes items of that many classes in turn, to be looked at: `stem` and the ending that suits them."""
@@ -155,10 +170,18 @@ class Modality:
         """Single items as a batch of them."""
         return np.stack(items)
 
-    def write_results(self, out: Path, before: Sequence[Any], after: Any) -> str:
-        """Writes items, made from those before, into the folder `out`; returns in words what was written."""
-        for number, item in enumerate(after):
-            self.save(self.stack([item]), out / f"{number:06d}{self.ending}")
+    def write_results(
+        self, out: Path, before: Sequence[Any], after: Any, facts: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
+        """Writes items, made from those before, into the folder `out`; returns in words what was written.
+
+        facts: as of a `Drawing`.
+        """
+        names = [f"{number:06d}{self.ending}" for number in range(len(after))]
+        for name, item in zip(names, after, strict=True):
+            self.save(self.stack([item]), out / name)
+        rows = [{"file": name, **own} for name, own in zip(names, facts, strict=False)]
+        write_manifest(out / MANIFEST_NAME, rows, names)
         return f"{len(after)} {self.plural}"
 
     def write_way(self, out: Path, way: Any) -> None:

@@ -31,6 +31,7 @@ class Ask:
     guidance_scale: float | None = None
     seed: int = 0
     conditions: Mapping[str, str] = field(default_factory=dict)
+    index: int = 0
 
     def labels(self, model: LatentModel) -> NDArray[np.int64]:
         label = model.class_index(self.label) if self.label else len(model.class_names)
@@ -39,6 +40,7 @@ class Ask:
     def options(self, model: LatentModel) -> dict[str, Any]:
         """Options of `generate`. Raises LatentiaError for what the model cannot be asked for."""
         options: dict[str, Any] = {"steps": self.steps, "guidance_scale": self.guidance_scale, "seed": self.seed}
+        options |= {"index": self.index}
         if model.condition("prompt") is None and (self.prompt or self.negative_prompt):
             raise LatentiaError("the model was trained without captions and reads no prompts")
         options |= {"prompts": [self.prompt] * self.count} if self.prompt else {}

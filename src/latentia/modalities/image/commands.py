@@ -12,6 +12,8 @@ from latentia.cli.shared import (
     Device,
     Fit,
     Guidance,
+    Index,
+    Metadata,
     Model,
     Root,
     Seed,
@@ -81,10 +83,13 @@ def inpaint(
     guidance: Guidance = None,
     fit: Fit = False,
     seed: Seed = 0,
+    index: Index = 0,
+    metadata: Metadata = True,
     root: Root = None,
     device: Device = "cpu",
 ) -> None:
     """Repair the masked part of a picture; the rest comes back bit for bit."""
+    from latentia.applications.provenance import provenance
     from latentia.modalities.image.applications.repair import inpaint as draw
     from latentia.modalities.image.applications.repair import most_typical, picture_stage
     from latentia.modalities.image.degrade import cover
@@ -102,11 +107,14 @@ def inpaint(
         labels = _guessed(loaded, guess, root, before, hidden, device).repeat(count)
     options: dict[str, Any] = {"noise_std": noise / 127.5, "progress": True}
     options |= {"method": None if chosen == "auto" else chosen}
-    options |= sampling_of(loaded, steps, guidance, prompt, condition, count)
+    sampling = sampling_of(loaded, steps, guidance, prompt, condition, count) | {"index": index}
+    options |= sampling
     pictures, masks = before[None].repeat(count, 0), hidden[None].repeat(count, 0)
     seeds = [derived_seed(seed, "draw", n) for n in range(of)]
     after = most_typical([draw(loaded, pictures, masks, labels, seed=own, **options) for own in seeds])
-    typer.echo(f"wrote {out}: {modality.write_results(out, [before, cover(before, hidden)], after)}")
+    made = {"command": "inpaint", "item": picture.name, "mask": mask.name, "of": of, "noise": noise, "sampler": chosen}
+    facts = provenance(loaded, labels, sampling | {"seed": seed}, made) if metadata else []
+    typer.echo(f"wrote {out}: {modality.write_results(out, [before, cover(before, hidden)], after, facts)}")
 
 
 def _guessed(loaded: "LatentModel", guess: str, root: Path | None, before: Any, hidden: Any, device: str) -> Any:
@@ -139,9 +147,12 @@ def restore(
     guidance: Guidance = None,
     fit: Fit = False,
     seed: Seed = 0,
+    index: Index = 0,
+    metadata: Metadata = True,
     device: Device = "cpu",
 ) -> None:
     """Undo a known degradation of a picture: too few pixels, blur, noise, lost colour."""
+    from latentia.applications.provenance import provenance
     from latentia.modalities.image import degrade
     from latentia.modalities.image.applications.repair import enlarge, picture_stage, repair_task
     from latentia.modalities.image.applications.repair import restore as draw
@@ -157,10 +168,10 @@ def restore(
     what = Restoration(one_of("--task", task, *tasks), factor, tasks[task]())
     loaded, modality = load_with_modality(model, device)
     picture_stage(loaded)
-    sampling = sampling_of(loaded, steps, guidance, prompt, condition, count)
+    sampling = sampling_of(loaded, steps, guidance, prompt, condition, count) | {"seed": seed, "index": index}
     deviation = noise / 127.5
     before, degraded = _degraded(loaded, picture, what, fit, deviation if simulate else None, seed)
-    labels, options = labels_of(loaded, class_, count), {"seed": seed, "progress": True, **sampling}
+    labels, options = labels_of(loaded, class_, count), {"progress": True, **sampling}
     trained = repair_task(loaded)
     if trained is None:
         measured = degraded.expand(count, *degraded.shape[1:])
@@ -169,7 +180,9 @@ def restore(
         raise LatentiaError(f"the model is trained for one task alone, {trained}")
     else:
         after = enlarge(loaded, to_uint8(degraded).repeat(count, 0), labels, **options)
-    typer.echo(f"wrote {out}: {modality.write_results(out, before, after)}")
+    made = {"command": "restore", "item": picture.name, "task": task, "noise": noise, "sampler": "posterior"}
+    facts = provenance(loaded, labels, sampling, made) if metadata else []
+    typer.echo(f"wrote {out}: {modality.write_results(out, before, after, facts)}")
 
 
 class Restoration(NamedTuple):

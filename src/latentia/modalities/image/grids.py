@@ -1,5 +1,6 @@
 """Pictures for the eye and in files: grids, PNG and GIF, and the writers of a modality by a file name's ending."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,15 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from latentia.applications.provenance import Facts, common
 from latentia.errors import LatentiaError
-from latentia.files import atomic_path
+from latentia.files import MANIFEST_NAME, atomic_path, write_manifest
 from latentia.items import folder_name
 from latentia.metrics.checks import check_pictures
-from latentia.modalities.base import Draw
+from latentia.modalities.base import Drawing
 
 BACKGROUND = 255  # white, between and behind the pictures
+CHUNK = "latentia"  # the keyword of a PNG's text chunk
 PAD = 2  # pixels between them
 FRAMES_A_SECOND = 10
 
@@ -45,17 +49,28 @@ def picture_grid(images: NDArray[np.uint8], columns: int | None = None, scale: i
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
-def save_png(image: Image.Image, path: Path) -> None:
-    """Writes a PNG, whole or not at all. Raises LatentiaError where the file cannot be written."""
-    _save(image, path, "PNG")
+def save_png(image: Image.Image, path: Path, facts: Sequence[Facts] = ()) -> None:
+    """Writes a PNG, whole or not at all, with the facts of its pictures as JSON in a text chunk named "latentia".
+
+    Raises LatentiaError where the file cannot be written.
+    """
+    chunks = PngInfo()
+    if facts:
+        chunks.add_text(CHUNK, json.dumps(common(facts)))
+    _save(image, path, "PNG", pnginfo=chunks)
 
 
 def write_pictures(
-    images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: Sequence[str], folder: str | Path
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    class_names: Sequence[str],
+    folder: str | Path,
+    facts: Sequence[Facts] = (),
 ) -> list[str]:
     """One PNG a picture, in a folder a class, as `load_pictures` reads them; returns the paths below `folder`.
 
-    `images` is uint8 (N, H, W, C), `labels` (N,); pictures whose label is no class lie beside the classes.
+    `images` is uint8 (N, H, W, C), `labels` (N,); pictures whose label is no class lie beside the classes. With facts
+    each PNG holds its own, names itself by its index, and a manifest lists all.
     Raises LatentiaError where two classes would share a folder or a file cannot be written.
     """
     folders = [f"{folder_name(name)}/" for name in class_names]
@@ -64,8 +79,12 @@ def write_pictures(
         raise LatentiaError(f"classes {', '.join(shared[:10])} would share a folder: rename some")
     paths = []
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        paths.append(f"{folders[label] if label < len(folders) else ''}{number:06d}.png")
-        save_png(picture_grid(image[None]), Path(folder) / paths[-1])
+        own = [facts[number]] if facts else []
+        name = own[0]["index"] if own else number
+        paths.append(f"{folders[label] if label < len(folders) else ''}{name:06d}.png")
+        save_png(picture_grid(image[None]), Path(folder) / paths[-1], own)
+    rows = [{"file": path, **own} for path, own in zip(paths, facts, strict=False)]
+    write_manifest(Path(folder) / MANIFEST_NAME, rows, paths)
     return paths
 
 
@@ -94,27 +113,31 @@ def scale_of(side: int, limit: int = 56) -> int:
     return max(1, limit // side)
 
 
-def write_grid(model: Any, draw: Draw, labels: Any, out: Path) -> None:
-    save_png(picture_grid(draw(), scale=scale_of(model.codec.size)), out)
+def write_grid(drawing: Drawing, out: Path) -> None:
+    save_png(picture_grid(drawing.draw(), scale=scale_of(drawing.model.codec.size)), out, drawing.facts)
 
 
-def write_array(model: Any, draw: Draw, labels: Any, out: Path) -> None:
-    images = draw()
+def write_array(drawing: Drawing, out: Path) -> None:
+    """An array, and beside x.npy the manifest x.manifest.jsonl."""
+    images = drawing.draw()
     with atomic_path(out) as temporary, temporary.open("wb") as file:
         np.save(file, images)
+    write_manifest(out.with_suffix(f".{MANIFEST_NAME}"), drawing.facts)
 
 
-def write_folder(model: Any, draw: Draw, labels: Any, out: Path) -> None:
+def write_folder(drawing: Drawing, out: Path) -> None:
     """One PNG a picture, in a folder a class: `latentia data show OUT` reads it back."""
-    write_pictures(draw(), labels, model.class_names, out)
+    write_pictures(drawing.draw(), drawing.labels, drawing.model.class_names, out, drawing.facts)
 
 
-def write_film(model: Any, draw: Draw, labels: Any, out: Path) -> None:
+def write_film(drawing: Drawing, out: Path) -> None:
     """Left to right as the sampler goes: what the model believes the clean pictures to be after each step."""
-    scale, frames = scale_of(model.codec.size), []
+    model, frames = drawing.model, []
+    scale = scale_of(model.codec.size)
 
     def keep(step: int, z_t: Tensor, denoised: Tensor) -> None:
         frames.append(picture_grid(model.decode(denoised), scale=scale))
 
-    images = draw(callback=keep, batch_size=len(labels))  # one batch, so that every frame shows all pictures
+    together = len(drawing.labels)  # one batch, so that every frame shows all pictures
+    images = drawing.draw(callback=keep, batch_size=together)
     save_gif([*frames, picture_grid(images, scale=scale)], out)

@@ -160,11 +160,19 @@ class Pictures(Modality):
         missed = np.sqrt(np.square(first.astype(np.float64) - second).mean())
         return f"{missed:.2f} grey levels of 255 (root mean square)"
 
-    def write_results(self, out: Path, before: Sequence[NDArray[np.uint8]], after: NDArray[np.uint8]) -> str:
+    def write_results(
+        self,
+        out: Path,
+        before: Sequence[NDArray[np.uint8]],
+        after: NDArray[np.uint8],
+        facts: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
         """A sheet of pictures before and after, and one PNG for each of those after."""
         sheet = np.stack([*before, *after])
-        save_png(picture_grid(sheet, columns=min(len(sheet), 10), scale=scale_of(sheet.shape[1])), out / "sheet.png")
-        grids.write_pictures(after, np.zeros(len(after), np.int64), (), out)
+        save_png(
+            picture_grid(sheet, columns=min(len(sheet), 10), scale=scale_of(sheet.shape[1])), out / "sheet.png", facts
+        )
+        grids.write_pictures(after, np.zeros(len(after), np.int64), (), out, facts)
         return f"sheet.png and {len(after)} pictures"
 
     def size_of(self, option: str, text: str) -> tuple[int, int]:

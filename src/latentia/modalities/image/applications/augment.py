@@ -1,6 +1,5 @@
 """Synthetic labelled pictures, for a classifier that has too few real ones, and a folder of those that are accepted."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from latentia.applications.drawing import Labels
 from latentia.applications.variation import vary
 from latentia.errors import LatentiaError
-from latentia.files import module_hash, new_folder, write_text
+from latentia.files import MANIFEST_NAME, new_folder, write_manifest
 from latentia.metrics.checks import Pictures
 from latentia.modalities.image.applications.repair import picture_stage
 from latentia.modalities.image.evaluation.label import label_by_votes, trained_voters
@@ -24,7 +23,6 @@ from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.model import LatentModel, load
 from latentia.randomness import derived_seed, seeded_numpy
 
-MANIFEST_NAME = "manifest.jsonl"
 COPY_QUANTILE = 0.01  # real pictures nearer to another than this share of them count as copies, and synthetic ones too
 ROUNDS = 4  # of drawing, while pictures are missing
 VARIED = 0.5  # strength by which unlabelled pictures are varied
@@ -214,13 +212,13 @@ def augment_set(
             "strength": strength,
             "unlabelled": how.unlabelled,
             "sampling": loaded.sampling | chosen,
-            "model": f"{module_hash(loaded.first_stage)}-{module_hash(loaded.denoiser)}",
+            "model": loaded.hash,
         }
         lines = []
         for row, path in enumerate(write_pictures(made.pictures, made.labels, real.class_names, folder)):
             scores = {name: round(float(score[row]), 6) for name, score in made.scores.items()}
-            lines.append(json.dumps({"file": path, "class": real.class_names[made.labels[row]], **scores, **origin}))
-        write_text(folder / MANIFEST_NAME, "".join(f"{line}\n" for line in lines))
+            lines.append({"file": path, "class": real.class_names[made.labels[row]], **scores, **origin})
+        write_manifest(folder / MANIFEST_NAME, lines)
     short = [f"{name} {missing}" for name, missing in zip(real.class_names, made.missing, strict=True) if missing]
     ending = f"; missing: {', '.join(short)}" if short else ""
     return f"{len(made.pictures)} of {made.drawn} drawn pictures were accepted{ending}"
