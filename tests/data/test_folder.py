@@ -147,6 +147,29 @@ def test_grey_stays_grey_only_where_all_are_grey(tmp_path):
     np.testing.assert_array_equal(mixed.images[0], np.repeat(grey.images[0], 3, axis=-1))
 
 
+def test_twelve_bits_in_files_of_sixteen_are_named_and_can_be_stretched(tmp_path):
+    values = np.linspace(0, 4095, 36).astype(np.uint16).reshape(6, 6)
+    save(tmp_path / "train" / "a.png", Image.fromarray(values))
+    save(tmp_path / "train" / "b.tif", Image.fromarray(values.T))
+    dark = load_pictures(tmp_path)
+    assert dark.images.max() == 16
+    assert "use the values 0 to 4095 of 65535 and come out dark: set data.levels=4096" in dark.source
+    assert load_pictures(tmp_path).source == dark.source  # also from the cache
+    whole = load_pictures(tmp_path, levels=4096)
+    np.testing.assert_array_equal(whole.images[0, ..., 0], np.rint(values / 4095 * 255))
+    assert "levels" not in whole.source
+    cut = load_pictures(tmp_path, levels=1024)
+    assert "values up to 4095, which are cut at data.levels=1024" in cut.source
+    assert cut.images.max() == 255
+
+
+def test_sixteen_bits_that_are_used_need_no_word(tmp_path):
+    save(tmp_path / "train" / "a.png", Image.fromarray(np.linspace(0, 65535, 36).astype(np.uint16).reshape(6, 6)))
+    used = load_pictures(tmp_path)
+    assert used.images.max() == 255
+    assert "levels" not in used.source
+
+
 def test_alpha_is_laid_on_white(tmp_path):
     pixels = np.zeros((2, 2, 4), np.uint8)
     pixels[0, 0] = (255, 0, 0, 255)

@@ -158,6 +158,7 @@ class Recipe(Section):
     def hash(self, *sections: str) -> str:
         """A hash of what decides the result in the named sections: a run is continued only where it is the same."""
         fields = {name: value for name, value in self.fields().items() if name.split(".")[0] in sections}
+        fields = {name: value for name, value in fields.items() if value is not None}  # a later version may have more
         deciding = {name: value for name, value in fields.items() if not may_change(name) and name != GROWING}
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 

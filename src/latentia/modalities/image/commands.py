@@ -120,9 +120,10 @@ def inpaint(
 def _guessed(loaded: "LatentModel", guess: str, root: Path | None, before: Any, hidden: Any, device: str) -> Any:
     """The class, as a label (1,), that a classifier trained on the pictures `guess` sees in what is not hidden."""
     from latentia.modalities.image.evaluation.label import guess_classes
+    from latentia.modalities.image.pictures import levels_of
     from latentia.modalities.image.readers.builtin import load_pictures
 
-    real = load_pictures(guess, "train", loaded.codec.size, "refuse", root)
+    real = load_pictures(guess, "train", loaded.codec.size, "refuse", root, levels_of(loaded.training))
     labels = guess_classes(loaded, real, before[None], hidden[None], device=device, progress=True)
     say(f"guessed class: {loaded.class_names[labels[0]]}")
     return labels
@@ -198,18 +199,19 @@ def _degraded(
 ) -> tuple[list[Any], Any]:
     """Pictures that precede the result on its sheet, and the degraded one, float (1, ...), made here with noise."""
 
-    from latentia.modalities.image.pictures import to_float, to_uint8
+    from latentia.modalities.image.pictures import levels_of, to_float, to_uint8
     from latentia.modalities.image.readers.image_cache import read_one
     from latentia.randomness import normal, seeded
 
     channels, size = loaded.first_stage.config["in_channels"], loaded.codec.size
+    levels = levels_of(loaded.training)
     made = 1 if what.task == "colourise" else channels
     small = size // what.factor if what.task == "super-resolution" else size
     before = []
     if noise is None:
-        degraded = to_float(read_one(picture, made, small, fit)[None])
+        degraded = to_float(read_one(picture, made, small, fit, levels=levels)[None])
     else:
-        before.append(read_one(picture, channels, size, fit))
+        before.append(read_one(picture, channels, size, fit, levels=levels))
         degraded = what.degradation(to_float(before[0][None]))
         if what.task == "denoise":
             degraded = degraded + noise * normal(degraded.shape, seeded(seed, "degrade"))

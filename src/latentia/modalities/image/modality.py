@@ -18,7 +18,7 @@ from latentia.modalities.image import grids
 from latentia.modalities.image.first_stage import STAGES
 from latentia.modalities.image.grids import picture_grid, save_png, scale_of
 from latentia.modalities.image.items import PictureCodec, mirrored, picture_items, with_clusters
-from latentia.modalities.image.pictures import MAX_SIDE, parse_size
+from latentia.modalities.image.pictures import MAX_SIDE, levels_of, parse_size
 from latentia.modalities.image.readers.builtin import BUILT_IN, load_framed, load_pictures
 from latentia.modalities.image.readers.cifar import fetch_cifar10
 from latentia.modalities.image.readers.idx import fetch_fashion_mnist
@@ -53,6 +53,14 @@ class PictureData:
     on_corrupt: Annotated[
         Literal["refuse", "skip"], Field(description="what to do about examples that cannot be read")
     ] = "refuse"
+    levels: Annotated[
+        int | None,
+        Field(
+            ge=2,
+            le=65536,
+            description="levels of grey pictures of 16 bits, such as 4096 where 12 bits are used; null: 65536",
+        ),
+    ] = None
     flips: Annotated[bool, Field(description="train on left-right mirrored pictures as well")] = False
 
     def sizes(self, side: int) -> tuple[tuple[int, int], ...]:
@@ -80,7 +88,7 @@ class Pictures(Modality):
 
     def load(self, recipe: Any, folder: Path, first_stage: Path | None) -> ItemSet:
         data = recipe.data
-        return picture_items(load_pictures(data.name, "train", data.size, data.on_corrupt, data.root))
+        return picture_items(load_pictures(data.name, "train", data.size, data.on_corrupt, data.root, data.levels))
 
     def for_denoiser(self, recipe: Any, items: ItemSet, folder: Path) -> ItemSet:
         data = recipe.data
@@ -103,7 +111,7 @@ class Pictures(Modality):
             raise LatentiaError("data.more_sizes goes without a task and without clusters")
         if not getattr(recipe.denoiser, "rope", True):
             raise LatentiaError("data.more_sizes needs a DiT with rope, or a UNet: set denoiser.rope=true")
-        parts = load_framed(data.name, "train", data.sizes(side), data.on_corrupt, data.root)
+        parts = load_framed(data.name, "train", data.sizes(side), data.on_corrupt, data.root, data.levels)
         return replace(joined([picture_items(part) for part in parts], side), codec=PictureCodec(side))
 
     def train_stage(
@@ -143,7 +151,8 @@ class Pictures(Modality):
         return evaluate_picture_model(model, out, how)
 
     def read(self, path: Path, model: Any, fit: bool = False) -> NDArray[np.uint8]:
-        return read_one(path, model.first_stage.config["in_channels"], model.codec.size, fit)
+        channels, levels = model.first_stage.config["in_channels"], levels_of(model.training)
+        return read_one(path, channels, model.codec.size, fit, levels=levels)
 
     def write_way(self, out: Path, way: NDArray[np.uint8]) -> None:
         """A .gif film there and back, or a .png with all pictures in a row."""

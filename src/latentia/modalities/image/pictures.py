@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -162,6 +162,12 @@ def parse_size(option: str, text: str) -> tuple[int, int]:
     if not (width.isdecimal() and height.isdecimal() and 0 < int(width) <= MAX_SIDE and 0 < int(height) <= MAX_SIDE):
         raise LatentiaError(f"{option} {text}: expected WIDTHxHEIGHT, such as 96x64, of at most {MAX_SIDE} pixels each")
     return int(height), int(width)
+
+
+def levels_of(training: Mapping[str, Any]) -> int | None:
+    """`data.levels` of the recipe by which a model was made, None for all."""
+    levels = training.get("recipe", {}).get("data", {}).get("levels")
+    return levels if isinstance(levels, int) else None
 
 
 def sides_of(size: "int | Frame") -> tuple[int, int]:

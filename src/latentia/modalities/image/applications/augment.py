@@ -18,7 +18,7 @@ from latentia.modalities.image.evaluation.label import label_by_votes, trained_v
 from latentia.modalities.image.grids import write_pictures
 from latentia.modalities.image.metrics.classifier import PictureClassifier, trained_classifier, vote, weighted
 from latentia.modalities.image.metrics.neighbours import nearest_neighbours
-from latentia.modalities.image.pictures import PictureSet
+from latentia.modalities.image.pictures import PictureSet, levels_of
 from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.model import LatentModel, load
 from latentia.randomness import derived_seed, seeded_numpy
@@ -189,16 +189,16 @@ def augment_set(
         raise LatentiaError("--even is for --unlabelled pictures, and there are none")
     with new_folder(Path(out)) as folder:
         loaded = load(model, device)
-        size = loaded.codec.size
+        size, levels = loaded.codec.size, levels_of(loaded.training)
         trained: dict[str, Any] = {"seed": seed, "device": device, "progress": True}
-        real = start = load_pictures(data, "train", size, "refuse", root)
+        real = start = load_pictures(data, "train", size, "refuse", root, levels)
         lacking = balancing_counts(real.known_labels(), real.num_classes)
         counts = lacking if how.per_class is None else np.full(real.num_classes, how.per_class)
         strength = how.strength
         judging: dict[str, Any] = {}
         if how.unlabelled is not None:
             strength = VARIED if strength is None else strength
-            rest = load_pictures(how.unlabelled, "train", size, "refuse", root)
+            rest = load_pictures(how.unlabelled, "train", size, "refuse", root, levels)
             voters = trained_voters(real, **trained)
             start, _, weights = label_by_votes(voters, real, rest, even=how.even)
             judging = {"classifiers": voters, "weights": weights}

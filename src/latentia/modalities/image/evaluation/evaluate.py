@@ -22,7 +22,7 @@ from latentia.modalities.image.metrics.classifier import accuracy, classificatio
 from latentia.modalities.image.metrics.features import FeatureNet, classifier_net, imagenet_net, inception_net
 from latentia.modalities.image.metrics.neighbours import FLOOR_QUANTILE, memorisation, neighbour_sheet, retrieval
 from latentia.modalities.image.metrics.reconstruction import psnr, ssim
-from latentia.modalities.image.pictures import PictureSet
+from latentia.modalities.image.pictures import PictureSet, levels_of
 from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.model import LatentModel
 from latentia.randomness import seeded_numpy
@@ -113,7 +113,10 @@ def _with_retrieval(
 def _splits(model: LatentModel, how: Evaluation) -> tuple[PictureSet, PictureSet]:
     """Train and test pictures at the model's size; by default those that the model was trained on."""
     name, root, on_corrupt = data_source(model, how)
-    train, test = (load_pictures(name, split, model.codec.size, on_corrupt, root) for split in ("train", "test"))
+    levels = levels_of(model.training)
+    train, test = (
+        load_pictures(name, split, model.codec.size, on_corrupt, root, levels) for split in ("train", "test")
+    )
     if train.channels != model.first_stage.config["in_channels"] or train.class_names != model.class_names:
         held, asked = (", ".join(names) or "none" for names in (train.class_names, model.class_names))
         trained = f"the model was trained for {model.first_stage.config['in_channels']} and {asked}"

@@ -179,7 +179,7 @@ def name_run(
         check_nameless(model)
         few = load_pictures(data, "train", model.codec.size, "refuse", root)
         source = load_recipe(str(run / "recipe.yaml")).data
-        rest = load_pictures(source.name, "train", source.size, source.on_corrupt, source.root)
+        rest = load_pictures(source.name, "train", source.size, source.on_corrupt, source.root, source.levels)
         clusters = np.load(run / CLUSTERS_NAME, allow_pickle=False)
         if len(clusters) != len(rest):
             raise LatentiaError(f"{run} was trained on {len(clusters)} pictures, and {rest.name} now has {len(rest)}")

@@ -62,6 +62,7 @@ def load_pictures(
     size: int | Frame | None = None,
     on_corrupt: OnCorrupt = "refuse",
     root: str | Path | None = None,
+    levels: int | None = None,
 ) -> PictureSet:
     """Loads one split of a set of pictures.
 
@@ -72,6 +73,7 @@ def load_pictures(
         to it; None keeps the size that the pictures have.
     on_corrupt: "refuse" raises where a picture cannot be decoded, "skip" leaves it out and lists it in `skipped`.
     root: the folder of the files of a built-in set, or that from which a relative path starts.
+    levels: how many grey pictures of 16 bits have, such as 4096 for 12 bits; None for 65536. The highest is white.
 
     Raises LatentiaError where the name is unknown, an argument is wrong, or the files are missing or broken, NoneFits
     where no picture belongs to the frame.
@@ -79,7 +81,7 @@ def load_pictures(
     check_choices(split, on_corrupt)
     if size is not None and not 1 <= min(sides_of(size)) <= max(sides_of(size)) <= MAX_SIZE:
         raise LatentiaError(f"size is {size}, expected 1 to {MAX_SIZE} pixels")
-    choice = Choice(split, size, on_corrupt)
+    choice = Choice(split, size, on_corrupt, levels)
     pictures = _read(name, None if root is None else Path(root).expanduser(), choice)
     if not isinstance(size, Frame):
         _ = pictures.size  # raises where they are no squares
@@ -92,6 +94,7 @@ def load_framed(
     sizes: Sequence[tuple[int, int]],
     on_corrupt: OnCorrupt = "refuse",
     root: str | Path | None = None,
+    levels: int | None = None,
 ) -> list[PictureSet]:
     """`load_pictures`, each picture in that of the `sizes`, (height, width), whose aspect ratio is nearest to its own.
 
@@ -101,7 +104,7 @@ def load_framed(
     parts = []
     for chosen in range(len(sizes)):
         with suppress(NoneFits):
-            parts.append(load_pictures(name, split, Frame(tuple(sizes), chosen), on_corrupt, root))
+            parts.append(load_pictures(name, split, Frame(tuple(sizes), chosen), on_corrupt, root, levels))
     return parts
 
 

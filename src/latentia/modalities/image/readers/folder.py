@@ -64,7 +64,7 @@ def read_folder(path: Path, choice: Choice) -> PictureSet:
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers[names[i].split("/")[0]] for i in stored.kept], np.int64) if classes else None
     rule = f"as the folder {base.name} has it" if test else "one in ten pictures held out by the hash of its path"
-    source = f"The {split} split of the pictures in {path}, {rule}."
+    source = f"The {split} split of the pictures in {path}, {rule}.{stored.note}"
     kept_captions = tuple(str(captions[names[i]]) for i in stored.kept) if captions else None
     return PictureSet(stored.images, labels, classes, path.name, source, (*ignored, *stored.skipped), kept_captions)
 

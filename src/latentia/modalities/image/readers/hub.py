@@ -64,7 +64,7 @@ def _read(parts: Any, name: str, origin: str, identity: str | None, choice: Choi
     kept = None if labels is None else labels[indices[stored.kept]]
     captions = _captions(rows, indices[stored.kept], origin)
     rule = "one in ten rows held out by the hash of its number" if test_name is None else "as the data set has it"
-    text = f"The {split} split of {origin}, {rule}."
+    text = f"The {split} split of {origin}, {rule}.{stored.note}"
     return PictureSet(stored.images, kept, classes, name, text, (*bare, *stored.skipped), captions)
 
 

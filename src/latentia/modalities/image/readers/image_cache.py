@@ -27,8 +27,9 @@ from latentia.progress import progress
 
 # Formats that Pillow decodes itself; EPS, which starts Ghostscript, is not among them.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-LAYOUT = "1"  # changes when the same files would decode to other pixels
+LAYOUT = "2"  # changes when the same files would decode to other pixels
 DECODED_AT_ONCE = 64  # pictures waiting in RAM
+DEEPEST = 2**16  # levels of a picture of 16 bits
 MOST_GREY = 0.25  # share of a mask's pixels; edges that are softened, or resized, are grey too
 NAMED = 5  # corrupt files that an error names; it counts the rest
 
@@ -36,11 +37,12 @@ Value = TypeVar("Value")
 
 
 class Choice(NamedTuple):
-    """Which split of a set, at which size, and what to do about corrupt pictures; see `load_pictures`."""
+    """Which split of a set, at which size, what to do about corrupt pictures, and levels; see `load_pictures`."""
 
     split: Split
     size: int | Frame | None
     on_corrupt: OnCorrupt
+    levels: int | None = None
 
 
 class Sources(NamedTuple):
@@ -55,11 +57,13 @@ class Stored(NamedTuple):
     """Decoded pictures.
 
     images: uint8 (K, H, W, C); kept: int64 (K,), their places among the sources; skipped: "name: reason" of the others.
+    note: a sentence about values that do not fit the levels, or "".
     """
 
     images: NDArray[np.uint8]
     kept: NDArray[np.int64]
     skipped: tuple[str, ...]
+    note: str
 
 
 def stored_pictures(identity: Iterable[str], sources: Sources, choice: Choice) -> Stored:
@@ -71,7 +75,7 @@ def stored_pictures(identity: Iterable[str], sources: Sources, choice: Choice) -
     Raises NoneFits where no picture belongs to the frame, and LatentiaError where sizes differ, where all are corrupt,
     or where some are and `on_corrupt` is "refuse".
     """
-    digest = hashlib.sha256(f"{LAYOUT} {choice.size}".encode())
+    digest = hashlib.sha256(f"{LAYOUT} {choice.size} {choice.levels}".encode())
     for part in identity:
         digest.update(b"\0" + os.fsencode(part))
     path, names = cache_dir() / "pictures" / f"{digest.hexdigest()[:32]}.npy", sources.names
@@ -84,25 +88,42 @@ def stored_pictures(identity: Iterable[str], sources: Sources, choice: Choice) -
         entry = _load(path, len(names))
     if entry is None:
         raise LatentiaError(f"{path} cannot be read back after it was written; does another process remove it?")
-    images, reasons, elsewhere = entry
+    images, reasons, elsewhere, brightest = entry
     if reasons and choice.on_corrupt == "refuse":
         raise _refusal(reasons, sources)
     kept = np.array([i for i in range(len(names)) if i not in reasons and i not in elsewhere], np.int64)
-    return Stored(images, kept, tuple(f"{names[i]}: {reason}" for i, reason in reasons.items()))
+    skipped = tuple(f"{names[i]}: {reason}" for i, reason in reasons.items())
+    return Stored(images, kept, skipped, levels_note(brightest, choice.levels))
 
 
-def _load(path: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str], set[int]] | None:
-    """The memory map, the reasons why pictures are left out, and the pictures of other frames; None where the entry is
-    missing or damaged."""
+def levels_note(brightest: int | None, levels: int | None) -> str:
+    """A sentence about pictures of 16 bits whose values, up to `brightest`, do not fit the levels; "" where they do."""
+    if brightest is None or brightest == 0:
+        return ""
+    if levels is not None and brightest >= levels:
+        return f" Pictures of 16 bits have values up to {brightest}, which are cut at data.levels={levels}."
+    if levels is None and brightest < DEEPEST // 2:
+        fitting = 2 ** brightest.bit_length()
+        return (
+            f" Pictures of 16 bits use the values 0 to {brightest} of {DEEPEST - 1} and come out dark: "
+            f"set data.levels={fitting}."
+        )
+    return ""
+
+
+def _load(path: Path, count: int) -> tuple[NDArray[np.uint8], dict[int, str], set[int], int | None] | None:
+    """The memory map, the reasons why pictures are left out, the pictures of other frames, and the highest value of
+    those of 16 bits; None where the entry is missing or damaged."""
     try:
         record = read_json(path.with_suffix(".json"))
         reasons = {int(i): str(reason) for i, reason in record["skipped"].items()}
         elsewhere = set(map(int, record.get("elsewhere", ())))
+        brightest = None if record["brightest"] is None else int(record["brightest"])
         images: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, LatentiaError):
         return None
     whole = images.dtype == np.uint8 and images.ndim == 4 and len(images) + len(reasons) + len(elsewhere) == count
-    return (images, reasons, elsewhere) if whole else None
+    return (images, reasons, elsewhere, brightest) if whole else None
 
 
 def _decode(path: Path, sources: Sources, choice: Choice) -> None:
@@ -117,7 +138,12 @@ def _decode(path: Path, sources: Sources, choice: Choice) -> None:
         mode = "L" if all(head.grey for head in heads.values()) else "RGB"
         fitting = [i for i, head in heads.items() if not isinstance(size, Frame) or size.takes(head.height, head.width)]
         elsewhere = sorted(heads.keys() - set(fitting))
-        pictures = _each(pool, lambda i: read_picture(read(i), mode, size), fitting, f"{origin}: decoding")
+        deep = [i for i, head in heads.items() if head.deep]
+        values = [value for _, value in _each(pool, lambda i: _brightest(read(i)), deep, f"{origin}: measuring")]
+        brightest = max((value for value in values if isinstance(value, int)), default=None)
+        pictures = _each(
+            pool, lambda i: read_picture(read(i), mode, size, choice.levels), fitting, f"{origin}: decoding"
+        )
         with atomic_path(path) as temporary:
             with temporary.open("wb") as file:
                 reasons |= _write(file, pictures, sources)
@@ -125,7 +151,8 @@ def _decode(path: Path, sources: Sources, choice: Choice) -> None:
                 raise _refusal(reasons, sources)
             if len(reasons) + len(elsewhere) == len(names):
                 raise NoneFits(f"no picture of {origin} belongs to {size}")
-            record = {"skipped": {str(i): reasons[i] for i in sorted(reasons)}, "elsewhere": elsewhere}
+            skipped = {str(i): reasons[i] for i in sorted(reasons)}
+            record = {"skipped": skipped, "elsewhere": elsewhere, "brightest": brightest}
             write_json(path.with_suffix(".json"), record)
 
 
@@ -196,6 +223,7 @@ def reason_of(error: Exception) -> str:
 
 class _Head(NamedTuple):
     grey: bool
+    deep: bool  # more than 8 bits a channel, as far as Pillow keeps them
     height: int
     width: int
 
@@ -205,17 +233,30 @@ def _read_head(source: Path | BytesIO) -> _Head:
     with Image.open(source, formats=FORMATS) as picture:
         grey = picture.mode in ("1", "L", "LA", "La") or picture.mode.startswith("I")
         turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by a quarter, or mirrored at a diagonal
-        return _Head(grey, *(picture.size if turned else picture.size[::-1]))
+        return _Head(grey, picture.mode.startswith("I"), *(picture.size if turned else picture.size[::-1]))
 
 
-def read_picture(source: Path | BytesIO, mode: str, size: int | Frame | None) -> NDArray[np.uint8]:
-    """Decodes one picture to uint8 (H, W, C), upright, on white, in `mode` "L" or "RGB". Raises what Pillow raises."""
+def _brightest(source: Path | BytesIO) -> int:
+    """The highest value of a picture of 16 bits."""
+    with Image.open(source, formats=FORMATS) as picture:
+        return int(np.asarray(picture).max())
+
+
+def read_picture(
+    source: Path | BytesIO, mode: str, size: int | Frame | None, levels: int | None = None
+) -> NDArray[np.uint8]:
+    """Decodes one picture to uint8 (H, W, C), upright, on white, in `mode` "L" or "RGB". Raises what Pillow raises.
+
+    levels: how many a grey picture of 16 bits has, None for all 65536; the highest is white.
+    """
     with Image.open(source, formats=FORMATS) as opened:
         picture = ImageOps.exif_transpose(opened)
         if picture.mode == "F":
             raise ValueError("floating-point pictures have no fixed range; save it with 8 bits per channel")
         if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow's own conversion would clip
-            picture = Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
+            white = (levels or DEEPEST) - 1
+            values = np.asarray(picture).clip(0, white).astype(np.float64)
+            picture = Image.fromarray((values * 255 / white).round().astype(np.uint8))
         if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
@@ -226,18 +267,23 @@ def read_picture(source: Path | BytesIO, mode: str, size: int | Frame | None) ->
 
 
 def read_one(
-    path: Path | BytesIO, channels: int, size: int, fit: bool = False, what: str = "picture"
+    path: Path | BytesIO,
+    channels: int,
+    size: int,
+    fit: bool = False,
+    what: str = "picture",
+    levels: int | None = None,
 ) -> NDArray[np.uint8]:
     """A picture, of a file or its bytes, as uint8 (size, size, channels), upright, on white.
 
-    fit: resize and crop a picture of another size. what: a word for it in errors.
+    fit: resize and crop a picture of another size. what: a word for it in errors. levels: as of `read_picture`.
     Raises LatentiaError where the file is missing or no picture, or has another size and `fit` is off.
     """
     name = path if isinstance(path, Path) else f"the {what}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = read_picture(path, "L" if channels == 1 else "RGB", size if fit else None)
+            picture = read_picture(path, "L" if channels == 1 else "RGB", size if fit else None, levels)
     except Exception as error:  # decoders raise almost anything on hostile bytes
         raise LatentiaError(f"{name} cannot be read as a {what}: {reason_of(error)}") from None
     if picture.shape[:2] != (size, size):

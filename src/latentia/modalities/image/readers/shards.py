@@ -77,7 +77,7 @@ def read_shards(path: Path, choice: Choice) -> PictureSet:
         raise LatentiaError(f"{path} has a sample of class {error}, which no training sample has") from None
     captions = tuple(sample.caption for sample in kept if sample.caption is not None) or None
     rule = "as the shards' names have it" if test_files else "one in ten held out by the hash of its key"
-    source_text = f"The {split} split of the shards {path}, {rule}."
+    source_text = f"The {split} split of the shards {path}, {rule}.{stored.note}"
     return PictureSet(stored.images, labels, classes, path.stem, source_text, stored.skipped, captions)
 
 
