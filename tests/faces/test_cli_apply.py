@@ -55,7 +55,7 @@ def test_inpaint_keeps_the_visible_in_the_file(
     out = tmp_path / "out"
     options = ["--mask", mask, "--class", "3", "--count", "2", "--steps", "3", "--method", method]
     say("inpaint", tiny_model, digit, "--out", out, *options)
-    assert sorted(path.name for path in out.iterdir()) == ["000000.png", "000001.png", "sheet.png"]
+    assert sorted(path.name for path in out.iterdir()) == ["000000.png", "000001.png", "manifest.jsonl", "sheet.png"]
     for name in ("000000.png", "000001.png"):
         np.testing.assert_array_equal(read(out / name)[:4], read(digit)[:4])
         assert (read(out / name)[4:] != read(digit)[4:]).any()

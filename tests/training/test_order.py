@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentia.training.order import GroupedOrder, ShuffledOrder, SortedOrder, step_generator
+from latentia.training.order import GroupedOrder, ShuffledOrder, SortedOrder
 
 
 @given(count=st.integers(1, 40), batch_size=st.integers(1, 60), seed=st.integers(0, 9))
@@ -29,14 +29,6 @@ def test_passes_and_seeds_differ() -> None:
     order = ShuffledOrder(50, 50, 0)
     assert order.batch(0).tolist() != order.batch(1).tolist()
     assert order.batch(0).tolist() != ShuffledOrder(50, 50, 1).batch(0).tolist()
-
-
-def test_generators_differ_by_place_and_repeat() -> None:
-    def draw(*place: int) -> float:
-        return float(torch.rand((), generator=step_generator(*place)))
-
-    assert draw(0, 1, 2) == draw(0, 1, 2)
-    assert len({draw(0, 1), draw(0, 2), draw(1, 1), draw(0, 1, 0)}) == 4
 
 
 @given(

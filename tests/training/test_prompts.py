@@ -17,6 +17,7 @@ import latentia
 from latentia.applications.variation import vary
 from latentia.cli import app
 from latentia.conditions import Request
+from latentia.conditions.prompt import CaptionIds, PromptCodec
 from latentia.errors import LatentiaError
 from latentia.modalities.image.applications.repair import inpaint
 from latentia.modalities.image.readers.builtin import load_pictures
@@ -313,3 +314,24 @@ def test_training_says_how_many_captions_are_cut(recipe: Path, tmp_path: Path) -
     train(load_recipe(str(recipe), [*SHORT, "prompt.max_tokens=2"]), tmp_path / "out", say=lines.append)
     (note,) = [line for line in lines if "captions have more than 1 tokens and are cut" in line]
     assert "raise prompt.max_tokens" in note
+    assert lines.index(note) < next(number for number, line in enumerate(lines) if line.startswith("estimate"))
+
+
+def test_long_captions_are_refused_or_left_out(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(LatentiaError, match=r"captions have more than 1 tokens: raise prompt.max_tokens, or set"):
+        train(load_recipe(str(recipe), [*SHORT, "prompt.max_tokens=2", "data.on_long=refuse"]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    lines: list[str] = []
+    few = load_recipe(str(recipe), [*SHORT, "prompt.max_tokens=2", "data.on_long=skip"])
+    train(few, tmp_path / "out", say=lines.append)
+    assert any("captions have more than 1 tokens and are left out" in line for line in lines)
+
+
+def test_a_picture_whose_captions_are_all_too_long_is_learned_without_a_prompt(model_folder: Path) -> None:
+    codec = PromptCodec.load(model_folder / "tokenizer" / "tokenizer.json", 4)
+    captions = ["red\nred red red red red red", "red red red red red red red", "blue"]
+    words = CaptionIds.of(captions, codec, "skip")
+    assert words.long == 2
+    assert words.starts.tolist() == [0, 1, 2, 3]
+    assert words.ids[1].tolist() == [codec.tokenizer.eos_id, *[codec.tokenizer.pad_id] * 3]
+    np.testing.assert_array_equal(words.ids[[0, 2]], CaptionIds.of(["red", "blue"], codec).ids)

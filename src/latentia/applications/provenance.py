@@ -59,8 +59,8 @@ def common(facts: Sequence[Facts]) -> dict[str, Any]:
 
 def _of_item(name: str, value: Any, row: int) -> tuple[str, Any]:
     """An option as the fact of one item: of ("prompts", ["a cat", …]) it is ("prompt", "a cat")."""
-    if isinstance(value, list | tuple | np.ndarray):
+    if isinstance(value, list | np.ndarray):
         name, value = name.removesuffix("s"), value[row]
     if hasattr(value, "state_dict"):
         return name, module_hash(value)
-    return name, value if isinstance(value, str | int | float | bool) else str(value)
+    return name, value if isinstance(value, str | int | float | tuple) else str(value)

@@ -26,6 +26,7 @@ from latentia.cli.shared import (
     Size,
     Steps,
     asked_options,
+    inform,
     interval_of,
     load_with_modality,
     one_of,
@@ -80,7 +81,8 @@ Between = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Items at a time.")]
 
-TERMINATED = 128 + signal.SIGTERM  # the status of a command that was asked to end
+# The status of a command that was asked to end, or by Ctrl-C.
+TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
 
 app = typer.Typer(
     name="latentia",
@@ -191,7 +193,7 @@ def train(
     name = recipe or str(out / RECIPE_NAME)
     if recipe is None and not (resume and Path(name).is_file()):
         raise LatentiaError(f"RECIPE is missing, and --resume finds none in {out}: see latentia recipe list")
-    run(load_recipe(name, [*(overrides or []), *short]), out, resume=resume, first_stage=first_stage, say=say)
+    run(load_recipe(name, [*(overrides or []), *short]), out, resume=resume, first_stage=first_stage, say=inform)
 
 
 @app.command()
@@ -286,7 +288,7 @@ def evaluate(
     if features is not None:
         one_of("--features", features, "classifier", "imagenet", "inception")
     sampling = {"steps": steps, "guidance_scale": guidance}
-    how = Evaluation(data, root, count, sampling, seed, device, say, more)
+    how = Evaluation(data, root, count, sampling, seed, device, inform, more)
     typer.echo(evaluate_model(model, out, how))
     typer.echo(f"wrote {out}")
 
@@ -454,7 +456,7 @@ def options(
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Read weights even where their checksum says that they have changed.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no notes.")] = False,
 ) -> None:
     """Latent diffusion, end to end."""
     if no_verify:
@@ -474,13 +476,13 @@ def main() -> None:
     try:
         app()
     except SystemExit as ended:
-        if ended.code == TERMINATED:
+        if ended.code in (TERMINATED, INTERRUPTED):
             say("stopped")  # when the progress bars are closed
         raise
     except LatentiaError as error:
         _end(f"error: {error}", 1)
     except Stopped as error:
-        _end(str(error), 130)
+        _end(str(error), INTERRUPTED)
     except BrokenPipeError:  # whoever reads the output, such as `head`, has enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # Python would flush the closed pipe at its end
         sys.exit(1)

@@ -1,5 +1,6 @@
 """Options and small helpers that several commands share."""
 
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -125,3 +126,9 @@ def one_of(option: str, value: str, *choices: str) -> Any:
 
 def say(message: str) -> None:
     typer.echo(printable(message), err=True)
+
+
+def inform(message: str) -> None:
+    """Says what is good to know, but for --quiet."""
+    if os.environ.get("LATENTIA_QUIET") != "1":
+        say(message)

@@ -6,6 +6,7 @@ The network attends to what that transformer makes of the tokens, and the mean o
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from latentia.language.frozen_encoder import FrozenEncoder, encoder_config, enco
 from latentia.language.tokenizer import (
     TOKENIZER_NAME,
     WORD_PIECE,
+    OnLong,
     Tokenizer,
     WordPieces,
     check_ids,
@@ -93,21 +95,31 @@ def split_emphasis(prompt: str) -> list[tuple[str, float]]:
 class CaptionIds:
     """The captions of a set of pictures as ids (M, size), those of picture i in rows starts[i] to starts[i + 1].
 
-    cut: how many captions have more tokens than that.
+    long: how many captions have more tokens than that.
     """
 
     ids: NDArray[np.int32]
     starts: NDArray[np.int64]
-    cut: int
+    long: int
 
     @classmethod
-    def of(cls, captions: Sequence[str], codec: PromptCodec) -> "CaptionIds":
-        """Each line of a caption is one prompt."""
+    def of(cls, captions: Sequence[str], codec: PromptCodec, on_long: OnLong = "truncate") -> "CaptionIds":
+        """Each line of a caption is one prompt; of a picture without one that is kept, "" is.
+
+        on_long: what becomes of captions with too many tokens, see `token_matrix`. Raises LatentiaError where there
+        are some and they are refused.
+        """
         lines = [[ARTICLE.sub("", line) for line in caption.splitlines()] for caption in captions]
-        starts = np.cumsum([0, *map(len, lines)])
-        rows = codec.tokenizer.encode([line for some in lines for line in some])
-        ids = padded([row[: codec.size - 1] for row in rows], codec.size)
-        return cls(ids.astype(np.int32), starts, sum(len(row) >= codec.size for row in rows))
+        encoded = codec.tokenizer.encode([line for some in lines for line in some])
+        long, rest = sum(len(row) >= codec.size for row in encoded), iter(encoded)
+        if long and on_long == "refuse":
+            many = f"{long} of {len(encoded)} captions have more than {codec.size - 1} tokens"
+            raise LatentiaError(f"{many}: raise prompt.max_tokens, or set data.on_long to truncate or skip")
+        rows = [list(islice(rest, len(some))) for some in lines]
+        if on_long == "skip":
+            rows = [[row for row in some if len(row) < codec.size] or [[]] for some in rows]
+        ids = padded([row[: codec.size - 1] for some in rows for row in some], codec.size)
+        return cls(ids.astype(np.int32), np.cumsum([0, *map(len, rows)]), long)
 
     def draw(self, rows: NDArray[np.int64], chance: NDArray[np.floating]) -> Tensor:
         """One caption of each of the pictures `rows` (B,), by `chance` (B,) in [0, 1): int64 (B, size)."""
@@ -193,6 +205,7 @@ class Prompt(Condition):
         nn.init.zeros_(self.mean.weight)
         nn.init.zeros_(self.mean.bias)
         self.codec: PromptCodec | None = None
+        self.on_long: OnLong = "truncate"  # of the captions to train on
         self._captions: CaptionIds | None = None
 
     @classmethod
@@ -203,7 +216,7 @@ class Prompt(Condition):
         codec = kept_codec(plan)
         encoder = None if section.encoder is None else encoder_config(encoder_folder(section.encoder))
         prompt = cls(plan.width, codec.tokenizer.vocab_size, codec.size, section.depth, plan.heads, encoder)
-        prompt.codec = codec
+        prompt.codec, prompt.on_long = codec, getattr(plan.recipe.data, "on_long", "truncate")
         if section.encoder is not None and prompt.encoder.frozen is not None:
             prompt.encoder.frozen.load(encoder_folder(section.encoder))
         return prompt
@@ -217,10 +230,10 @@ class Prompt(Condition):
 
     def note(self, items: ItemSet) -> str | None:
         captions, size = self._caption_ids(items), self._words().size
-        if not captions.cut:
+        if not captions.long:
             return None
-        many = f"{captions.cut} of {len(captions.ids)} captions"
-        return f"{many} have more than {size - 1} tokens and are cut: raise prompt.max_tokens"
+        treated = "left out" if self.on_long == "skip" else "cut"
+        return f"{captions.long} captions have more than {size - 1} tokens and are {treated}: raise prompt.max_tokens"
 
     def request(self, request: Request, like: Tensor) -> tuple[Values, Values]:
         """Of `prompts`, in which "(words:1.5)" emphasises, or of `captions`, read literally and cut, as in training."""
@@ -269,7 +282,7 @@ class Prompt(Condition):
         """The captions of the training items, tokenized once."""
         if self._captions is None:
             assert items.captions is not None
-            self._captions = CaptionIds.of(items.captions, self._words())
+            self._captions = CaptionIds.of(items.captions, self._words(), self.on_long)
         return self._captions
 
     def _words(self) -> PromptCodec:

@@ -105,8 +105,12 @@ class Checkpoint:
         files = kept_files(self.path)
         if not files:
             return 0
-        path, tensors = files[0], read_tensors(files[0])
-        metadata = read_metadata(path)
+        path = files[0]
+        try:
+            tensors, metadata = read_tensors(path), read_metadata(path)
+        except LatentiaError as error:
+            before = f", which goes on from {files[1].name}" if len(files) > 1 else ", which begins this stage again"
+            raise LatentiaError(f"{error}; delete {path}{before}, and resume") from None
         if metadata.get("identity") != self.identity:
             raise LatentiaError(
                 f"{path} was written by another recipe or data set; train into another folder, or delete this one"

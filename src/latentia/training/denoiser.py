@@ -25,7 +25,7 @@ from latentia.training.loop import run_loop
 from latentia.training.memory import require_room
 from latentia.training.order import GroupedOrder, ShuffledOrder
 from latentia.training.recipe import Recipe
-from latentia.training.speed import Say
+from latentia.training.speed import Say, silent
 from latentia.training.step import Batches, OnDevice, Order, Update
 
 INPUT_LAYERS = ("core.patch_embed.weight", "core.stem.weight")
@@ -98,11 +98,13 @@ def train_denoiser(
     *,
     run: Path | None = None,
     say: Say = print,
+    note: Say = silent,
 ) -> LatentModel:
     """Trains, or continues, the recipe's denoiser on cached latents and returns the model with averaged weights.
 
     Writes log, checkpoint and previews into `folder`; what conditions must keep, such as a tokenizer, lies in the
-    folder `run`, or its parent. A batch holds latents of one shape.
+    folder `run`, or its parent. A batch holds latents of one shape. `note` gets what a person should know of training
+    these conditions on these items.
 
     Raises LatentiaError where sizes do not fit or the loss breaks, and Stopped on Ctrl-C.
     """
@@ -112,7 +114,8 @@ def train_denoiser(
     checkpoint = folder / "checkpoint.safetensors"
     if recipe.init is not None and not kept_files(checkpoint):
         start_from(denoiser, Path(recipe.init) / "denoiser")
-    say_notes(denoiser, items, say)
+    for line in filter(None, (condition.note(items) for condition in denoiser.known.values())):
+        note(line)
     denoiser.to(device)
     network, trainee = prepare(denoiser, loop, accelerator, title="denoiser", compile=recipe.compute.compile, say=say)
     data, mine = TrainingData(items, latents), local_share(loop.batch_size, accelerator)
@@ -148,13 +151,6 @@ def train_denoiser(
         on_device.close()
     model.denoiser = averaged_denoiser(denoiser, trainee).to(device)
     return model
-
-
-def say_notes(denoiser: Denoiser, items: ItemSet, say: Say) -> None:
-    """What a person should know of training these conditions on these items."""
-    for condition in denoiser.known.values():
-        if note := condition.note(items):
-            say(note)
 
 
 def order_of(latents: LatentCache | JoinedCache, batch_size: int, seed: int) -> Order:

@@ -22,7 +22,7 @@ from latentia.training.engine import local_share
 from latentia.training.log import read_log
 from latentia.training.memory import PARAMETER_BYTES, free_memory, in_bytes, kept_bytes, require_memory
 from latentia.training.recipe import Recipe
-from latentia.training.speed import silent
+from latentia.training.speed import Say, silent
 
 FOLDER = ".rehearsal"  # in the run's, removed at the end
 UPDATES = 3  # of a batch of full size; the first one is not timed
@@ -49,7 +49,7 @@ class Rehearsal:
     """Tries out both stages of a run.
 
     items, learned: of the first stage and of the denoiser. stage: None where it is to be trained.
-    out: the folder of the run. stage_options: of the modality's `train_stage`.
+    out: the folder of the run. stage_options: of the modality's `train_stage`. say: gets notes of the conditions.
     """
 
     recipe: Recipe
@@ -59,6 +59,7 @@ class Rehearsal:
     out: Path
     accelerator: Accelerator
     stage_options: dict[str, Any]
+    say: Say
 
     def __call__(self) -> str:
         """Tries one example, which shows what a batch will take, then batches of full size; says what they cost.
@@ -121,6 +122,7 @@ class Rehearsal:
                     self.accelerator,
                     run=self.out,
                     say=silent,
+                    note=silent if batch_size is None else self.say,  # once
                 )
             costs["denoiser"] = weights_of(model.denoiser), sum(kept.values())
         return costs

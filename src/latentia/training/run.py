@@ -11,7 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from latentia.errors import LatentiaError
+from latentia.errors import LatentiaError, Stopped
 from latentia.files import load_part, locked, module_hash, read_json, save_part, write_text
 from latentia.items import ItemSet
 from latentia.latents.cache import cached_latents
@@ -57,8 +57,8 @@ def train(
     recipe = _recipe_of(out, recipe, resume, say)
     require_own(out / "denoiser" / "checkpoint.safetensors")
     accelerator = build_accelerator(recipe.compute)
-    main, modality = accelerator.is_main_process, modality_of_stage(recipe.first_stage.kind)
-    inform, new = say if main else silent, not out.exists()
+    main, new = accelerator.is_main_process, not out.exists()
+    inform = say if main else silent
     with ExitStack() as held:
         if main:
             _make_folder(out)
@@ -66,16 +66,15 @@ def train(
         accelerator.wait_for_everyone()
         with nothing_left(out, new=new) if main and not (out / RECIPE_NAME).exists() else nullcontext():
             items, learned, stage = _start(recipe, out, first_stage, accelerator, inform, stage_options)
-        if stage is None:
-            stage = modality.train_stage(recipe, items, out / "first_stage", accelerator, inform, **stage_options)
-            if main:
-                _keep_stage(stage, out / FINISHED)
-            accelerator.wait_for_everyone()
-        stage = stage.to(accelerator.device).eval().requires_grad_(False)
-        with accelerator.main_process_first():
-            latents = cached_latents(stage, learned, out / "latents", device=accelerator.device, progress=main)
-        model = train_denoiser(recipe, stage, latents, learned, out / "denoiser", accelerator, run=out, say=inform)
-        _finish(recipe, items, model, accelerator, out, commit, inform)
+        try:
+            stage = stage or _train_stage(recipe, items, out, accelerator, inform, stage_options)
+            stage = stage.to(accelerator.device).eval().requires_grad_(False)
+            with accelerator.main_process_first():
+                latents = cached_latents(stage, learned, out / "latents", device=accelerator.device, progress=main)
+            model = train_denoiser(recipe, stage, latents, learned, out / "denoiser", accelerator, run=out, say=inform)
+            _finish(recipe, items, model, accelerator, out, commit, inform)
+        except KeyboardInterrupt:  # between the loops, which know at which step they stop
+            raise Stopped("stopped; continue with --resume") from None
     return out / "model"
 
 
@@ -104,7 +103,7 @@ def _start(
     stage = _held_stage(out / FINISHED, first_stage, items)
     accelerator.wait_for_everyone()  # all have looked at the folder before one writes into it
     if fresh:
-        costs = Rehearsal(recipe, items, learned, stage, out, accelerator, stage_options)()
+        costs = Rehearsal(recipe, items, learned, stage, out, accelerator, stage_options, inform)()
         inform(f"estimate: {costs}")
     if accelerator.is_main_process:
         if stage is not None and not (out / FINISHED).exists():
@@ -112,6 +111,18 @@ def _start(
         write_text(out / RECIPE_NAME, dump_recipe(recipe))  # a run that is stopped any time later can be resumed
     accelerator.wait_for_everyone()
     return items, learned, stage
+
+
+def _train_stage(
+    recipe: Recipe, items: ItemSet, out: Path, accelerator: Accelerator, inform: Say, options: dict[str, Any]
+) -> FirstStage:
+    """Trains, or continues, the first stage, and keeps it in the run's folder."""
+    modality = modality_of_stage(recipe.first_stage.kind)
+    stage = modality.train_stage(recipe, items, out / "first_stage", accelerator, inform, **options)
+    if accelerator.is_main_process:
+        _keep_stage(stage, out / FINISHED)
+    accelerator.wait_for_everyone()
+    return stage
 
 
 def _finish(

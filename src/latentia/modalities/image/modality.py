@@ -12,6 +12,7 @@ from pydantic import Field
 from latentia.config import config, located
 from latentia.errors import LatentiaError
 from latentia.items import ItemSet, joined
+from latentia.language.tokenizer import OnLong
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.base import Evaluation, Modality, Say, Summary, Writer, summary
 from latentia.modalities.image import grids
@@ -53,6 +54,7 @@ class PictureData:
     on_corrupt: Annotated[
         Literal["refuse", "skip"], Field(description="what to do about examples that cannot be read")
     ] = "refuse"
+    on_long: Annotated[OnLong, Field(description="captions of more tokens than prompt.max_tokens")] = "truncate"
     levels: Annotated[
         int | None,
         Field(
