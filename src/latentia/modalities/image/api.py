@@ -10,7 +10,7 @@ from pydantic import Field
 
 from latentia.errors import LatentiaError
 from latentia.modalities.image.applications.repair import inpaint
-from latentia.modalities.image.pictures import levels_of
+from latentia.modalities.image.pictures import MOST_PIXELS, levels_of
 from latentia.modalities.image.readers.image_cache import read_mask, read_one
 from latentia.model import LatentModel
 from latentia.web.api import Answer, Fields, Items, decoded
@@ -31,10 +31,9 @@ def add_inpaint(app: FastAPI, model: LatentModel, answer: Answer) -> None:
 
         def work(ask: Ask, check: Callable[[], None]) -> Any:
             size, channels = model.codec.size, model.first_stage.config["in_channels"]
-            picture = read_one(
-                decoded(fields.picture, "picture"), channels, size, fit=True, levels=levels_of(model.training)
-            )
-            mask = read_mask(decoded(fields.mask, "mask"), size, fit=True)
+            limits: dict[str, Any] = {"levels": levels_of(model.training), "most": MOST_PIXELS}
+            picture = read_one(decoded(fields.picture, "picture"), channels, size, fit=True, **limits)
+            mask = read_mask(decoded(fields.mask, "mask"), size, fit=True, most=MOST_PIXELS)
             return repair(model, picture, mask, ask, check)
 
         return await answer(fields, request, work)

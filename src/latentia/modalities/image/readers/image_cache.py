@@ -273,16 +273,19 @@ def read_one(
     fit: bool = False,
     what: str = "picture",
     levels: int | None = None,
+    most: int | None = None,
 ) -> NDArray[np.uint8]:
     """A picture, of a file or its bytes, as uint8 (size, size, channels), upright, on white.
 
     fit: resize and crop a picture of another size. what: a word for it in errors. levels: as of `read_picture`.
+    most: pixels that a stranger's picture may have.
     Raises LatentiaError where the file is missing or no picture, or has another size and `fit` is off.
     """
     name = path if isinstance(path, Path) else f"the {what}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            check_pixels(path, most)
             picture = read_picture(path, "L" if channels == 1 else "RGB", size if fit else None, levels)
     except Exception as error:  # decoders raise almost anything on hostile bytes
         raise LatentiaError(f"{name} cannot be read as a {what}: {reason_of(error)}") from None
@@ -292,12 +295,24 @@ def read_one(
     return picture
 
 
-def read_mask(path: Path | BytesIO, size: int, fit: bool = False) -> NDArray[np.bool_]:
+def check_pixels(source: Path | BytesIO, most: int | None) -> None:
+    """Raises ValueError where the head of a picture's file says that it has more pixels than `most`."""
+    if most is None:
+        return
+    with Image.open(source, formats=FORMATS) as picture:
+        if picture.width * picture.height > most:
+            raise ValueError(f"it has {picture.width}×{picture.height} pixels, at most {most:,} are taken")
+
+
+def read_mask(path: Path | BytesIO, size: int, fit: bool = False, most: int | None = None) -> NDArray[np.bool_]:
     """A mask as booleans (size, size): True where it is nearer to white. Arguments and errors as of `read_one`.
 
     Raises LatentiaError also for a mask that is black or white all over, or grey rather than either.
     """
-    name, values = path if isinstance(path, Path) else "the mask", read_one(path, 1, size, fit, "mask")[..., 0]
+    name, values = (
+        path if isinstance(path, Path) else "the mask",
+        read_one(path, 1, size, fit, "mask", most=most)[..., 0],
+    )
     mask: NDArray[np.bool_] = values > 127
     if mask.all() or not mask.any():
         colour, why = ("white", "nothing would be kept") if mask.all() else ("black", "nothing is to be repaired")
