@@ -4,7 +4,7 @@ Random numbers and the data position are functions of (seed, step) (`order.py`),
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,12 @@ class Trainee:
 
     def averaged_weights(self) -> dict[str, Tensor]:
         """The module's whole state dict with averaged parameters, in every process."""
-        with self.ema.swapped() if self.ema is not None else nullcontext():
+        with self.averaged():
             return self._weights(WHOLE)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within the block the module has its averaged weights."""
+        return nullcontext() if self.ema is None else self.ema.swapped()
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         if self.ema is not None:

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from latentia.conditions import Condition, Plan, TrainingData, Values, conditions
+from latentia.conditions import Condition, Plan, TrainingData, conditions
 from latentia.config import plain
 from latentia.denoiser import Denoiser, load_denoiser
 from latentia.denoiser.denoiser import CORES, build_denoiser, make_objective
@@ -16,21 +15,22 @@ from latentia.errors import LatentiaError
 from latentia.items import ItemSet
 from latentia.latents.cache import JoinedCache, LatentCache
 from latentia.latents.first_stage import FirstStage
-from latentia.modalities.registry import modality_of_stage
+from latentia.modalities.registry import modality_named, modality_of_stage
 from latentia.model import LatentModel
 from latentia.randomness import derived_seed
 from latentia.training.checkpoint import Checkpoint, Trainee, kept_files
 from latentia.training.engine import local_share, prepare
-from latentia.training.loop import run_loop
+from latentia.training.loop import Look, run_loop
 from latentia.training.memory import require_room
 from latentia.training.order import GroupedOrder, ShuffledOrder
+from latentia.training.previews import preview_items
 from latentia.training.recipe import Recipe
 from latentia.training.speed import Say, silent
 from latentia.training.step import Batches, OnDevice, Order, Update
+from latentia.training.validation import Chosen, Validation, split_rows
 
 INPUT_LAYERS = ("core.patch_embed.weight", "core.stem.weight")
 CLASS_TABLE = "conditions.label.table.weight"
-SHOWN = 64  # items of a preview
 DECIDING = (
     "seed",
     "data",
@@ -45,6 +45,7 @@ DECIDING = (
     "label_dropout",
     "context_share",
     "training",
+    "validation",
 )
 
 
@@ -119,7 +120,8 @@ def train_denoiser(
     denoiser.to(device)
     network, trainee = prepare(denoiser, loop, accelerator, title="denoiser", compile=recipe.compute.compile, say=say)
     data, mine = TrainingData(items, latents), local_share(loop.batch_size, accelerator)
-    order = order_of(latents, loop.batch_size, recipe.seed)
+    learned, held = rows_of(recipe, latents)
+    order = Chosen(order_of(latents, learned, loop.batch_size, recipe.seed), learned)
     batches = Batches(data, denoiser.known, order, recipe.seed, loop.batch_size, mine, recipe.label_dropout)
     on_device = OnDevice(batches, device, loop.steps)
     update = Update(
@@ -134,30 +136,53 @@ def train_denoiser(
         mine=mine,
         batch=on_device,
     )
-    modality, sampling = modality_of_stage(recipe.first_stage.kind), plain(recipe.sampling)
-    model = LatentModel(first_stage, recipe.process, denoiser, items.codec, modality.name, sampling)
-
-    def preview(step: int) -> None:
-        assert trainee.ema is not None
-        with trainee.ema.swapped():
-            drawn = preview_items(model, data, recipe.seed)
-        if accelerator.is_main_process:
-            modality.preview(drawn, folder / f"samples-{step:06d}", len(items.class_names))
-
+    modality, sampling = modality_of_stage(recipe.first_stage.kind).name, plain(recipe.sampling)
+    model = LatentModel(first_stage, recipe.process, denoiser, items.codec, modality, sampling)
+    looks = looks_of(recipe, model, data, (learned, held), trainee, folder, accelerator, say)
     saved = Checkpoint(checkpoint, {"denoiser": trainee}, identity(recipe, items))
     try:
-        run_loop(accelerator, saved, update, title="denoiser", folder=folder, loop=loop, preview=preview)
+        run_loop(accelerator, saved, update, title="denoiser", folder=folder, loop=loop, looks=looks)
     finally:
         on_device.close()
     model.denoiser = averaged_denoiser(denoiser, trainee).to(device)
     return model
 
 
-def order_of(latents: LatentCache | JoinedCache, batch_size: int, seed: int) -> Order:
-    """Shuffled rows; where latents have several shapes, a batch is of one."""
+def rows_of(recipe: Recipe, latents: LatentCache | JoinedCache) -> tuple[Tensor, Tensor]:
+    """The rows to learn, and the rows held out."""
+    groups = latents.part_of if isinstance(latents, JoinedCache) else None
+    return split_rows(len(latents), recipe.validation.share, recipe.seed, groups)
+
+
+def order_of(latents: LatentCache | JoinedCache, rows: Tensor, batch_size: int, seed: int) -> Order:
+    """Shuffled numbers of `rows`; where their latents have several shapes, a batch is of one."""
     if isinstance(latents, JoinedCache):
-        return GroupedOrder(latents.part_of, batch_size, seed)
-    return ShuffledOrder(len(latents), batch_size, seed)
+        return GroupedOrder(latents.part_of[rows], batch_size, seed)
+    return ShuffledOrder(len(rows), batch_size, seed)
+
+
+def looks_of(
+    recipe: Recipe,
+    model: LatentModel,
+    data: TrainingData,
+    rows: tuple[Tensor, Tensor],
+    trainee: Trainee,
+    folder: Path,
+    accelerator: Accelerator,
+    say: Say,
+) -> list[Look]:
+    """Previews, and the validation of `rows`, learned and held out, where some are; both write into `folder`."""
+    main, modality = accelerator.is_main_process, modality_named(model.modality)
+
+    def preview(step: int) -> None:
+        with trainee.averaged():
+            drawn = preview_items(model, data, recipe.seed)
+        if main:
+            modality.preview(drawn, folder / f"samples-{step:06d}", len(data.items.class_names))
+
+    validation = Validation(recipe, model, data, *rows, trainee, folder, main, say)
+    looks = [Look(recipe.training.preview_every, preview), Look(validation.every, validation)]
+    return looks if len(validation.held) else looks[:1]
 
 
 def averaged_denoiser(denoiser: Denoiser, trainee: Trainee) -> Denoiser:
@@ -167,34 +192,6 @@ def averaged_denoiser(denoiser: Denoiser, trainee: Trainee) -> Denoiser:
     for name, condition in averaged.known.items():
         condition.take_files(denoiser.known[name])
     return averaged.eval().requires_grad_(False)
-
-
-def preview_items(model: LatentModel, data: TrainingData, seed: int) -> object:
-    """Items drawn under the conditions of some training rows, the classes in turn."""
-    rows, shape = preview_rows(data), model.latent_shape
-    like = torch.empty(len(rows), *shape)
-    values: Values = {}
-    null: Values = {}
-    for condition in model.denoiser.known.values():
-        own, nothing = condition.preview(data, rows, like)
-        values, null = values | own, null | nothing
-    model.denoiser.eval()
-    drawn = model.draw(values, null, model.settings({}), shape=shape, seed=seed, batch_size=SHOWN)
-    model.denoiser.train()
-    return drawn
-
-
-def preview_rows(data: TrainingData) -> Tensor:
-    """Training rows (SHOWN,): of the classes in turn, or the first ones; all of one part where there are several."""
-    items, cached = data.items, len(data.latents)
-    count = min(cached, len(items.parts[0]) if items.parts else len(items))
-    if items.labels is None:
-        return torch.arange(SHOWN) % count
-    labels = items.labels[:count]
-    of_class = [rows for label in range(len(items.class_names)) if len(rows := np.flatnonzero(labels == label))]
-    return torch.tensor(
-        [of_class[i % len(of_class)][i // len(of_class) % len(of_class[i % len(of_class)])] for i in range(SHOWN)]
-    )
 
 
 def identity(recipe: Recipe, items: ItemSet) -> str:

@@ -14,7 +14,7 @@ from latentia.latents.normalise import measure_latent_statistics
 from latentia.randomness import derived_seed, seeded
 from latentia.training.checkpoint import Checkpoint, Trainee
 from latentia.training.engine import apply_gradients, averaged, local_share, prepare
-from latentia.training.loop import run_loop
+from latentia.training.loop import Look, run_loop
 from latentia.training.memory import require_room
 from latentia.training.order import ShuffledOrder
 from latentia.training.recipe import Recipe
@@ -85,7 +85,8 @@ def train_first_stage(
     trainees = {"first_stage": trainee, **(critics or {})}
     identity = recipe.hash("seed", "data", "first_stage") + items.fingerprint
     checkpoint = Checkpoint(folder / "checkpoint.safetensors", trainees, identity)
-    run_loop(accelerator, checkpoint, update, title="first stage", folder=folder, loop=loop, preview=show)
+    look = Look(loop.preview_every, show)
+    run_loop(accelerator, checkpoint, update, title="first stage", folder=folder, loop=loop, looks=[look])
     finished = type(stage)(**stage.config)
     finished.load_state_dict(trainee.averaged_weights())
     finished = finished.to(device).eval().requires_grad_(False)

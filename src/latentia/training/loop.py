@@ -5,9 +5,10 @@ import signal
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -24,6 +25,13 @@ ENOUGH = 10  # rows, before a loss can be unusual
 FAR = 100  # times the usual loss
 
 
+class Look(NamedTuple):
+    """What looks at a training from outside: `call(step)`, every so many steps and at the end."""
+
+    every: int
+    call: Callable[[int], None]
+
+
 def run_loop(
     accelerator: Accelerator,
     checkpoint: Checkpoint,
@@ -32,11 +40,11 @@ def run_loop(
     title: str,
     folder: Path,
     loop: Loop,
-    preview: Callable[[int], None],
+    looks: Sequence[Look],
 ) -> None:
     """Runs `update(step)` from the checkpoint's step to `loop.steps`; at the intervals of `loop` it logs and saves.
 
-    `preview(step)` is called in every process, since a sharded network needs them all; the main one writes.
+    `looks` are called in every process, since a sharded network needs them all; the main one writes.
     `update` changes the weights and returns 0-d tensors by name, "loss" among them, already averaged over processes.
 
     Raises:
@@ -69,8 +77,9 @@ def run_loop(
                     log.write(done, {**means, "seconds": round(time.perf_counter() - started, 2)})
             if saves:
                 checkpoint.save(done, write=main, keep=loop.keep)
-            if done == steps or done % loop.preview_every == 0:
-                preview(done)
+            for look in looks:
+                if done == steps or done % look.every == 0:
+                    look.call(done)
             if stop:
                 raise Stopped(f"stopped after step {done} of {steps}; continue with --resume")
     if log is not None:

@@ -33,7 +33,7 @@ from latentia.modalities.registry import first_stages, modalities, modality_of_s
 
 RECIPE_NAME = "recipe.yaml"  # in the folder of a run
 FREE_SECTIONS = ("name", "description", "sampling", "compute")
-FREE_FIELDS = ("log_every", "checkpoint_every", "preview_every", "keep", "learning_rate")
+FREE_FIELDS = ("log_every", "checkpoint_every", "preview_every", "keep", "learning_rate", "every")
 GROWING = "training.steps"  # a finished run trains on
 PRESET = f"a size that fills what is not given: {', '.join(PRESETS)}"
 
@@ -69,6 +69,15 @@ class Prompt(Section):
 def _no(value: Any) -> Any:
     """YAML 1.1 reads the word no as false."""
     return "no" if value is False else value
+
+
+class Held(Section):
+    share: float = Field(
+        0.02, ge=0, le=0.5, description="share of the items that the denoiser never learns, 128 at most; 0: none"
+    )
+    every: int | None = Field(
+        None, ge=1, description="updates between two validations; null: 20 times, or as 2 % of the time allows"
+    )
 
 
 class Compute(Section):
@@ -113,6 +122,7 @@ class Recipe(Section):
         0.25, ge=0, le=1, description="texts only: share trained to complete a beginning or to fill a gap"
     )
     training: Loop = Field(description="how the denoiser is trained")
+    validation: Held = Field(Held(), description="how the denoiser is measured while it is trained")
     sampling: Sampling = Field(Sampling(), description="defaults of `latentia sample` for this model")
     compute: Compute = Field(Compute(), description="device, precision and memory")
 

@@ -28,8 +28,11 @@ class Editor(gr.ImageEditor):  # type: ignore[misc]
         if file is None:
             return None
         return BytesIO(file) if isinstance(file, bytes | bytearray | memoryview) else Path(file.path)
-    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from collections.abc import Callable, Sequence
+    from typing import TYPE_CHECKING, Any, Literal
+
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
