@@ -71,10 +71,9 @@ def plot_losses(folders: Mapping[str, Path], out: Path) -> None:
     for number, (title, rows) in enumerate(logs.items(), start=1):
         axes = figure.add_subplot(1, len(logs), number, title=title, xlabel="step", ylabel="loss", yscale="log")
         for name in [name for name in rows[0] if "loss" in name or name.startswith("at ")]:
-            style: dict[str, Any] = (
-                {"linestyle": ":"} if name.startswith("at ") else {"marker": "." if len(rows) < 30 else ""}
-            )
-            label = f"σ/α {name.removeprefix('at ')}" if name.startswith("at ") else name
+            level = name.removeprefix("at ")
+            style: dict[str, Any] = {"linestyle": ":"} if level != name else {"marker": "." if len(rows) < 30 else ""}
+            label = name if level == name else f"σ/α {level}"
             axes.plot([row["step"] for row in rows], [row[name] for row in rows], label=label, **style)
         axes.legend()
     out.parent.mkdir(parents=True, exist_ok=True)
