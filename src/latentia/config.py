@@ -9,7 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
 from latentia.errors import LatentiaError
@@ -23,6 +32,15 @@ class Section(BaseModel):
     """A section of a recipe that configures no component."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """True is no number: Python alone takes it for 1."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and {int, float} & {kind, *get_args(kind)} and bool not in get_args(kind):
+            raise ValueError("expected a number")
+        return value
 
 
 class Loop(Section):
@@ -64,6 +82,16 @@ def checked(kind: type[Kind], values: Mapping[str, Any], owner: str, joint: str 
     except ValidationError as error:
         raise LatentiaError(f"{owner}{joint}{fault(error)}") from None
     return made
+
+
+def check_field(kind: type[Any], name: str, value: Any, place: str) -> None:
+    """Raises LatentiaError that names the field where the value is none for this field of a configuration."""
+    try:
+        _adapter(get_type_hints(kind, include_extras=True)[name]).validate_json(json.dumps(value), strict=True)
+    except TypeError as error:
+        raise LatentiaError(f"{place}.{name}: {error}") from None
+    except ValidationError as error:
+        raise LatentiaError(f"{place}.{name}{fault(error)}") from None
 
 
 def fault(error: ValidationError) -> str:

@@ -26,8 +26,12 @@ CONFIG_NAME = "config.json"
 LOCK_PAUSE, LOCK_PATIENCE = 0.1, 2.0  # seconds: between two looks, and until a line says who is waited for
 MANIFEST_NAME = "manifest.jsonl"
 CHECKSUM = "sha256"  # in a safetensors file's metadata
+LONGEST_NAME = 230  # bytes, so that a temporary name beside it fits, too
+NOT_WRITTEN = "{} is not what was written: its checksum differs; copy it again, or go on with `latentia --no-verify`"
 VERIFY = "LATENTIA_VERIFY"  # environment variable: 0 reads weights whatever their checksum
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"  # the file name diffusers looks for
+
+STORED = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.bool)
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -55,7 +59,11 @@ def find_data(name: str, root: Path | None, holds: Callable[[Path], object], mis
 
 def check_writable(path: Path) -> None:
     """Raises LatentiaError where a file or folder of that name could not be made, before work is spent on it."""
-    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise LatentiaError(f"{path} cannot be written: it is neither a file nor a folder")
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise LatentiaError(f"{path.name[:60]}… cannot be written: the name is too long")
+    parent = next((parent for parent in path.absolute().parents if parent.exists()), path.absolute())
     if not parent.is_dir():
         raise LatentiaError(f"{path} cannot be written: {parent} is not a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
@@ -223,19 +231,44 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors, checksum = load_file(path), read_metadata(path).get(CHECKSUM)
     except (SafetensorError, OSError, ValueError) as error:
         raise LatentiaError(f"{path} is not a readable safetensors file: {error}") from None
-    if wrong := next((name for name, tensor in tensors.items() if tensor.is_complex()), None):
-        raise LatentiaError(f"{path}: {wrong} is {tensors[wrong].dtype}, expected real numbers")
+    if wrong := next((name for name, tensor in tensors.items() if tensor.dtype not in STORED), None):
+        raise LatentiaError(f"{path}: {wrong} is {tensors[wrong].dtype}, expected one of {', '.join(map(str, STORED))}")
     if checksum is not None:
         check_state(path, "", tensors, checksum)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.sum(dtype=torch.float64))):
+            raise LatentiaError(f"{path}: {name} is not finite: what wrote it had diverged")
     return tensors
+
+
+def file_checksum(path: Path) -> str:
+    """The checksum that a safetensors file carries, and which `read_tensors` compares; of other files that of bytes."""
+    if path.suffix == ".safetensors" and (own := read_metadata(path).get(CHECKSUM)):
+        return own
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sums(folder: Path, sums: Mapping[str, Any]) -> None:
+    """Raises LatentiaError where a file of a folder, by its path below it, is missing or not what `sums` have."""
+    for name, expected in sums.items():
+        path = folder / name
+        if os.environ.get(VERIFY) == "0":
+            return
+        if not is_within(path, folder) or not path.is_file():
+            raise LatentiaError(f"{path} does not exist")
+        if file_checksum(path) != expected:
+            raise LatentiaError(NOT_WRITTEN.format(path))
+
+
+def is_within(path: Path, folder: Path) -> bool:
+    return path.absolute().is_relative_to(folder.absolute()) and ".." not in path.parts
 
 
 def check_state(path: Path, kind: str, state: Mapping[str, Tensor], expected: str) -> None:
     """Raises LatentiaError where `state_hash` is not as expected, unless the user does without that."""
     if os.environ.get(VERIFY) != "0" and state_hash(kind, state) != expected:
-        raise LatentiaError(
-            f"{path} is not what was written: its checksum differs; copy it again, or go on with `latentia --no-verify`"
-        )
+        raise LatentiaError(NOT_WRITTEN.format(path))
 
 
 def save_part(folder: Path, part: nn.Module, config: Mapping[str, Any], dtype: torch.dtype | None = None) -> None:

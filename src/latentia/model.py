@@ -4,7 +4,11 @@ Layout, as in diffusers: `model_index.json`, one folder a part with `config.json
 `training.json`, which says how the model came to be.
 """
 
+import hashlib
+import json
 import math
+import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -36,9 +40,13 @@ from latentia.diffusion import (
 from latentia.errors import LatentiaError, first_line
 from latentia.files import (
     CONFIG_NAME,
+    NOT_WRITTEN,
+    VERIFY,
     WEIGHTS_NAME,
     as_float,
     check_state,
+    check_sums,
+    file_checksum,
     has_checksum,
     load_part,
     module_hash,
@@ -59,6 +67,8 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 CALLBACK = Callable[[int, Tensor, Tensor], None]
 
 
+MOST_ITEMS = 10_000_000  # of a call, and index of its first
+LARGER = 64  # times the cells of the model's own latent: the most that is drawn
 SETTINGS = tuple(field.name for field in fields(Sampling))
 
 
@@ -169,6 +179,8 @@ class LatentModel:
         settings = self.settings({name: asked[name] for name in asked if name in SETTINGS})
         shape = self.latent_shape if size is None else self.first_stage.latent_shape(self.codec.drawn_size(size))
         check_amount(count, index, batch_size, shape)
+        if math.prod(shape) > LARGER * math.prod(self.latent_shape):
+            raise LatentiaError(f"size {size} is more than {LARGER} times as large as what the model learned")
         if latents is not None and latents.shape != (count, *shape):
             raise LatentiaError(f"latents have shape {tuple(latents.shape)}, expected {(count, *shape)}")
         seeded = latents is None and not callable(settings.sampler)
@@ -280,7 +292,7 @@ class LatentModel:
             "class_names": list(self.class_names),
             "sampling": self.sampling,
         }
-        write_json(folder / INDEX_NAME, index)
+        write_json(folder / INDEX_NAME, index | {"checksums": checksums(folder, index)})
 
 
 def load(
@@ -294,7 +306,8 @@ def load(
     """
     folder = Path(folder)
     check_device(device)
-    index = upgraded_index(read_json(folder / INDEX_NAME))
+    written = read_json(folder / INDEX_NAME)
+    index = upgraded_index(written)
     if index.get("_class_name") != "LatentModel":
         raise LatentiaError(f"{folder / INDEX_NAME} describes {index.get('_class_name')!r}, expected a LatentModel")
     made = parts or {
@@ -305,7 +318,7 @@ def load(
         modality = modality_named(str(index["modality"]))
         model = LatentModel(
             first_stage=made["first_stage"](),
-            process=process_from_config(read_json(folder / "process" / CONFIG_NAME)),
+            process=process_of(folder / "process" / CONFIG_NAME),
             denoiser=made["denoiser"](),
             codec=modality.codec(dict(index["codec"]), folder),
             modality=modality.name,
@@ -322,11 +335,23 @@ def load(
             raise LatentiaError(
                 f"{folder}: the first stage's latent_std is not positive, or its latent_mean not finite"
             )
-        check_hashes(folder, model.training.get("hashes", {}))
     check_fit(model, folder)
+    try:
+        model.settings({})
+    except LatentiaError as error:
+        raise LatentiaError(f"{folder / INDEX_NAME}: sampling: {error}") from None
+    if parts is None:
+        check_written(folder, written, model.training.get("hashes", {}))
     for part in (model.first_stage, model.denoiser):
         part.eval().requires_grad_(False)
     return model.to(device)
+
+
+def process_of(path: Path) -> VP | RectifiedFlow | EDM:
+    try:
+        return process_from_config(read_json(path))
+    except LatentiaError as error:
+        raise LatentiaError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
 def sampling_of(values: Any, folder: Path) -> dict[str, Any]:
@@ -342,6 +367,9 @@ def training_of(folder: Path) -> dict[str, Any]:
     for name in ("recipe", "data", "hashes", "versions", "machine", "seconds"):
         if not isinstance(training.get(name, {}), dict):
             raise LatentiaError(f"{folder / TRAINING_NAME}: {name} is {training[name]!r:.60}, expected an object")
+    data = training.get("recipe", {}).get("data", {})
+    if not isinstance(data, dict):
+        raise LatentiaError(f"{folder / TRAINING_NAME}: recipe.data is {data!r:.60}, expected an object")
     return training
 
 
@@ -353,8 +381,42 @@ def check_amount(count: int, index: int, batch_size: int, shape: Sequence[int]) 
         raise LatentiaError(f"batch_size is {batch_size!r}, expected a positive integer")
     if isinstance(index, bool) or not isinstance(index, int) or index < 0:
         raise LatentiaError(f"index is {index!r}, expected an integer of 0 or more")
+    if max(count, index) > MOST_ITEMS:
+        raise LatentiaError(f"{max(count, index)} items are more than {MOST_ITEMS:,}: draw them in several calls")
     if (needed := 4 * count * math.prod(shape)) > (free := psutil.virtual_memory().available):
         raise LatentiaError(f"{count} items need {needed / 1e9:.0f} GB, {free / 1e9:.0f} GB are free: draw fewer")
+
+
+def checksums(folder: Path, index: Mapping[str, Any]) -> dict[str, str]:
+    """Of every file that decides what a model does, by its path below the folder, and of the index but `sampling`,
+    which its owner may change."""
+    files = sorted(path for ending in ("*.json", "*.safetensors") for path in folder.glob(f"*/**/{ending}"))
+    files += [folder / TRAINING_NAME] if (folder / TRAINING_NAME).is_file() else []
+    sums = {path.relative_to(folder).as_posix(): file_checksum(path) for path in files}
+    return {INDEX_NAME: index_checksum(index)} | sums
+
+
+def index_checksum(index: Mapping[str, Any]) -> str:
+    own = {name: value for name, value in index.items() if name not in ("sampling", "checksums")}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+
+
+def check_written(folder: Path, index: Mapping[str, Any], hashes: Mapping[str, Any]) -> None:
+    """Raises LatentiaError where a model folder is not what was written, by the checksums of its index.
+
+    An index of Latentia 0.1 has none: for it the hashes of the weights count, from when they were trained.
+    """
+    if os.environ.get(VERIFY) == "0":
+        return
+    sums = index.get("checksums")
+    if sums is None and "modality" not in index:
+        check_hashes(folder, hashes)
+        return
+    if not isinstance(sums, dict) or INDEX_NAME not in sums:
+        raise LatentiaError(f"{folder / INDEX_NAME} has no checksums; go on with `latentia --no-verify`")
+    if index_checksum(index) != sums[INDEX_NAME]:
+        raise LatentiaError(NOT_WRITTEN.format(folder / INDEX_NAME))
+    check_sums(folder, {name: value for name, value in sums.items() if name != INDEX_NAME})
 
 
 def check_hashes(folder: Path, hashes: Mapping[str, Any]) -> None:
@@ -370,9 +432,12 @@ def check_hashes(folder: Path, hashes: Mapping[str, Any]) -> None:
 def check_device(device: str | torch.device) -> None:
     """Raises LatentiaError where PyTorch knows no such device, or this machine has none."""
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise LatentiaError(f"device {device!s}: {first_line(error)}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.ones(1, device=device).cpu()  # "meta" makes tensors, too, but none that hold anything
+    except (RuntimeError, AssertionError, ImportError, AttributeError) as error:
+        reason = "PyTorch cannot compute there" if "INTERNAL ASSERT" in str(error) else first_line(error)
+        raise LatentiaError(f"device {device!s}: {reason}") from None
 
 
 def check_fit(model: LatentModel, folder: Path) -> None:
@@ -380,6 +445,10 @@ def check_fit(model: LatentModel, folder: Path) -> None:
     channels, given = model.denoiser.core.in_channels, model.latent_shape[0]
     if channels != given:
         raise LatentiaError(f"{folder}: the denoiser takes {channels} channels, the first stage gives {given}")
+    core, grid = model.denoiser.core, model.latent_shape[1:]
+    if core.axes != len(grid) or (core.has_places and tuple(core.config["grid"]) != grid):
+        trained = tuple(core.config.get("grid", (0,) * core.axes))
+        raise LatentiaError(f"{folder}: the denoiser is for latents of grid {trained}, the model has {grid}")
     modality_named(model.modality).check(model, folder)
 
 

@@ -54,7 +54,8 @@ ClassInTurn = Annotated[
     str | None, typer.Option("--class", help="Class by name, or by number as #2; without one, all in turn.")
 ]
 Count = Annotated[
-    int | None, typer.Option(min=1, help="How many; without it 64, or 1 of a prompt.", show_default=False)
+    int | None,
+    typer.Option(min=1, max=1_000_000, help="How many; without it 64, or 1 of a prompt.", show_default=False),
 ]
 Interval = Annotated[str | None, typer.Option(help="Guide only for σ/α within LOW,HIGH.")]
 Rescale = Annotated[float | None, typer.Option(help="Guidance rescale, 0 to 1.")]
@@ -263,7 +264,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for report.md, report.json and samples.")],
     data: Annotated[str | None, typer.Option(help="Data set to measure against; without it, the model's own.")] = None,
     root: Root = None,
-    count: Annotated[int, typer.Option(min=10, help="How many items to generate.")] = 10_000,
+    count: Annotated[int, typer.Option(min=10, max=1_000_000, help="How many items to generate.")] = 10_000,
     features: Annotated[
         str | None,
         typer.Option(
@@ -408,9 +409,8 @@ def serve(
     from latentia.web import Limits
     from latentia.web import serve as serve_model
 
-    say(f"http://{host}:{port} shows {model}; Ctrl-C ends it")
     limits = Limits(count=count, steps=steps, seconds=seconds, waiting=waiting)
-    serve_model(model, host=host, port=port, device=device, limits=limits)
+    serve_model(model, host=host, port=port, device=device, limits=limits, say=say)
 
 
 @app.command("import")

@@ -186,6 +186,8 @@ class DiT(Network):
     The output is exactly zero at initialisation. Raises LatentiaError for sizes that do not fit each other.
     """
 
+    has_places = True
+
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
         sizes = checked(DiTArguments, arguments, "a DiT")

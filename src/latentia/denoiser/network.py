@@ -35,6 +35,7 @@ class Network(nn.Module):
     concat_channels: int = 0
     signal_width: int
     axes: int  # of the grid
+    has_places: bool = False  # whether it knows places by the grid of its config
 
     def joined(self, x: Tensor, time: Tensor, signals: Signals) -> Tensor:
         """x with the signals' grid behind, zeros for None (Rombach et al. 2022, §3.3): (B, C, *grid).

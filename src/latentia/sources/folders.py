@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from latentia.errors import LatentiaError
+from latentia.sources.lines import is_unicode
 
 TEST_NAMES = ("test", "val", "valid", "validation")
 
@@ -62,12 +64,24 @@ def is_inside(path: Path, root: Path) -> bool:
         return False
 
 
+def inside(paths: Iterable[Path], root: Path) -> list[Path]:
+    """The files among paths in a folder. Raises LatentiaError where one is a link that leads out of it, or no file."""
+    found = list(paths)
+    for path in found:
+        if not is_inside(path, root.resolve()):
+            raise LatentiaError(f"{path} is no file, or a link that leads out of {root}: it is not read")
+    return found
+
+
 def class_names(names: list[str], base: Path) -> tuple[str, ...]:
     """The sorted first folders of relative paths, () where none has one; LatentiaError where only some have one."""
     loose = [name for name in names if "/" not in name]
     if loose and len(loose) < len(names):
         raise LatentiaError(f"{base} holds files beside its class folders ({loose[0]}); move these into a class")
-    return tuple(sorted({name.split("/")[0] for name in names if "/" in name}))
+    classes = sorted({name.split("/")[0] for name in names if "/" in name})
+    if wrong := next((name for name in classes if not name.isascii() and not is_unicode(name)), None):
+        raise LatentiaError(f"{base} has the folder {os.fsencode(wrong)!r}, whose name is no UTF-8: rename it")
+    return tuple(classes)
 
 
 def held_out(identity: str, one_in: int = 10) -> bool:

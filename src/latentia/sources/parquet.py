@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from latentia.errors import LatentiaError, first_line
-from latentia.sources.folders import TEST_NAMES
+from latentia.sources.folders import TEST_NAMES, inside
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
 
@@ -22,7 +22,7 @@ def parquet_files(path: Path) -> list[Path]:
     """The file itself, or the parquet files of a folder and of its sub-folder `data`."""
     if path.is_file():
         return [path]
-    return sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")])
+    return inside(sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")]), path)
 
 
 def load_parts(name: str, files: dict[str, list[str]] | None = None) -> Any:
@@ -35,7 +35,14 @@ def load_parts(name: str, files: dict[str, list[str]] | None = None) -> Any:
         return datasets.load_dataset(name, **({"data_files": files} if files else {}))
     except Exception as error:  # the library documents no common class for what it raises
         where = ", ".join(file for group in (files or {}).values() for file in group) or f"hf:{name}"
-        raise LatentiaError(f"{where} cannot be loaded as a data set: {first_line(error)}") from None
+        raise LatentiaError(f"{where} cannot be loaded as a data set: {first_line(root_of(error))}") from None
+
+
+def root_of(error: Exception) -> Exception:
+    """What an error was caused by: the library's own says only that there was one."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
 
 
 def split_parts(parts: Any) -> tuple[Any, str | None]:

@@ -148,8 +148,8 @@ def require_own(path: Path) -> None:
     try:
         with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if name.startswith("denoiser.module.")]  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise LatentiaError(f"{path} is not a readable safetensors file: {error}") from None
+    except (SafetensorError, OSError):
+        return  # `restore` says what to do about a damaged file
     if names and not any(name.startswith("denoiser.module.core.") for name in names):
         raise LatentiaError(
             f"{path} is of an earlier version of Latentia and cannot be continued; its model folder works as before, "

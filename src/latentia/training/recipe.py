@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -22,13 +23,13 @@ from pydantic import (
 
 from latentia.conditions import OWN as OWN_CONDITIONS
 from latentia.conditions import conditions
-from latentia.config import Loop, Section, checked, config, described, fault, plain
+from latentia.config import Loop, Section, check_field, checked, config, described, fault, plain
 from latentia.denoiser import PRESETS
 from latentia.denoiser.denoiser import make_objective
 from latentia.denoiser.dit import DiTConfig
 from latentia.denoiser.unet import UNetConfig
 from latentia.diffusion import PROCESSES, Sampling
-from latentia.errors import LatentiaError
+from latentia.errors import LatentiaError, first_line
 from latentia.modalities.registry import first_stages, modalities, modality_of_stage
 
 RECIPE_NAME = "recipe.yaml"  # in the folder of a run
@@ -224,16 +225,42 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         tree = OmegaConf.load(path)
         for override in overrides:
-            field, text = override.split("=", 1)
-            value = OmegaConf.from_dotlist([f"value={text}"])["value"]
-            OmegaConf.update(tree, field, value, merge=False)  # a section given as a whole replaces the old one
+            apply(tree, override)
+        if foreign := next(environment(OmegaConf.to_container(tree, resolve=False)), None):
+            raise LatentiaError(f"{foreign}: a recipe takes nothing from the environment")
         return Recipe.model_validate(OmegaConf.to_container(tree, resolve=True))
     except ValidationError as error:
         raise LatentiaError(f"{path}: {fault(error)}") from None
     except LatentiaError as error:
         raise LatentiaError(f"{path}: {error}") from None
     except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError) as error:
-        raise LatentiaError(f"{path} is not a recipe: {str(error).splitlines()[0]}") from None
+        raise LatentiaError(f"{path} is not a recipe: {in_one_line(error)}") from None
+
+
+def apply(tree: Any, override: str) -> None:
+    """Sets a field of a recipe to what field=value says. Raises LatentiaError that names it."""
+    field, text = override.split("=", 1)
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload,index]
+        OmegaConf.update(tree, field, value, merge=False)  # a section given as a whole replaces the old one
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise LatentiaError(f"--set {override:.200}: {in_one_line(error)}") from None
+
+
+def in_one_line(error: Exception) -> str:
+    """What is wrong, and where, with a piece of YAML."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} (line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1})"
+    return first_line(error)
+
+
+def environment(tree: Any) -> Iterator[str]:
+    """The texts in a recipe that would be replaced by what the machine, or its user, has."""
+    values = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    for value in values:
+        yield from environment(value)
+    if isinstance(tree, str) and re.search(r"\$\{\s*oc\.", tree):
+        yield tree
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -252,6 +279,8 @@ def chosen(place: str, values: Mapping[str, Any], kinds: Mapping[str, type[Any]]
     given = with_preset(place, given) if given.get("preset") else given
     others = [other for other in kinds.values() if other is not own]
     related = {name for other in others if akin(own, other) for name in described(other)} - described(own).keys()
+    for name in related & given.keys():  # it is not used, but what is wrong there is not passed over either
+        check_field(next(other for other in others if name in described(other)), name, given[name], place)
     given = {name: value for name, value in given.items() if name not in related}
     return checked(own, without_foreign(given, own, others), place, ".")
 

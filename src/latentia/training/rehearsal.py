@@ -77,10 +77,11 @@ class Rehearsal:
             times = [f"{name.replace('_', ' ')} {in_words(self.seconds(name))}" for name in needed]
         except Stopped:
             raise Stopped("stopped before the training began") from None
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise LatentiaError(f"there is not enough memory for this recipe: {first_line(error)}") from None
+        except (MemoryError, RuntimeError, ValueError, ArithmeticError) as error:
+            if is_out_of_memory(error):
+                advice = "make batch_size, data.size or the networks smaller"
+                raise LatentiaError(f"there is not enough memory for this recipe: {advice}") from None
+            raise LatentiaError(f"this recipe cannot be trained: {first_line(error)}") from error
         finally:
             self.accelerator.free_memory()
             self.clear()

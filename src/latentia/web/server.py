@@ -1,5 +1,6 @@
 """The page and the HTTP interface on one port."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,22 @@ def build_app(model: LatentModel, title: str, limits: Limits, hosts: tuple[str, 
 
 
 def serve(
-    folder: str | Path, *, host: str = "127.0.0.1", port: int = 7860, device: str = "cpu", limits: Limits | None = None
+    folder: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    device: str = "cpu",
+    limits: Limits | None = None,
+    say: Callable[[str], None] = print,
 ) -> None:
-    """Serves a model folder until Ctrl-C. Raises LatentiaError where it cannot be read or the port is taken."""
+    """Serves a model folder until Ctrl-C, and says where. Raises LatentiaError where it cannot be read or the port is
+    taken."""
     app = build_app(load(folder, device), Path(folder).resolve().name, limits or Limits(), (*LOOPBACK, host))
     import uvicorn
 
     from latentia.web.guards import Impatient
 
+    say(f"http://{host}:{port} shows {folder}; Ctrl-C ends it")
     try:
         uvicorn.run(app, host=host, port=port, log_level="warning", http=Impatient, limit_concurrency=MOST_CONNECTIONS)
     except SystemExit:  # uvicorn has printed why, on stderr

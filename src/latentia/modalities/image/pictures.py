@@ -133,7 +133,7 @@ def to_uint8(x: Tensor) -> NDArray[np.uint8]:
     if x.ndim != 4 or not x.is_floating_point():
         raise LatentiaError(f"pictures are {x.dtype} {tuple(x.shape)}, expected floats (B, C, H, W)")
     if bool(torch.isnan(x).any()):
-        raise LatentiaError("pictures hold NaN: the model that made them has diverged")
+        raise LatentiaError("pictures hold NaN: the model that made them has diverged, or guidance is far too strong")
     levels = x.detach().float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 

@@ -19,6 +19,7 @@ from latentia.modalities.image.readers.shards import read_shards, shard_files
 from latentia.sources.parquet import parquet_files
 
 MAX_SIZE = 8192
+LARGEST = 32  # times, that the small pictures of a named set are enlarged
 
 
 def digits(split: Split) -> PictureSet:
@@ -48,9 +49,15 @@ def auto(split: Split, root: Path | None) -> PictureSet:
         return replace(fallback, source=f"{fallback.source} Fashion-MNIST is not available: {error}.")
 
 
+def _digits(split: Split, root: Path | None) -> PictureSet:
+    if root is not None:
+        raise LatentiaError(f"the digits come with scikit-learn, without files: leave out the root {root}")
+    return digits(split)
+
+
 BUILT_IN: dict[str, Callable[[Split, Path | None], PictureSet]] = {
     "fashion-mnist": fashion_mnist,
-    "digits": lambda split, root: digits(split),  # there are no files
+    "digits": _digits,
     "cifar10": cifar10,
     "auto": auto,
 }
@@ -119,6 +126,8 @@ def _read(name: str | Path, base: Path | None, choice: Choice) -> PictureSet:
         raise LatentiaError(f"{name!s} is neither a path that exists nor one of {', '.join(BUILT_IN)}, hf:NAME")
     if path.is_file() and path.name.endswith((".tar.gz", ".tgz")):
         return _resized(read_cifar10(path, split), size)
+    if not path.is_file() and not path.is_dir():
+        raise LatentiaError(f"{path} is neither a file nor a folder")
     if shard_files(path):
         return read_shards(path, choice)
     if path.is_file() and path.suffix != ".parquet":
@@ -129,4 +138,8 @@ def _read(name: str | Path, base: Path | None, choice: Choice) -> PictureSet:
 
 
 def _resized(pictures: PictureSet, size: int | Frame | None) -> PictureSet:
+    if size is not None and min(sides_of(size)) > LARGEST * max(pictures.images.shape[1:3]):
+        height, width = pictures.images.shape[1:3]
+        enlarged = f"a size of {min(sides_of(size))} enlarges them more than {LARGEST} times"
+        raise LatentiaError(f"{pictures.name} has pictures of {width}×{height}: {enlarged}")
     return replace(pictures, images=resize_pictures(pictures.images, size))

@@ -5,6 +5,7 @@ be `train/` and `test/` above.
 """
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from latentia.errors import LatentiaError
 from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.image_cache import Choice, Sources, record_file, stored_pictures
-from latentia.sources.folders import class_names, held_out, is_inside, list_files, split_folders
+from latentia.sources.folders import class_names, held_out, inside, is_inside, list_files, split_folders
 from latentia.sources.lines import MAX_JSON_BYTES, MAX_TEXT_BYTES, parse_json, read_lines, text_fault
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
@@ -78,7 +79,8 @@ def read_captions(base: Path, names: Sequence[str], root: Path, faults: dict[str
     `faults` gets, by name, what is wrong with the caption of a picture. Links that leave `root` are not followed.
     Raises LatentiaError where a line of the metadata cannot be read.
     """
-    metadata = next((base / name for name in METADATA if is_inside(base / name, root)), None)
+    there = [base / name for name in METADATA if os.path.lexists(base / name)]
+    metadata = inside(there[:1], root)[0] if there else None
     if metadata is not None:
         by_name = _metadata(metadata, faults)
         return [by_name.get(name) for name in names]

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
@@ -29,6 +28,7 @@ from latentia.progress import progress
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 LAYOUT = "2"  # changes when the same files would decode to other pixels
 DECODED_AT_ONCE = 64  # pictures waiting in RAM
+PIXELS_AT_ONCE = 2**26  # of them all, unless one has more
 DEEPEST = 2**16  # levels of a picture of 16 bits
 MOST_GREY = 0.25  # share of a mask's pixels; edges that are softened, or resized, are grey too
 NAMED = 5  # corrupt files that an error names; it counts the rest
@@ -142,7 +142,11 @@ def _decode(path: Path, sources: Sources, choice: Choice) -> None:
         values = [value for _, value in _each(pool, lambda i: _brightest(read(i)), deep, f"{origin}: measuring")]
         brightest = max((value for value in values if isinstance(value, int)), default=None)
         pictures = _each(
-            pool, lambda i: read_picture(read(i), mode, size, choice.levels), fitting, f"{origin}: decoding"
+            pool,
+            lambda i: read_picture(read(i), mode, size, choice.levels),
+            fitting,
+            f"{origin}: decoding",
+            lambda i: heads[i].height * heads[i].width,
         )
         with atomic_path(path) as temporary:
             with temporary.open("wb") as file:
@@ -195,9 +199,13 @@ def _refusal(reasons: Mapping[int, str], sources: Sources) -> LatentiaError:
 
 
 def _each(
-    pool: ThreadPoolExecutor, function: Callable[[int], Value], indices: Sequence[int], label: str
+    pool: ThreadPoolExecutor,
+    function: Callable[[int], Value],
+    indices: Sequence[int],
+    label: str,
+    pixels: Callable[[int], int] = lambda i: 0,
 ) -> Iterator[tuple[int, Value | str]]:
-    """`function` of each index, in order; where it fails, the reason instead of the value."""
+    """`function` of each index, in order; where it fails, the reason instead of the value. `pixels` take up memory."""
 
     def attempt(i: int) -> Value | str:
         try:
@@ -205,11 +213,25 @@ def _each(
         except Exception as error:  # decoders raise almost anything on hostile bytes
             return reason_of(error)
 
-    waiting = iter(indices)
+    groups = _groups(indices, pixels)
     with progress(shown=sys.stderr.isatty(), total=len(indices), desc=label, unit="picture") as bar:
-        while some := list(islice(waiting, DECODED_AT_ONCE)):  # map() alone would decode all before the first is used
+        for some in groups:  # map() alone would decode all before the first is used
             yield from zip(some, pool.map(attempt, some), strict=True)
             bar.update(len(some))
+
+
+def _groups(indices: Iterable[int], pixels: Callable[[int], int]) -> Iterator[list[int]]:
+    """Indices, so many at a time as memory is meant for."""
+    group: list[int] = []
+    total = 0
+    for i in indices:
+        if group and (len(group) == DECODED_AT_ONCE or total + pixels(i) > PIXELS_AT_ONCE):
+            yield group
+            group, total = [], 0
+        group.append(i)
+        total += pixels(i)
+    if group:
+        yield group
 
 
 def reason_of(error: Exception) -> str:

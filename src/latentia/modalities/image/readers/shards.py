@@ -13,7 +13,7 @@ from latentia.items import class_order
 from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.folder import SUFFIXES, caption_in, caption_of
 from latentia.modalities.image.readers.image_cache import Choice, Sources, record_file, stored_pictures
-from latentia.sources.folders import TEST_NAMES, held_out
+from latentia.sources.folders import TEST_NAMES, held_out, inside
 from latentia.sources.lines import MAX_JSON_BYTES, MAX_TEXT_BYTES, parse_json
 
 MAX_PICTURE_BYTES = 2**28
@@ -34,7 +34,7 @@ def shard_files(path: Path) -> list[Path]:
     """The .tar file itself, or those in a folder."""
     if path.is_file():
         return [path] if path.suffix == ".tar" else []
-    return sorted(path.glob("*.tar"))
+    return inside(sorted(path.glob("*.tar")), path)
 
 
 def read_shards(path: Path, choice: Choice) -> PictureSet:

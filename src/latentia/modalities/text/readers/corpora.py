@@ -11,7 +11,7 @@ from latentia.errors import LatentiaError
 from latentia.items import OnCorrupt, Split, check_choices, class_order
 from latentia.modalities.text.readers.wordnet import LEXICOGRAPHER_FILES, find_wordnet, read_wordnet
 from latentia.modalities.text.texts import TextSet
-from latentia.sources.folders import TEST_NAMES, class_names, held_out, list_files, split_folders
+from latentia.sources.folders import TEST_NAMES, class_names, held_out, inside, list_files, split_folders
 from latentia.sources.lines import Row, make_row, read_document, read_json_lines, read_lines, text_fault
 from latentia.sources.parquet import label_column, label_of, load_parquet, load_parts, parquet_files, split_parts
 
@@ -78,6 +78,8 @@ def _open(path: Path) -> Corpus:
         raise LatentiaError(f"{path} is no file of texts; expected one of {', '.join(READERS)}, .parquet, or a folder")
     if not path.exists():
         raise LatentiaError(f"{path} is neither a path that exists nor one of wordnet, hf:NAME")
+    if not path.is_dir():
+        raise LatentiaError(f"{path} is neither a file nor a folder")
     train, test = (_part_file(path, names) for names in (("train",), TEST_NAMES))
     if train:
         rows = READERS[test.suffix](test) if test else None
@@ -92,7 +94,7 @@ def _open(path: Path) -> Corpus:
 def _part_file(folder: Path, names: tuple[str, ...]) -> Path | None:
     """The file of one split in a folder of splits, None where it has none."""
     files = [folder / f"{name}{suffix}" for name in names for suffix in READERS]
-    files = [file for file in files if file.is_file()]
+    files = inside([file for file in files if file.exists() or file.is_symlink()], folder)
     if len(files) > 1:
         raise LatentiaError(f"{folder} holds both {files[0].name} and {files[1].name}; leave one")
     return files[0] if files else None
