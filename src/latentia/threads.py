@@ -1,14 +1,20 @@
-"""The threads of a command: no more than the process's share of the processors, and asleep while they wait."""
+"""The threads of a command: no more than the process's share of the processors, and asleep while they wait.
 
+And the memory that they have freed.
+"""
+
+import ctypes
 import math
 import os
 from collections.abc import MutableMapping
+from contextlib import suppress
 from pathlib import Path
 
 # How often a thread of OpenMP looks for work before it sleeps, some 40 µs. GNU's runtime looks 300,000 times, so that
 # two processes on the same cores take the time from each other. A thread that sleeps at once (0) is woken for each of
 # the short pieces of work that a small network consists of, which halves the speed of training on an idle machine.
 SPINS = 2000
+ARENA_MAX = -8  # the name of that setting in malloc.h
 
 
 def settle(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -23,6 +29,18 @@ def settle(environ: MutableMapping[str, str] = os.environ) -> None:
         share = processor_share()
         if share is not None:
             environ["OMP_NUM_THREADS"] = str(share)
+
+
+def keep_memory_together() -> None:
+    """Lets all threads free into the same two heaps of glibc; each has its own otherwise, and keeps what is free."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(ARENA_MAX, 2)
+
+
+def give_back_memory() -> None:
+    """Returns to the system what glibc keeps of freed memory."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def processor_share(proc: Path = Path("/proc/self/cgroup"), mounts: Path = Path("/sys/fs/cgroup")) -> int | None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 import latentia
 from latentia.errors import LatentiaError
-from latentia.modalities.image.page import Editor, read_painted
+from latentia.modalities.image.page import file_editor, read_painted
 from latentia.web import Limits, build_app
 
 
@@ -22,7 +22,7 @@ def test_a_picture_is_decoded_in_its_turn_and_within_the_limit(tiny_model: Path,
     layer = Image.new("RGBA", (40, 30))
     layer.paste((255, 0, 0, 255), (0, 0, 40, 15))
     layer.save(tmp_path / "layer.png")
-    editor = Editor(layers=False)
+    editor = file_editor(layers=False)
     handed = editor.preprocess(
         EditorData(
             background=FileData(path=str(tmp_path / "sea.png")), layers=[FileData(path=str(tmp_path / "layer.png"))]
@@ -35,7 +35,7 @@ def test_a_picture_is_decoded_in_its_turn_and_within_the_limit(tiny_model: Path,
     assert not mask[4:].any()
     (tmp_path / "no.png").write_bytes(b"no picture")
     Image.new("1", (5000, 5000)).save(tmp_path / "huge.png")
-    for name, reason in {"no.png": "not a picture", "huge.png": "at most 16,777,216"}.items():
+    for name, reason in {"no.png": "not a picture", "huge.png": "at most 8,388,608"}.items():
         with pytest.raises(LatentiaError, match=f"the picture cannot be read: .*{reason}"):
             read_painted({"background": tmp_path / name, "layers": []}, model)
 
@@ -48,4 +48,4 @@ def test_the_interface_has_the_same_limit(tiny_model: Path, tmp_path: Path) -> N
     for fields in ({"picture": huge, "mask": small}, {"picture": small, "mask": huge}):
         answer = client.post("/api/inpaint", json=fields)
         assert answer.status_code == 400
-        assert "it has 5000×5000 pixels, at most 16,777,216 are taken" in answer.json()["detail"]
+        assert "it has 5000×5000 pixels, at most 8,388,608 are taken" in answer.json()["detail"]

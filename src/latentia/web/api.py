@@ -18,12 +18,12 @@ from latentia.errors import LatentiaError, is_out_of_memory
 from latentia.modalities.registry import modality_named
 from latentia.model import LatentModel
 from latentia.version import __version__
+from latentia.web.guards import CLIENT_GONE
 from latentia.web.jobs import Busy, Gone, Jobs, TimeUp
 from latentia.web.work import Ask, draw
 
 LOOK_EVERY = 0.1  # seconds between two looks whether the client is still there
 MOST_TEXT = 2000  # characters
-CLIENT_GONE = 499  # what nginx calls it; nobody reads it
 
 Text = Annotated[str, Field(max_length=MOST_TEXT)]
 
@@ -128,13 +128,14 @@ async def _run(request: Request, jobs: Jobs, work: Callable[[Callable[[], None]]
         seconds = time.perf_counter() - started
         return result
 
-    task = asyncio.ensure_future(asyncio.to_thread(jobs.run, timed, gone.is_set))
     try:
-        while not task.done():
-            await asyncio.wait({task}, timeout=LOOK_EVERY)
-            if await request.is_disconnected():
-                gone.set()
-        result = task.result()
+        with jobs.place():
+            task = asyncio.get_running_loop().run_in_executor(jobs.threads, jobs.in_turn, timed, gone.is_set)
+            while not task.done():
+                await asyncio.wait({task}, timeout=LOOK_EVERY)
+                if await request.is_disconnected():
+                    gone.set()
+            result = task.result()
     except Busy as error:
         raise HTTPException(503, str(error)) from None
     except TimeUp as error:

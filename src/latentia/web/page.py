@@ -33,6 +33,11 @@ def build_page(model: LatentModel, jobs: Jobs, title: str) -> gr.Blocks:
     return page
 
 
+def shown(message: str) -> gr.Error:
+    """An error for the visitor, not for the log."""
+    return gr.Error(message, print_exception=False)
+
+
 @dataclass(frozen=True)
 class Form:
     """The fields that all tabs have, and how they are read."""
@@ -67,11 +72,11 @@ class Form:
         try:
             numbers = int(count), int(steps), float(guidance), int(seed or 0)
         except (TypeError, ValueError):
-            raise gr.Error("How many, steps, guidance and seed must be numbers") from None
+            raise shown("How many, steps, guidance and seed must be numbers") from None
         if not (1 <= numbers[0] <= limits.count and 1 <= numbers[1] <= limits.steps and 0 <= numbers[2] <= 100):
-            raise gr.Error(f"At most {limits.count} at once and {limits.steps} steps")
+            raise shown(f"At most {limits.count} at once and {limits.steps} steps")
         if not 0 <= numbers[3] < 2**31:
-            raise gr.Error("The seed must be 0 or more and less than 2³¹")
+            raise shown("The seed must be 0 or more and less than 2³¹")
         named = None if label in (None, ANY) else str(label)
         asked = {name: str(text) for name, text in zip(self.further, texts, strict=True) if text}
         return Ask(numbers[0], named, str(prompt or ""), str(negative or ""), *numbers[1:], asked)
@@ -81,7 +86,7 @@ class Form:
         try:
             return self.jobs.run(work, lambda: False)
         except LatentiaError as error:
-            raise gr.Error(str(error)) from None
+            raise shown(str(error)) from None
 
 
 def _draw_tab(model: LatentModel, jobs: Jobs, form: Form) -> None:
@@ -121,7 +126,7 @@ def _draw_tab(model: LatentModel, jobs: Jobs, form: Form) -> None:
         finally:
             gone.set()  # the browser left, or all is done
         if "error" in outcome:
-            raise gr.Error(str(outcome["error"]))
+            raise shown(str(outcome["error"]))
         yield gr.skip(), modality.component_value(outcome["items"], model)
 
     button.click(go, fields, [way, result], api_visibility="private")

@@ -1,5 +1,6 @@
 """The page and the HTTP interface on one port."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 from latentia.errors import LatentiaError
 from latentia.modalities.registry import modality_named
 from latentia.model import LatentModel, load
+from latentia.threads import keep_memory_together
 from latentia.version import __version__
 from latentia.web.jobs import Jobs, Limits
 
+UVICORN_FAILS = (1, 3)  # statuses with which it ends where it cannot start
 MOST_CONNECTIONS = 256  # more are answered 503
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -36,16 +39,24 @@ def build_app(model: LatentModel, title: str, limits: Limits, hosts: tuple[str, 
     app.add_exception_handler(RequestValidationError, first_errors)
     app.add_exception_handler(HTTPException, http_error)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["*"] if "0.0.0.0" in hosts else [*hosts, "[::1]"])
-    uploads = {f"/api/{name}" for name in modality_named(model.modality).uploads}
-    app.add_middleware(
-        Guard,
-        most=limits.body,
-        small=lambda path: path.startswith("/api/") and path not in uploads,
-        quota=limits.uploads,
-    )
+    routes = {f"/api/{name}" for name in modality_named(model.modality).uploads}
+    app.add_middleware(Guard, most=limits.body, takes_items=routes.__contains__, quota=limits.uploads)
     jobs = Jobs(limits)
     add_routes(app, model, jobs)
-    return gradio.mount_gradio_app(app, build_page(model, jobs, title), path="/")
+    for module in (gradio.queueing, gradio.routes, gradio.route_utils):
+        module.traceback = OneLine  # type: ignore[attr-defined]
+    page = build_page(model, jobs, title)
+    page.has_launched = True  # only then does gradio refuse files that no visitor has sent
+    return gradio.mount_gradio_app(app, page, path="/")
+
+
+class OneLine:
+    """What gradio prints of an error that a visitor causes, in the place of a traceback."""
+
+    @staticmethod
+    def print_exc() -> None:
+        error = sys.exc_info()[1]
+        print(f"page: {type(error).__name__}: {str(error)[:200]!r}", file=sys.stderr)
 
 
 def serve(
@@ -59,6 +70,7 @@ def serve(
 ) -> None:
     """Serves a model folder until Ctrl-C, and says where. Raises LatentiaError where it cannot be read or the port is
     taken."""
+    keep_memory_together()
     app = build_app(load(folder, device), Path(folder).resolve().name, limits or Limits(), (*LOOPBACK, host))
     import uvicorn
 
@@ -67,5 +79,8 @@ def serve(
     say(f"http://{host}:{port} shows {folder}; Ctrl-C ends it")
     try:
         uvicorn.run(app, host=host, port=port, log_level="warning", http=Impatient, limit_concurrency=MOST_CONNECTIONS)
-    except SystemExit:  # uvicorn has printed why, on stderr
+    except SystemExit as ended:
+        if ended.code not in UVICORN_FAILS:  # it was asked to end
+            raise
+        # uvicorn has printed why, on stderr
         raise LatentiaError(f"cannot listen on {host}:{port}; choose another --port") from None

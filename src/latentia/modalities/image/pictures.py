@@ -19,7 +19,7 @@ from latentia.items import check_labels, class_index
 from latentia.metrics.checks import check_pictures
 
 MAX_SIDE = 4096  # pixels of a picture to draw or to learn
-MOST_PIXELS = MAX_SIDE**2  # of a picture that a visitor of the page or a client sends
+MOST_PIXELS = 2**23  # of a picture that a visitor of the page or a client sends
 HASHED_AT_ONCE = 1024  # pictures; a memory map larger than RAM is hashed piece by piece
 
 

@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from latentia.errors import LatentiaError, first_line
 from latentia.files import atomic_path, cache_dir, read_json, write_json
 from latentia.items import OnCorrupt, Split
-from latentia.modalities.image.pictures import Frame, NoneFits, fit_picture
+from latentia.modalities.image.pictures import Frame, NoneFits, fit_picture, sides_of
 from latentia.progress import progress
 
 # Formats that Pillow decodes itself; EPS, which starts Ghostscript, is not among them.
@@ -265,13 +265,16 @@ def _brightest(source: Path | BytesIO) -> int:
 
 
 def read_picture(
-    source: Path | BytesIO, mode: str, size: int | Frame | None, levels: int | None = None
+    source: Path | BytesIO, mode: str, size: int | Frame | None, levels: int | None = None, most: int | None = None
 ) -> NDArray[np.uint8]:
     """Decodes one picture to uint8 (H, W, C), upright, on white, in `mode` "L" or "RGB". Raises what Pillow raises.
 
     levels: how many a grey picture of 16 bits has, None for all 65536; the highest is white.
+    most: pixels that a stranger's picture may have, see `shrink`.
     """
     with Image.open(source, formats=FORMATS) as opened:
+        if most is not None:
+            shrink(opened, most, size)
         picture = ImageOps.exif_transpose(opened)
         if picture.mode == "F":
             raise ValueError("floating-point pictures have no fixed range; save it with 8 bits per channel")
@@ -300,15 +303,14 @@ def read_one(
     """A picture, of a file or its bytes, as uint8 (size, size, channels), upright, on white.
 
     fit: resize and crop a picture of another size. what: a word for it in errors. levels: as of `read_picture`.
-    most: pixels that a stranger's picture may have.
+    most: pixels that a stranger's picture may have, see `shrink`.
     Raises LatentiaError where the file is missing or no picture, or has another size and `fit` is off.
     """
     name = path if isinstance(path, Path) else f"the {what}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            check_pixels(path, most)
-            picture = read_picture(path, "L" if channels == 1 else "RGB", size if fit else None, levels)
+            picture = read_picture(path, "L" if channels == 1 else "RGB", size if fit else None, levels, most)
     except Exception as error:  # decoders raise almost anything on hostile bytes
         raise LatentiaError(f"{name} cannot be read as a {what}: {reason_of(error)}") from None
     if picture.shape[:2] != (size, size):
@@ -317,13 +319,16 @@ def read_one(
     return picture
 
 
-def check_pixels(source: Path | BytesIO, most: int | None) -> None:
-    """Raises ValueError where the head of a picture's file says that it has more pixels than `most`."""
-    if most is None:
-        return
-    with Image.open(source, formats=FORMATS) as picture:
-        if picture.width * picture.height > most:
-            raise ValueError(f"it has {picture.width}×{picture.height} pixels, at most {most:,} are taken")
+def shrink(picture: Image.Image, most: int, size: int | Frame | None) -> None:
+    """Makes an opened picture so small, in place, that it takes little memory, but not below four times `size`.
+
+    Raises ValueError where the head of its file says that it has more pixels than `most`.
+    """
+    if picture.width * picture.height > most:
+        raise ValueError(f"it has {picture.width}×{picture.height} pixels, at most {most:,} are taken")
+    if size is not None and not picture.mode.startswith("I"):
+        side = 4 * max(sides_of(size))
+        picture.thumbnail((side, side))
 
 
 def read_mask(path: Path | BytesIO, size: int, fit: bool = False, most: int | None = None) -> NDArray[np.bool_]:
