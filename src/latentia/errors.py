@@ -1,12 +1,21 @@
 """What a user can mend, and what a user has asked for."""
 
+import signal
+
 
 class LatentiaError(Exception):
     """Says in one line what was wrong, where, and what to do. The command line prints it and exits with status 1."""
 
 
 class Stopped(Exception):
-    """The user asked a run to stop; its checkpoint has been written. The command line exits with status 130."""
+    """The user asked a run to stop, by the signal `number`; its checkpoint has been written.
+
+    The command line exits with status 128 + number.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 def first_line(error: Exception) -> str:

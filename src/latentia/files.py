@@ -57,6 +57,10 @@ def find_data(name: str, root: Path | None, holds: Callable[[Path], object], mis
     return folder
 
 
+def in_bytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
+
+
 def check_writable(path: Path) -> None:
     """Raises LatentiaError where a file or folder of that name could not be made, before work is spent on it."""
     if path.exists() and not (path.is_file() or path.is_dir()):

@@ -482,7 +482,7 @@ def main() -> None:
     except LatentiaError as error:
         _end(f"error: {error}", 1)
     except Stopped as error:
-        _end(str(error), INTERRUPTED)
+        _end(str(error), 128 + error.number)
     except BrokenPipeError:  # whoever reads the output, such as `head`, has enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # Python would flush the closed pipe at its end
         sys.exit(1)

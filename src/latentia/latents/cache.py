@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentia.errors import LatentiaError
-from latentia.files import locked, module_hash, read_json, write_json
+from latentia.files import in_bytes, locked, module_hash, read_json, write_json
 from latentia.items import ItemSet
 from latentia.latents.first_stage import FirstStage
 from latentia.progress import progress as progress_bar
@@ -149,7 +149,7 @@ def create(path: Path, expected: dict[str, Any]) -> None:
     free = shutil.disk_usage(path).free
     if needed > free:  # a memory map on a full disk would end the process without a message
         raise LatentiaError(
-            f"the latent cache needs {needed / 1e9:.1f} GB and {path} has {free / 1e9:.1f} GB free; "
+            f"the latent cache needs {in_bytes(needed)} and {path} has {in_bytes(free)} free; "
             "free some, or choose another folder"
         )
     np.lib.format.open_memmap(path / LATENTS_NAME, "w+", np.float32, tuple(expected["shape"])).flush()

@@ -80,8 +80,13 @@ def run_loop(
             for look in looks:
                 if done == steps or done % look.every == 0:
                     look.call(done)
-            if stop:
-                raise Stopped(f"stopped after step {done} of {steps}; continue with --resume")
+            if stop or _any_process(accelerator, bool(requested), 0 if done == steps else done):
+                if not stop and done < steps:
+                    checkpoint.save(done, write=main, keep=loop.keep)
+                raise Stopped(
+                    f"stopped after step {done} of {steps}; continue with --resume",
+                    requested[0] if requested else signal.SIGINT,
+                )
     if log is not None:
         checkpoint.prune()
         log.close()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from latentia.denoiser import count_parameters
 from latentia.errors import LatentiaError
-from latentia.files import WithoutDraws
+from latentia.files import WithoutDraws, in_bytes
 
 PARAMETER_BYTES = 20  # weight, gradient, AdamW's two moments and EMA, in float32
 
@@ -20,10 +20,6 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-
-
-def in_bytes(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
 
 
 def require_memory(needed: float, free: int, what: str) -> None:

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from latentia.config import Loop
 from latentia.errors import LatentiaError, Stopped, first_line, is_out_of_memory
+from latentia.files import in_bytes
 from latentia.items import ItemSet
 from latentia.latents.cache import cached_latents
 from latentia.latents.first_stage import FirstStage
@@ -20,7 +21,7 @@ from latentia.modalities.registry import modality_of_stage
 from latentia.training.denoiser import train_denoiser
 from latentia.training.engine import local_share
 from latentia.training.log import read_log
-from latentia.training.memory import PARAMETER_BYTES, free_memory, in_bytes, kept_bytes, require_memory
+from latentia.training.memory import PARAMETER_BYTES, free_memory, kept_bytes, require_memory
 from latentia.training.recipe import Recipe
 from latentia.training.speed import Say, silent
 
@@ -75,8 +76,8 @@ class Rehearsal:
             self.attempt(None, UPDATES)
             self.accelerator.wait_for_everyone()
             times = [f"{name.replace('_', ' ')} {in_words(self.seconds(name))}" for name in needed]
-        except Stopped:
-            raise Stopped("stopped before the training began") from None
+        except Stopped as stopped:
+            raise Stopped("stopped before the training began", stopped.number) from None
         except (MemoryError, RuntimeError, ValueError, ArithmeticError) as error:
             if is_out_of_memory(error):
                 advice = "make batch_size, data.size or the networks smaller"

@@ -188,7 +188,14 @@ def _held_stage(finished: Path, given: str | Path | None, items: ItemSet) -> Fir
     if not finished.exists() and given is None:
         return None
     source = finished if finished.exists() else Path(str(given))
-    stage: FirstStage = load_part(source, first_stages())
+    try:
+        stage: FirstStage = load_part(source, first_stages())
+    except LatentiaError as error:
+        if source is not finished:
+            raise
+        raise LatentiaError(
+            f"{error}; delete the folder {finished}, and the first stage is made of its checkpoint"
+        ) from None
     if given is not None and module_hash(load_part(Path(given), first_stages())) != module_hash(stage):
         raise LatentiaError(f"{given} is not the first stage that this run began with: resume without it")
     require_fit(stage, items, source)

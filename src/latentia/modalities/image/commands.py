@@ -91,7 +91,7 @@ def inpaint(
     """Repair the masked part of a picture; the rest comes back bit for bit."""
     from latentia.applications.provenance import provenance
     from latentia.modalities.image.applications.repair import inpaint as draw
-    from latentia.modalities.image.applications.repair import most_typical, picture_stage
+    from latentia.modalities.image.applications.repair import most_typical, picture_stage, repair_task
     from latentia.modalities.image.degrade import cover
     from latentia.modalities.image.readers.image_cache import read_mask
     from latentia.randomness import derived_seed
@@ -112,7 +112,8 @@ def inpaint(
     pictures, masks = before[None].repeat(count, 0), hidden[None].repeat(count, 0)
     seeds = [derived_seed(seed, "draw", n) for n in range(of)]
     after = most_typical([draw(loaded, pictures, masks, labels, seed=own, **options) for own in seeds])
-    made = {"command": "inpaint", "item": picture.name, "mask": mask.name, "of": of, "noise": noise, "sampler": chosen}
+    used = chosen if chosen != "auto" else "posterior" if repair_task(loaded) is None else "trained"
+    made = {"command": "inpaint", "item": picture.name, "mask": mask.name, "of": of, "noise": noise, "sampler": used}
     facts = provenance(loaded, labels, sampling | {"seed": seed}, made) if metadata else []
     typer.echo(f"wrote {out}: {modality.write_results(out, [before, cover(before, hidden)], after, facts)}")
 
@@ -181,9 +182,15 @@ def restore(
         raise LatentiaError(f"the model is trained for one task alone, {trained}")
     else:
         after = enlarge(loaded, to_uint8(degraded).repeat(count, 0), labels, **options)
-    made = {"command": "restore", "item": picture.name, "task": task, "noise": noise, "sampler": "posterior"}
+    asked = {"factor": factor, "blur": blur, "length": length, "angle": angle}
+    own = {name: asked[name] for name in OF_TASK.get(task, ())} | {"simulate": simulate}
+    used = "posterior" if trained is None else "trained"
+    made = {"command": "restore", "item": picture.name, "task": task, "noise": noise, "sampler": used, **own}
     facts = provenance(loaded, labels, sampling, made) if metadata else []
     typer.echo(f"wrote {out}: {modality.write_results(out, before, after, facts)}")
+
+
+OF_TASK = {"super-resolution": ("factor",), "deblur": ("blur",), "motion-deblur": ("length", "angle")}
 
 
 class Restoration(NamedTuple):
