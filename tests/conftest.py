@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from latentia.threads import settle
 
+settings.register_profile("patient", deadline=None)  # another process may have the processor
+settings.load_profile("patient")
 settle()  # before PyTorch is loaded, as a command does: two workers share the cores
 
 import torch  # noqa: E402

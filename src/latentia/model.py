@@ -67,7 +67,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 CALLBACK = Callable[[int, Tensor, Tensor], None]
 
 
-MOST_ITEMS = 10_000_000  # of a call, and index of its first
+MOST_ITEMS = 1_000_000  # of a call, and index of its first
 LARGER = 64  # times the cells of the model's own latent: the most that is drawn
 SETTINGS = tuple(field.name for field in fields(Sampling))
 
@@ -382,7 +382,9 @@ def check_amount(count: int, index: int, batch_size: int, shape: Sequence[int]) 
     if isinstance(index, bool) or not isinstance(index, int) or index < 0:
         raise LatentiaError(f"index is {index!r}, expected an integer of 0 or more")
     if max(count, index) > MOST_ITEMS:
-        raise LatentiaError(f"{max(count, index)} items are more than {MOST_ITEMS:,}: draw them in several calls")
+        raise LatentiaError(
+            f"{max(count, index)} items are more than {MOST_ITEMS:,} at once: draw fewer, with one seed after the other"
+        )
     if (needed := 4 * count * math.prod(shape)) > (free := psutil.virtual_memory().available):
         raise LatentiaError(f"{count} items need {needed / 1e9:.0f} GB, {free / 1e9:.0f} GB are free: draw fewer")
 

@@ -14,7 +14,8 @@ from pathlib import Path
 # two processes on the same cores take the time from each other. A thread that sleeps at once (0) is woken for each of
 # the short pieces of work that a small network consists of, which halves the speed of training on an idle machine.
 SPINS = 2000
-ARENA_MAX = -8  # the name of that setting in malloc.h
+ARENA_MAX, MMAP_THRESHOLD = -8, -3  # the names of settings in malloc.h
+LARGE = 2**21  # bytes
 
 
 def settle(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -32,9 +33,12 @@ def settle(environ: MutableMapping[str, str] = os.environ) -> None:
 
 
 def keep_memory_together() -> None:
-    """Lets all threads free into the same two heaps of glibc; each has its own otherwise, and keeps what is free."""
+    """Lets all threads free into the same two heaps of glibc, and large blocks, such as bodies of requests, to the
+    system: each thread has a heap of its own otherwise, and keeps there what is free."""
     with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(ARENA_MAX, 2)
+        library = ctypes.CDLL(None)
+        library.mallopt(ARENA_MAX, 2)
+        library.mallopt(MMAP_THRESHOLD, LARGE)
 
 
 def give_back_memory() -> None:

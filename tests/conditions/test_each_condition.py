@@ -265,7 +265,7 @@ def test_a_prompt_keeps_its_tokenizer_with_the_model(tmp_path: Path, prompt, tok
 
 def test_the_tokenizer_of_a_run_is_learned_kept_and_taken_from_the_model_to_start_from(tmp_path: Path, items) -> None:
     section = SimpleNamespace(encoder=None, vocab_size=290, max_tokens=12, depth=1)
-    recipe = SimpleNamespace(prompt=section, init=None)
+    recipe = SimpleNamespace(prompt=section, init=None, data=None)
     made = Prompt.of(plan(items(), recipe, tmp_path / "one"))
     assert made.config["vocab_size"] == made.codec.tokenizer.vocab_size <= 290
     section.vocab_size = 270

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentia.errors import LatentiaError
@@ -20,6 +20,7 @@ def make(count: int, shade: int, names: tuple[str, ...] = ("a", "b"), size: int 
     return PictureSet(images, np.arange(count) % len(names), names, f"set of {shade}", "Made.")
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.integers(1, 30), st.floats(0, 0.9))
 def test_every_real_picture_once_and_the_share_that_was_asked_for(real: int, synthetic: int, ratio: float) -> None:
     mixed = MixedPictures(make(real, 10), make(synthetic, 200), ratio)

@@ -58,7 +58,7 @@ def test_a_run_leaves_all_that_it_promises(tiny_run: Path) -> None:
         "model/process/config.json",
     ):
         assert (tiny_run / name).stat().st_size > 0, name
-    assert Image.open(tiny_run / "loss.png").size == (1440, 480)  # a panel a stage
+    assert Image.open(tiny_run / "loss.png").size == (2160, 480)  # a panel a stage, and one of the validation
     assert list((tiny_run / "denoiser" / "tensorboard").iterdir())
     made = read_json(tiny_run / "model" / "training.json")
     assert made["data"]["name"] == "digits"
@@ -249,7 +249,7 @@ def test_two_processes_give_the_loss_of_one(
 def test_microbatches_change_memory_and_not_the_result(tmp_path: Path, tiny_recipe: Path, tiny_run: Path) -> None:
     stage = tiny_run / "model" / "first_stage"
     train(load_recipe(str(tiny_recipe), ["compute.microbatches=4"]), tmp_path / "out", first_stage=stage)
-    assert Image.open(tmp_path / "out" / "loss.png").size == (720, 480)  # a stage that was given has no losses
+    assert Image.open(tmp_path / "out" / "loss.png").size == (1440, 480)  # a stage that was given has no losses
     one, four = (read_log(folder / "denoiser" / "log.csv") for folder in (tiny_run, tmp_path / "out"))
     assert [row["loss"] for row in four] == pytest.approx([row["loss"] for row in one], rel=1e-5)
 

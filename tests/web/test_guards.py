@@ -1,5 +1,6 @@
 """Hostile and unlucky requests: each is answered at once, briefly, with a status of 4xx."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -8,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
+from PIL import Image
 
 import latentia
 from latentia.web import Limits, build_app, guards
@@ -110,3 +113,116 @@ def test_connections_that_ask_for_nothing_are_closed(server: int) -> None:
     honest = socket.create_connection(("127.0.0.1", server), timeout=20)
     honest.sendall(f"GET /api/model HTTP/1.1\r\nHost: 127.0.0.1:{server}\r\n\r\n".encode())
     assert honest.recv(15) == b"HTTP/1.1 200 OK"
+
+
+PAGE = {"data": [], "fn_index": 0, "session_hash": "a"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" + b"[]," * 500_000 + b"1]",
+        json.dumps({f"key{number}": number for number in range(50_000)}).encode(),
+        json.dumps({"conditions": {f"key{number}": "" for number in range(50_000)}}).encode(),
+    ],
+)
+@pytest.mark.parametrize("path", ["/api/inpaint", "/gradio_api/queue/join"])
+def test_a_body_of_many_values_is_not_even_parsed(path: str, body: bytes, client: TestClient) -> None:
+    answer = client.post(path, content=body[: 2**20], headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"data": [NaN], "fn_index": 0, "session_hash": "a"}',
+        b'{"data": [1e999], "fn_index": 0, "session_hash": "a"}',
+        b'{"data": ["\\ud800"], "fn_index": 0, "session_hash": "a"}',
+        b"[" * 1500,
+        b"nothing",
+    ],
+)
+def test_the_page_is_sent_json_alone(body: bytes, client: TestClient) -> None:
+    answer = client.post("/gradio_api/queue/join", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("number", [-1, 99_999, "x", None])
+def test_what_the_page_cannot_answer_is_the_senders_fault(number: Any, client: TestClient) -> None:
+    for path in ("queue/join", "run/predict", "call/draw", "call/v2/go", "reset", "cancel", "component_server"):
+        answer = client.post(f"/gradio_api/{path}", json=PAGE | {"fn_index": number})
+        assert answer.status_code in (200, 503) or 400 <= answer.status_code < 500, path
+    assert 400 <= client.get("/static/" + "a" * 3000).status_code < 500
+    assert 400 <= client.post("/gradio_api/upload", data={"files": "no file"}).status_code < 500
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "http://a]b"])
+def test_an_origin_that_is_no_address_is_foreign(origin: str, client: TestClient) -> None:
+    assert client.post("/api/sample", json={"steps": 1}, headers={"origin": origin}).status_code == 403
+
+
+def test_the_page_takes_no_file_that_nobody_sent(server: int, tmp_path: Path) -> None:
+    """A visitor names files of the server's own, and would see them repaired."""
+    Image.new("L", (8, 8), 200).save(tmp_path / "private.png")
+    with httpx.Client(base_url=f"http://127.0.0.1:{server}", timeout=30) as visitor:
+        functions = visitor.get("/config").json()["dependencies"]
+        number = next(each["id"] for each in functions if each["targets"] and len(each["inputs"]) == 8)
+        file = {"path": str(tmp_path / "private.png"), "meta": {"_type": "gradio.FileData"}}
+        editor = {"background": file, "layers": [file], "composite": None}
+        asked = {"data": [editor, "", "", "any", 1, 1, 1, 0], "fn_index": number, "session_hash": "thief"}
+        assert visitor.post("/gradio_api/queue/join", json=asked).status_code == 200
+        with visitor.stream("GET", "/gradio_api/queue/data?session_hash=thief") as stream:
+            told = next(line for line in stream.iter_lines() if "process_completed" in line)
+    assert '"success":false' in told.replace(" ", "")
+    assert "was not uploaded by a user" in told
+
+
+def test_a_byte_now_and_then_does_not_keep_a_connection(server: int) -> None:
+    slow = socket.create_connection(("127.0.0.1", server), timeout=20)
+    slow.sendall(f"GET /api/model HTTP/1.1\r\nHost: 127.0.0.1:{server}\r\n\r\n".encode())
+    answer = slow.recv(100_000)
+    slow.sendall(b"G")
+    while answer:
+        answer = slow.recv(100_000)
+    assert answer == b""
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "PATIENCE", 0.05)
+    guard = guards.Guard(None, 2**20, lambda path: True, 1000)
+    sent: list[Any] = []
+
+    async def never() -> Any:
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/api/inpaint", "headers": []}
+    asyncio.run(guard(scope, never, send))
+    assert sent[0]["status"] == 408
+    assert guard.held == 0
+
+
+def test_bodies_of_all_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "HELD", 1000)
+    guard = guards.Guard(None, 2**20, lambda path: True, 1000)
+
+    async def main() -> list[int]:
+        async def ask() -> int:
+            sent: list[Any] = []
+
+            async def receive() -> Any:
+                await asyncio.sleep(0.01)
+                return {"type": "http.request", "body": b"x" * 300, "more_body": True}
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            await guard({"type": "http", "method": "POST", "path": "/api/inpaint", "headers": []}, receive, send)
+            return int(sent[0]["status"])
+
+        return list(await asyncio.gather(*(ask() for _ in range(4))))
+
+    assert 503 in asyncio.run(main())
+    assert guard.held == 0

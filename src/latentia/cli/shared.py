@@ -45,9 +45,7 @@ Metadata = Annotated[
 ]
 Index = Annotated[
     int,
-    typer.Option(
-        min=0, max=10_000_000, help="Number of the first: with the same seed, 17 draws what is item 17 of many."
-    ),
+    typer.Option(min=0, help="Number of the first: with the same seed, 17 draws what is item 17 of many."),
 ]
 Seed = Annotated[int, typer.Option(callback=_seed, help="The same seed gives the same result; -1 draws one.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a field: denoiser.depth=8. Repeatable.")]

@@ -7,7 +7,7 @@ from latentia.errors import LatentiaError
 from latentia.files import check_writable
 from latentia.modalities.base import Evaluation
 from latentia.modalities.registry import modality_named
-from latentia.model import load
+from latentia.model import check_amount, load
 
 
 def evaluate_model(model: str | Path, out: str | Path, how: Evaluation) -> str:
@@ -18,6 +18,7 @@ def evaluate_model(model: str | Path, out: str | Path, how: Evaluation) -> str:
     """
     check_writable(Path(out))
     loaded = load(model, how.device)
+    check_amount(how.count, 0, how.count, loaded.latent_shape)
     modality = modality_named(loaded.modality)
     more = {name: value for name, value in how.more.items() if value is not None}
     if wrong := sorted(more.keys() - modality.options):

@@ -5,7 +5,7 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,11 +16,12 @@ from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from latentia.errors import first_line
+from latentia.threads import LARGE, give_back_memory
 
 MOST_ERRORS, MOST_WORDS = 10, 300  # of an answer to a wrong request; characters of each
 JSON_BODY = 2**16  # bytes of a body that holds no items
 MOST_VALUES = 2000  # of a JSON body: parsing and refusing each takes time, in which nobody else is answered
-HELD = 2**25  # bytes of bodies that are not answered yet, of all together
+HELD = 20 * 2**20  # bytes of bodies that are not answered yet, of all together
 PATIENCE = 30.0  # seconds in which a body arrives
 CLIENT_GONE = 499  # what nginx calls it; nobody reads it
 OWN = "/api/"  # where the paths of the interface begin; all others are the page's
@@ -83,46 +84,47 @@ class Guard:
         if scope["method"] in SAFE:
             await self.answer(scope, receive, send)
             return
-        body = bytearray()
+        parts: list[bytes] = []
+        size = 0
         try:
-            await self.read(scope, receive, body)
-            self.check(scope, bytes(body))
-            await self.answer(scope, replayed(bytes(body), receive), send)
+            size = await self.read(scope, receive, parts)
+            parts[:] = [b"".join(parts)]
+            self.check(scope, parts[0])
+            await self.answer(scope, replayed(parts, receive), send)
         except Refused as refusal:
             await refuse(send, refusal.status, str(refusal))
         finally:
-            self.held -= len(body)
+            self.held -= size
+            parts.clear()
+            if size > LARGE:
+                give_back_memory()
 
-    async def read(self, scope: Message, receive: Receive, body: bytearray) -> None:
-        """Reads the whole body. Raises Refused."""
+    async def read(self, scope: Message, receive: Receive, parts: list[bytes]) -> int:
+        """Reads the whole body; its bytes, which are returned, count among those that are held. Raises Refused."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         upload = scope["path"].endswith(UPLOAD)
         most = self.most if upload or self.takes_items(scope["path"]) else min(self.most, JSON_BODY)
-        declared, until = headers.get("content-length", "0"), time.monotonic() + PATIENCE
+        declared, size = headers.get("content-length", "0"), 0
         if is_foreign(headers):
             raise Refused(403, "this page may not be called from another site")
         if upload and self.uploaded() > self.quota:
             raise Refused(503, "too many files in the last hour; try again later")
-        large = not (declared.isascii() and declared.isdigit()) or int(declared[:20]) > most
-        more = not large
-        while more:
-            try:
-                message = await asyncio.wait_for(receive(), until - time.monotonic())
-            except TimeoutError:
-                raise Refused(408, f"the request took longer than {PATIENCE:g} seconds to arrive") from None
-            if message["type"] == "http.disconnect":
-                raise Refused(CLIENT_GONE, "the client is gone")
-            part, more = message.get("body", b""), message.get("more_body", False)
-            body += part
-            self.held += len(part)
-            if large := len(body) > most:
-                break
-            if self.held > HELD:
-                raise Refused(503, "too much is being sent at once; try again later")
-        if large:
+        if not (declared.isascii() and declared.isdigit()) or int(declared[:20]) > most:
             raise Refused(413, f"at most {most} bytes are read")
+        try:
+            async for part in arriving(receive):
+                parts.append(part)
+                size, self.held = size + len(part), self.held + len(part)
+                if size > most:
+                    raise Refused(413, f"at most {most} bytes are read")
+                if self.held > HELD:
+                    raise Refused(503, "too much is being sent at once; try again later")
+        except BaseException:
+            self.held -= size
+            raise
         if upload:
-            self.uploads.append((time.monotonic(), len(body)))
+            self.uploads.append((time.monotonic(), size))
+        return size
 
     def check(self, scope: Message, body: bytes) -> None:
         """Raises Refused where JSON would take long to parse, or the page could not answer to it."""
@@ -172,16 +174,27 @@ class Refused(Exception):
         self.status = status
 
 
-def replayed(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body that was read, and then what comes after it."""
-    given = False
+async def arriving(receive: Receive) -> AsyncIterator[bytes]:
+    """The parts of a body as they come. Raises Refused where they take too long, or the client goes."""
+    until, more = time.monotonic() + PATIENCE, True
+    while more:
+        try:
+            message = await asyncio.wait_for(receive(), until - time.monotonic())
+        except TimeoutError:
+            raise Refused(408, f"the request took longer than {PATIENCE:g} seconds to arrive") from None
+        if message["type"] == "http.disconnect":
+            raise Refused(CLIENT_GONE, "the client is gone")
+        more = message.get("more_body", False)
+        yield message.get("body", b"")
+
+
+def replayed(parts: list[bytes], receive: Receive) -> Receive:
+    """A `receive` that gives the body that was read, `parts`, once, and then what comes after it."""
 
     async def next_part() -> Message:
-        nonlocal given
-        if given:
+        if not parts:
             return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return {"type": "http.request", "body": parts.pop(), "more_body": False}
 
     return next_part
 

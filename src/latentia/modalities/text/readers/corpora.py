@@ -78,7 +78,7 @@ def _open(path: Path) -> Corpus:
         raise LatentiaError(f"{path} is no file of texts; expected one of {', '.join(READERS)}, .parquet, or a folder")
     if not path.exists():
         raise LatentiaError(f"{path} is neither a path that exists nor one of wordnet, hf:NAME")
-    if not path.is_dir():
+    if not path.is_file() and not path.is_dir():
         raise LatentiaError(f"{path} is neither a file nor a folder")
     train, test = (_part_file(path, names) for names in (("train",), TEST_NAMES))
     if train:
