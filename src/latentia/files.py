@@ -292,7 +292,7 @@ def load_part(folder: Path, classes: Mapping[str, Callable[..., Part]]) -> Part:
     config = read_json(folder / CONFIG_NAME)
     name = config.pop("_class_name", None)
     if not isinstance(name, str) or name not in classes:
-        raise LatentiaError(f"{folder / CONFIG_NAME} names class {name!r}, expected one of {', '.join(classes)}")
+        raise LatentiaError(f"{folder / CONFIG_NAME} names class {name!r:.60}, expected one of {', '.join(classes)}")
     return build_part(folder, lambda: classes[name](**config), read_tensors(folder / WEIGHTS_NAME))
 
 

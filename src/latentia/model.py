@@ -309,7 +309,7 @@ def load(
     written = read_json(folder / INDEX_NAME)
     index = upgraded_index(written)
     if index.get("_class_name") != "LatentModel":
-        raise LatentiaError(f"{folder / INDEX_NAME} describes {index.get('_class_name')!r}, expected a LatentModel")
+        raise LatentiaError(f"{folder / INDEX_NAME} describes {index.get('_class_name')!r:.60}, expected a LatentModel")
     made = parts or {
         "first_stage": lambda: load_part(folder / "first_stage", first_stages()),
         "denoiser": lambda: load_denoiser(folder / "denoiser"),

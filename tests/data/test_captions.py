@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def test_pictures_without_a_caption_are_refused_or_skipped(tmp_path: Path) -> No
         (b"{", "metadata.jsonl line 1 is not JSON"),
         (b"[1]", "no row with the string"),
         (b'{"file_name": 1, "text": "a"}', "no row with the string"),
-        (b'{"file_name": "style/0.png", "text": 7}', "a caption is int"),
+        (b'{"file_name": "style/0.png", "text": 7}', "a caption is 7, expected a string"),
         (b'{"file_name": "style/0.png", "text": " "}', "the caption is empty"),
         (b'{"file_name": "style/0.png", "text": "\\u0007"}', "control character"),
         (b"\xff", "not UTF-8"),
@@ -165,6 +166,36 @@ def test_parquet_columns_of_words_are_captions(tmp_path: Path) -> None:
     datasets.Dataset.from_dict(several).to_parquet(tmp_path / "several" / "train.parquet")
     datasets.Dataset.from_dict(several).to_parquet(tmp_path / "several" / "test.parquet")
     assert load_pictures(tmp_path / "several").captions[3] == "a 3\nb 3"
+
+
+def test_samples_without_a_caption_are_left_out_by_option(tmp_path: Path) -> None:
+    samples = {f"{i}": {"png": png(i), "txt": b"x", "cls": b"a"} for i in range(30)}
+    samples["30"] = {"png": png(0), "txt": b"\xff", "cls": b"a"}
+    samples["31"] = {"png": png(0), "txt": b"x"}
+    samples["32"] = {"png": png(0), "cls": b"a"}
+    path = write_shard(tmp_path / "train-0.tar", samples)
+    write_shard(tmp_path / "test-0.tar", {"a": samples["0"]})
+    with pytest.raises(LatentiaError, match="is not UTF-8"):
+        load_pictures(tmp_path)
+    pictures = load_pictures(tmp_path, on_corrupt="skip")
+    assert len(pictures) == 30
+    assert len(pictures.skipped) == 3
+    assert any("32: it has no caption" in reason for reason in pictures.skipped)
+    assert any("31: it has no class" in reason for reason in pictures.skipped)
+    assert path.exists()
+
+
+def test_shards_and_parts_are_not_read_through_links_or_from_pipes(tmp_path: Path) -> None:
+    outside = write_shard(tmp_path / "outside.tar", {"a": {"png": png(0), "txt": b"a secret"}})
+    for name, make in {
+        "link": lambda path: path.symlink_to(outside),
+        "pipe": os.mkfifo,
+        "device": lambda path: path.symlink_to("/dev/zero"),
+    }.items():
+        (tmp_path / name).mkdir()
+        make(tmp_path / name / "train-0.tar")
+        with pytest.raises(LatentiaError, match="is no file, or a link that leads out of"):
+            load_pictures(tmp_path / name)
 
 
 def test_nothing_is_read_through_a_link_that_leaves_the_folder(tmp_path: Path) -> None:

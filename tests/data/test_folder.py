@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from latentia.errors import LatentiaError
-from latentia.modalities.image.readers import image_cache as store_module
+from latentia.modalities.image.readers import image_cache
 from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.sources.folders import held_out
 
@@ -316,8 +316,8 @@ def test_the_second_start_decodes_nothing_and_a_change_decodes_again(tmp_path, c
     assert not first.images.flags.writeable
     assert len(list((cache / "pictures").glob("*.npy"))) == 1
     decoded = []
-    read = store_module.read_picture
-    monkeypatch.setattr(store_module, "read_picture", lambda *given: decoded.append(given) or read(*given))
+    read = image_cache.read_picture
+    monkeypatch.setattr(image_cache, "read_picture", lambda *given: decoded.append(given) or read(*given))
     assert load_pictures(tmp_path).fingerprint == first.fingerprint
     assert decoded == []
     assert load_pictures(tmp_path, size=4).size == 4
@@ -359,3 +359,25 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("LATENTIA_CACHE", str(tmp_path / "file"))
     with pytest.raises(LatentiaError, match=r"cannot be written: .*set LATENTIA_CACHE"):
         load_pictures(tmp_path / "pets")
+
+
+def test_a_class_whose_name_is_no_text_is_named(tmp_path):
+    save(tmp_path / "train" / "a" / "1.png", picture(0))
+    os.mkdir(os.fsencode(tmp_path / "train") + b"/\xff")
+    (tmp_path / "train" / "a" / "1.png").rename(os.fsencode(tmp_path / "train").decode() + "/\udcff/2.png")
+    with pytest.raises(LatentiaError, match=r"has the folder b'.xff', whose name is no UTF-8: rename it"):
+        load_pictures(tmp_path, size=6)
+
+
+def test_large_pictures_wait_one_by_one(monkeypatch):
+    monkeypatch.setattr(image_cache, "PIXELS_AT_ONCE", 100)
+    pixels = [10, 10, 90, 300, 5, 5]
+    groups = list(image_cache._groups(range(6), lambda i: pixels[i]))
+    assert groups == [[0, 1], [2], [3], [4, 5]]
+
+
+def test_named_sets_are_not_enlarged_without_end():
+    with pytest.raises(LatentiaError, match="a size of 1000 enlarges them more than 32 times"):
+        load_pictures("digits", size=1000)
+    with pytest.raises(LatentiaError, match="leave out the root"):
+        load_pictures("digits", root="/nonexistent")

@@ -52,6 +52,13 @@ def test_no_is_a_word_not_a_truth_value() -> None:
         ("objective={kind: self_conditioned, share: 7}", "share"),
         ("objective=denoising", "objective: expected a section"),
         ("denoiser.preset=[1]", r"denoiser\.preset"),
+        ('description="unclosed', 'set description="unclosed: found unexpected end of stream .line 1, column'),
+        ("name=@x", "set name=@x: found character"),
+        ("name=${oc.env:HOME}", "a recipe takes nothing from the environment"),
+        ("description=[a, '${oc.env:HOME,x}']", "a recipe takes nothing from the environment"),
+        ("process.min_snr_gamma=/etc", r"process\.min_snr_gamma: Input should be a valid number"),
+        ("training.clip_norm=true", r"training\.clip_norm: .*expected a number"),
+        ("sampling.guidance_scale=1e300", r"sampling\.guidance_scale: .* less than or equal to 1000"),
     ],
 )
 def test_a_bad_field_is_named_in_one_line(override: str, said: str) -> None:

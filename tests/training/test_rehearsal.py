@@ -32,6 +32,7 @@ from latentia.training.rehearsal import in_words
         ("training.batch_size=1000000000", r"training.batch_size=1000000000 needs about .* GB"),
         ("first_stage.training.batch_size=1000000000", r"first_stage.training.batch_size=1000000000 needs"),
         ("training.learning_rate=1e30", "diverged"),
+        ("process={kind: EDM, sigma_data: 1.0e+300}", "this recipe cannot be trained: "),
     ],
 )
 def test_what_the_denoiser_does_not_take_is_refused_before_the_first_stage(

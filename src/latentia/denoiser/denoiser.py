@@ -56,11 +56,11 @@ class Denoiser(nn.Module):
         arguments = dict(config["core"])
         name = arguments.pop("_class_name", None)
         if name not in CORES:
-            raise LatentiaError(f"the denoiser's core is {name!r}, expected one of {', '.join(CORES)}")
+            raise LatentiaError(f"the denoiser's core is {name!r:.60}, expected one of {', '.join(CORES)}")
         core, known, parts = CORES[name](**arguments), conditions(), {}
         for kind, settings in dict(config["conditions"]).items():
             if kind not in known:
-                raise LatentiaError(f"the denoiser has the condition {kind!r}, expected one of {', '.join(known)}")
+                raise LatentiaError(f"the denoiser has the condition {kind!r:.60}, expected one of {', '.join(known)}")
             parts[kind] = known[kind](core.signal_width, **settings)
         return cls(core, parts, make_objective(config["objective"]))
 
@@ -135,7 +135,7 @@ def make_objective(config: Mapping[str, Any]) -> Objective:
     """The objective of a config {"kind": …, …}. Raises LatentiaError for an unknown kind or a wrong field."""
     kind, known = config.get("kind") if isinstance(config, Mapping) else config, objectives()
     if not isinstance(kind, str) or kind not in known:
-        raise LatentiaError(f"the objective is {kind!r}, expected one of {', '.join(known)}")
+        raise LatentiaError(f"the objective is {kind!r:.60}, expected one of {', '.join(known)}")
     made: Objective = checked(known[kind], {name: value for name, value in config.items() if name != "kind"}, str(kind))
     return made
 

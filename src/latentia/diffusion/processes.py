@@ -302,7 +302,7 @@ def process_from_config(config: Mapping[str, Any]) -> VP | RectifiedFlow | EDM:
     """The process named by `_class_name`, with the other values as its arguments. Raises LatentiaError for bad ones."""
     name, arguments = config.get("_class_name"), {key: value for key, value in config.items() if key != "_class_name"}
     if not isinstance(name, str) or name not in PROCESSES:
-        raise LatentiaError(f"the process is named {name!r}, expected one of {', '.join(PROCESSES)}")
+        raise LatentiaError(f"the process is named {name!r:.60}, expected one of {', '.join(PROCESSES)}")
     return checked(PROCESSES[name], arguments, name)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from latentia.config import Loop
@@ -23,6 +24,8 @@ def build_accelerator(compute: Compute) -> Accelerator:
     precision = compute.mixed_precision
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()  # an earlier training of this process had another
     # Without `cpu`, several processes on a machine without an accelerator would each train alone.
     return Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
 

@@ -98,7 +98,7 @@ def caption_of(value: object, where: str) -> str:
     """One caption a line, of a string or of a list of strings. Raises LatentiaError where it is no text."""
     parts = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(part, str) for part in parts):
-        raise LatentiaError(f"{where}: a caption is {type(value).__name__}, expected a string or a list of strings")
+        raise LatentiaError(f"{where}: a caption is {value!r:.60}, expected a string or a list of strings")
     lines = [" ".join(line.split()) for part in parts for line in str(part).splitlines()]
     text = "\n".join(line for line in lines if line)
     if not text or (fault := text_fault(text)):

@@ -47,13 +47,14 @@ def read_shards(path: Path, choice: Choice) -> PictureSet:
     files, split = shard_files(path), choice.split
     test_files = [file for file in files if file.name.lower().startswith(TEST_NAMES)]
     chosen = test_files if split == "test" and test_files else [file for file in files if file not in test_files]
-    samples = [sample for file in chosen for sample in list_samples(file)]
+    faults: dict[str, str] | None = {} if choice.on_corrupt == "skip" else None
+    samples = complete([sample for file in chosen for sample in list_samples(file, faults)], faults)
     classes = tuple(sorted({sample.label for sample in samples if sample.label is not None}, key=class_order))
     if not test_files:
         samples = [sample for sample in samples if held_out(sample.key) == (split == "test")]
     elif split == "test":
         train = [file for file in files if file not in test_files]
-        named = {sample.label for file in train for sample in list_samples(file) if sample.label is not None}
+        named = {sample.label for file in train for sample in list_samples(file, {}) if sample.label is not None}
         classes = tuple(sorted(named or classes, key=class_order))
     if not samples:
         raise LatentiaError(f"the {split} split of {path} holds no pictures ({', '.join(SUFFIXES)})")
@@ -78,11 +79,28 @@ def read_shards(path: Path, choice: Choice) -> PictureSet:
     captions = tuple(sample.caption for sample in kept if sample.caption is not None) or None
     rule = "as the shards' names have it" if test_files else "one in ten held out by the hash of its key"
     source_text = f"The {split} split of the shards {path}, {rule}.{stored.note}"
-    return PictureSet(stored.images, labels, classes, path.stem, source_text, stored.skipped, captions)
+    skipped = (*(f"{name}: {reason}" for name, reason in (faults or {}).items()), *stored.skipped)
+    return PictureSet(stored.images, labels, classes, path.stem, source_text, skipped, captions)
 
 
-def list_samples(shard: Path) -> list[Sample]:
-    """The samples of an uncompressed shard that have a picture, in order. Raises LatentiaError where it is damaged."""
+def complete(samples: list[Sample], faults: dict[str, str] | None) -> list[Sample]:
+    """The samples, without those that lack a caption or a class which others have, named in `faults` if given."""
+    if faults is None:
+        return samples
+    for kind in ("caption", "label"):
+        if any(getattr(sample, kind) is not None for sample in samples):
+            lacking = {sample.key for sample in samples if getattr(sample, kind) is None}
+            faults |= dict.fromkeys(lacking, f"it has no {'class' if kind == 'label' else kind}")
+            samples = [sample for sample in samples if sample.key not in lacking]
+    return samples
+
+
+def list_samples(shard: Path, faults: dict[str, str] | None = None) -> list[Sample]:
+    """The samples of an uncompressed shard that have a picture, in order.
+
+    `faults` gets, by name, what is wrong with the caption or the class of a sample, which is then left out. Raises
+    LatentiaError where the shard is damaged, and for such a fault where there is no place for it.
+    """
     parts: dict[str, dict[str, tarfile.TarInfo]] = {}
     samples = []
     try:
@@ -96,7 +114,13 @@ def list_samples(shard: Path) -> list[Sample]:
                 picture = next((members[ending] for ending in SUFFIXES if ending in members), None)
                 if picture is None or picture.size > MAX_PICTURE_BYTES:
                     continue
-                caption, label = _texts(archive, members, f"{shard.name}:{key}")
+                try:
+                    caption, label = _texts(archive, members, f"{shard.name}:{key}")
+                except LatentiaError as error:
+                    if faults is None:
+                        raise
+                    faults[f"{shard.name}:{key}"] = str(error)
+                    continue
                 samples.append(Sample(shard, key, picture.offset_data, picture.size, caption, label))
         with shard.open("rb") as file:
             file.seek(-2 * tarfile.BLOCKSIZE, os.SEEK_END)
