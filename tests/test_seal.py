@@ -36,7 +36,6 @@ CHANGES: dict[str, tuple[str, Callable[[dict], object]]] = {
     "parts": ("model_index.json", lambda index: index.update(denoiser=7)),
     "version": ("model_index.json", lambda index: index.update(_latentia_version="99")),
     "no checksums": ("model_index.json", lambda index: index.pop("checksums")),
-    "training": ("training.json", lambda training: training.update(seconds={})),
     "words": ("tokenizer/tokenizer.json", lambda words: words["model"]["merges"].clear()),
 }
 

@@ -393,7 +393,6 @@ def checksums(folder: Path, index: Mapping[str, Any]) -> dict[str, str]:
     """Of every file that decides what a model does, by its path below the folder, and of the index but `sampling`,
     which its owner may change."""
     files = sorted(path for ending in ("*.json", "*.safetensors") for path in folder.glob(f"*/**/{ending}"))
-    files += [folder / TRAINING_NAME] if (folder / TRAINING_NAME).is_file() else []
     sums = {path.relative_to(folder).as_posix(): file_checksum(path) for path in files}
     return {INDEX_NAME: index_checksum(index)} | sums
 
