@@ -186,20 +186,9 @@ class LatentModel:
         seeded = latents is None and not callable(settings.sampler)
         request = Request(count, options, seed if seeded else None, index, self.encode_context)
         values, null = self.denoiser.request(request, torch.empty(count, *shape))
-        return self.draw(
-            values,
-            null,
-            settings,
-            shape=shape,
-            options=options,
-            latents=latents,
-            seed=seed,
-            index=index,
-            batch_size=batch_size,
-            progress=progress,
-            callback=callback,
-            weaker=weaker,
-        )
+        start: dict[str, Any] = {"latents": latents, "seed": seed, "index": index}
+        how: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "callback": callback, "weaker": weaker}
+        return self.draw(values, null, settings, shape=shape, options=options, **start, **how)
 
     def settings(self, asked: Mapping[str, Any]) -> Sampling:
         """The model's own settings, changed by those asked for. Raises LatentiaError for one that is not known."""
