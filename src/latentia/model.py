@@ -383,11 +383,12 @@ def checksums(folder: Path, index: Mapping[str, Any]) -> dict[str, str]:
     which its owner may change."""
     files = sorted(path for ending in ("*.json", "*.safetensors") for path in folder.glob(f"*/**/{ending}"))
     sums = {path.relative_to(folder).as_posix(): file_checksum(path) for path in files}
-    return {INDEX_NAME: index_checksum(index)} | sums
+    return {INDEX_NAME: index_checksum(index, sums)} | sums
 
 
-def index_checksum(index: Mapping[str, Any]) -> str:
-    own = {name: value for name, value in index.items() if name not in ("sampling", "checksums")}
+def index_checksum(index: Mapping[str, Any], sums: Mapping[str, Any]) -> str:
+    """Of an index, and of the checksums of the other files."""
+    own = {name: value for name, value in index.items() if name != "sampling"} | {"checksums": sums}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 
@@ -404,9 +405,10 @@ def check_written(folder: Path, index: Mapping[str, Any], hashes: Mapping[str, A
         return
     if not isinstance(sums, dict) or INDEX_NAME not in sums:
         raise LatentiaError(f"{folder / INDEX_NAME} has no checksums; go on with `latentia --no-verify`")
-    if index_checksum(index) != sums[INDEX_NAME]:
+    others = {name: value for name, value in sums.items() if name != INDEX_NAME}
+    if index_checksum(index, others) != sums[INDEX_NAME]:
         raise LatentiaError(NOT_WRITTEN.format(folder / INDEX_NAME))
-    check_sums(folder, {name: value for name, value in sums.items() if name != INDEX_NAME})
+    check_sums(folder, others)
 
 
 def check_hashes(folder: Path, hashes: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 from tqdm.auto import tqdm as bar
 
+PATIENCE = 0.3  # seconds before anything is shown: what ends at once, as by an error, needs no bar
 SECONDS = 30.0  # between two lines of a log
 QUIET = "LATENTIA_QUIET"  # environment variable: 1 shows nothing
 
@@ -28,6 +29,7 @@ class Lines:
 def progress(iterable: Any = None, *, shown: bool = True, **options: Any) -> Any:
     """A bar of tqdm, whose `options` are total, initial, desc, unit and the like."""
     shown = shown and os.environ.get(QUIET) != "1"
+    options = {"delay": PATIENCE, **options}
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
         return bar(iterable, disable=not shown, dynamic_ncols=True, **options)
     every: dict[str, Any] = {"file": Lines(sys.stderr), "mininterval": SECONDS, "maxinterval": SECONDS, "miniters": 1}
