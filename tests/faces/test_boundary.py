@@ -235,9 +235,9 @@ def test_the_same_tensors_are_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_progress_is_lines_in_a_log_and_nothing_where_it_is_not_asked_for(tiny_run: Path, tmp_path: Path) -> None:
-    asked = ("sample", tiny_run / "model", "--count", 64, "--steps", 300, "--out", tmp_path / "a.npy")  # a second
+    asked = ("sample", tiny_run / "model", "--count", 4, "--out", tmp_path / "a.npy")
     loud, quiet = run(*asked), run("--quiet", *asked)
-    assert [line.split(":")[0] for line in loud.stderr.splitlines()] == ["sampling", "sampling"]
+    assert [line.split(":")[0] for line in loud.stderr.splitlines()] == ["sampling"]
     assert "\r" not in loud.stderr
     assert quiet.stderr == ""
     assert quiet.returncode == 0
