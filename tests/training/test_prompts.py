@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -335,3 +337,13 @@ def test_a_picture_whose_captions_are_all_too_long_is_learned_without_a_prompt(m
     assert words.starts.tolist() == [0, 1, 2, 3]
     assert words.ids[1].tolist() == [codec.tokenizer.eos_id, *[codec.tokenizer.pad_id] * 3]
     np.testing.assert_array_equal(words.ids[[0, 2]], CaptionIds.of(["red", "blue"], codec).ids)
+
+
+def test_the_command_line_says_how_many_captions_are_cut(recipe: Path, tmp_path: Path) -> None:
+    options = ["train", str(recipe), "--out", str(tmp_path / "out"), "--set", "prompt.max_tokens=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "latentia", *options, *(part for own in SHORT for part in ("--set", own))],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("captions have more than 1 tokens and are cut") == 1

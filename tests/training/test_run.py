@@ -394,3 +394,26 @@ def test_a_run_of_an_earlier_version_is_refused_before_anything_is_written(tiny_
     with pytest.raises(LatentiaError, match="earlier version"):
         train(recipe, run, resume=True)
     assert before == {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+
+
+def test_a_run_that_is_trained_on_and_stopped_is_not_finished(tiny_run: Path, tmp_path: Path) -> None:
+    """Its model is the shorter training's; the learning rate may still change, and it says nothing of an end."""
+    out = tmp_path / "out"
+    shutil.copytree(tiny_run, out)
+    longer = ["training.steps=40", "training.preview_every=40"]
+
+    class Enough(Exception):
+        pass
+
+    def stop(step: int) -> None:
+        raise Enough
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("latentia.training.step.Update.__call__", lambda self, step: stop(step))
+        with pytest.raises(Enough):
+            train(load_recipe(str(out / "recipe.yaml"), longer), out, resume=True)
+    said: list[str] = []
+    train(load_recipe(str(out / "recipe.yaml"), ["training.learning_rate=1e-4"]), out, resume=True, say=said.append)
+    assert not any("the run is finished" in line for line in said)
+    assert any("training.learning_rate is 0.0001 from here on" in line for line in said)
+    assert read_json(out / "model/training.json")["recipe"]["training"]["steps"] == 40

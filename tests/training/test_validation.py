@@ -87,5 +87,7 @@ def test_a_resumed_run_measures_the_same(tiny_recipe: Path, tmp_path: Path) -> N
 
 
 def test_few_items_are_all_learned(tiny_recipe: Path, tmp_path: Path) -> None:
-    train(load_recipe(str(tiny_recipe), ["validation.share=0"]), tmp_path / "out")
+    said: list[str] = []
+    train(load_recipe(str(tiny_recipe), ["validation.share=0.001"]), tmp_path / "out", say=said.append)
     assert not (tmp_path / "out/denoiser/validation.csv").exists()
+    assert "validation: of 1442 items none is held out; set validation.share to 0.0055" in said

@@ -27,7 +27,7 @@ from latentia.training.previews import preview_items
 from latentia.training.recipe import Recipe
 from latentia.training.speed import Say, silent
 from latentia.training.step import Batches, OnDevice, Order, Update
-from latentia.training.validation import Chosen, Validation, split_rows
+from latentia.training.validation import FEWEST, Chosen, Validation, split_rows
 
 INPUT_LAYERS = ("core.patch_embed.weight", "core.stem.weight")
 CLASS_TABLE = "conditions.label.table.weight"
@@ -121,6 +121,8 @@ def train_denoiser(
     network, trainee = prepare(denoiser, loop, accelerator, title="denoiser", compile=recipe.compute.compile, say=say)
     data, mine = TrainingData(items, latents), local_share(loop.batch_size, accelerator)
     learned, held = rows_of(recipe, latents)
+    if 0 < recipe.validation.share < FEWEST / len(items):
+        note(f"validation: of {len(items)} items none is held out; set validation.share to {FEWEST / len(items):.2g}")
     order = Chosen(order_of(latents, learned, loop.batch_size, recipe.seed), learned)
     batches = Batches(data, denoiser.known, order, recipe.seed, loop.batch_size, mine, recipe.label_dropout)
     on_device = OnDevice(batches, device, loop.steps)

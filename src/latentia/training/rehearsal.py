@@ -67,13 +67,13 @@ class Rehearsal:
 
         Raises LatentiaError for whatever the run would meet, or where memory will not do, and Stopped on Ctrl-C.
         """
-        free = free_memory(self.accelerator.device)
+        free, notes = free_memory(self.accelerator.device), list[str]()
         try:
-            needed = self.memory(self.attempt(self.accelerator.num_processes, 1))
+            needed = self.memory(self.attempt(self.accelerator.num_processes, 1, notes.append))
             for name, count in needed.items():
                 section = "training" if name == "denoiser" else f"{name}.training"
                 require_memory(count, free, f"{section}.batch_size={self.loops[name].batch_size}")
-            self.attempt(None, UPDATES)
+            self.attempt(None, UPDATES, silent)
             self.accelerator.wait_for_everyone()
             times = [f"{name.replace('_', ' ')} {in_words(self.seconds(name))}" for name in needed]
         except Stopped as stopped:
@@ -86,13 +86,15 @@ class Rehearsal:
         finally:
             self.accelerator.free_memory()
             self.clear()
+        for line in notes:
+            self.say(line)
         return f"{', '.join(times)}; {in_bytes(max(needed.values()))} of memory, {in_bytes(free)} are free"
 
     @property
     def loops(self) -> dict[str, Loop]:
         return {"first_stage": self.recipe.first_stage.training, "denoiser": self.recipe.training}
 
-    def attempt(self, batch_size: int | None, updates: int) -> dict[str, tuple[int, int]]:
+    def attempt(self, batch_size: int | None, updates: int, note: Say) -> dict[str, tuple[int, int]]:
         """Trains so many updates of a batch size, None for the recipe's, with the latents of the first items alone.
 
         Returns the number of weights of each stage that is trained, and the bytes that its backward passes need.
@@ -101,7 +103,7 @@ class Rehearsal:
         costs: dict[str, tuple[int, int]] = {}
         self.clear()
         self.accelerator.wait_for_everyone()
-        with redirect_stderr(io.StringIO()):  # no progress bars
+        with redirect_stderr(io.StringIO()):  # no progress bars; notes are kept until after it
             stage = self.stage
             if stage is None:
                 modality = modality_of_stage(recipe.first_stage.kind)
@@ -124,7 +126,7 @@ class Rehearsal:
                     self.accelerator,
                     run=self.out,
                     say=silent,
-                    note=silent if batch_size is None else self.say,  # once
+                    note=note,
                 )
             costs["denoiser"] = weights_of(model.denoiser), sum(kept.values())
         return costs

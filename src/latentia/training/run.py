@@ -18,7 +18,7 @@ from latentia.latents.cache import cached_latents
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.registry import first_stages, modality_of_stage, upgraded_index
 from latentia.model import DTYPES, INDEX_NAME, LatentModel
-from latentia.training.checkpoint import require_own
+from latentia.training.checkpoint import require_own, step_of
 from latentia.training.denoiser import train_denoiser
 from latentia.training.engine import build_accelerator
 from latentia.training.log import plot_losses, read_log
@@ -159,7 +159,9 @@ def _recipe_of(out: Path, recipe: Recipe | None, resume: bool, say: Say) -> Reci
         recipe = sized_as_begun(recipe)
         begun.require_resumable(recipe)
     recipe = recipe or begun
-    finished = (out / "model" / INDEX_NAME).exists() and recipe.training.steps == begun.training.steps
+    steps = begun.training.steps
+    whole = (out / "model" / INDEX_NAME).exists() and step_of(out / "denoiser" / "checkpoint.safetensors") == steps
+    finished = whole and recipe.training.steps == steps
     ended = {"first_stage.training.learning_rate": (out / FINISHED).exists(), "training.learning_rate": finished}
     for name, is_over in ended.items():
         before, after = begun.fields().get(name), recipe.fields().get(name)

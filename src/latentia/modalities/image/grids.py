@@ -114,7 +114,10 @@ def scale_of(side: int, limit: int = 56) -> int:
 
 
 def write_grid(drawing: Drawing, out: Path) -> None:
-    save_png(picture_grid(drawing.draw(), scale=scale_of(drawing.model.codec.size)), out, drawing.facts)
+    """Small pictures are enlarged for the eye; one alone is left as it was drawn."""
+    images = drawing.draw()
+    scale = scale_of(drawing.model.codec.size) if len(images) > 1 else 1
+    save_png(picture_grid(images, scale=scale), out, drawing.facts)
 
 
 def write_array(drawing: Drawing, out: Path) -> None:

@@ -189,6 +189,8 @@ def verdict(figures: Sequence[Figure]) -> str:
     if copied > FAR:
         far.append(f"{copied:.0%} are nearer to a training picture than 99 % of real ones: copies")
     few = [figure.name for figure in figures if figure.n < figure.enough]
+    if not far and {"recall", "coverage"} <= set(few):
+        return f"verdict: too few pictures for one (for {', '.join(few)})"
     caution = f" (too few pictures for {', '.join(few)})" if few else ""
     if far:
         return f"verdict: far from the data: {'; '.join(far)}{caution}"
