@@ -91,7 +91,8 @@ def cluster_pictures(pictures: ItemSet, clusters: int, seed: int) -> NDArray[np.
         rows = np.flatnonzero(labels == label)
         if len(rows) < clusters:
             name = pictures.class_names[label] if pictures.class_names else pictures.name
-            raise LatentiaError(f"{name} has {len(rows)} pictures, too few for {clusters} clusters: set clusters to fewer, or to 0")
+            few = f"{name} has {len(rows)} pictures, too few for {clusters} clusters"
+            raise LatentiaError(f"{few}: set clusters to fewer, or to 0")
         means = MiniBatchKMeans(
             clusters, batch_size=2048, max_iter=PASSES, n_init=1, random_state=derived_seed(seed, "clusters") % 2**32
         )
