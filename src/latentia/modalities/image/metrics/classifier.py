@@ -20,7 +20,7 @@ from latentia.metrics.checks import Labels, Pictures, check_labels, check_pictur
 from latentia.metrics.report import draw
 from latentia.modalities.image.pictures import PictureSet, to_float
 from latentia.progress import progress as progress_bar
-from latentia.randomness import derived_seed, seeded, seeded_numpy
+from latentia.randomness import seeded_numpy
 
 SMALLEST_SIDE = 8
 LARGEST_SIDE = 64
@@ -93,11 +93,11 @@ def train_classifier(
     if epochs is None:
         epochs = min(max(EPOCHS, math.ceil(MIN_STEPS / batches)), max(1, MAX_STEPS // batches))
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derived_seed(seed, "classifier"))
+        torch.default_generator.manual_seed(seed)  # as ever: figures are compared over versions
         network = PictureClassifier(images.shape[3], images.shape[1:3], classes).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * batches)
-    generator = seeded(seed, "order")
+    generator = torch.Generator().manual_seed(seed)
     network.train()
     with progress_bar(shown=progress, total=epochs * batches, desc="classifier", unit="step") as bar:
         for _ in range(epochs):

@@ -17,7 +17,6 @@ from latentia.files import cache_dir, cached_part
 from latentia.language.tokenizer import Tokenizer, check_ids, token_matrix
 from latentia.modalities.text.texts import TextSet
 from latentia.progress import progress as progress_bar
-from latentia.randomness import derived_seed
 from latentia.training.order import SortedOrder
 
 PAD, BOS, EOS, MASK = Tokenizer.pad_id, Tokenizer.bos_id, Tokenizer.eos_id, Tokenizer.mask_id
@@ -132,7 +131,7 @@ def train_judge(
         raise LatentiaError(f"a judge needs steps and batch_size of at least 1, got {steps} and {batch_size}")
     rows, lengths = checked_rows("texts to train a judge on", ids, vocab_size, ids.shape[-1])
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derived_seed(seed, "judge"))
+        torch.default_generator.manual_seed(seed)  # as ever: figures are compared over versions
         judge = JudgeLM(vocab_size, **sizes, max_tokens=rows.shape[1])
     judge.to(device).train()
     optimizer = torch.optim.AdamW(
