@@ -257,8 +257,6 @@ def check_sums(folder: Path, sums: Mapping[str, Any]) -> None:
     """Raises LatentiaError where a file of a folder, by its path below it, is missing or not what `sums` have."""
     for name, expected in sums.items():
         path = folder / name
-        if os.environ.get(VERIFY) == "0":
-            return
         if not is_within(path, folder) or not path.is_file():
             raise LatentiaError(f"{path} does not exist")
         if file_checksum(path) != expected:

@@ -337,10 +337,12 @@ def load(
 
 
 def process_of(path: Path) -> VP | RectifiedFlow | EDM:
+    """The process of a model folder. Raises LatentiaError that names the file."""
+    config = read_json(path)
     try:
-        return process_from_config(read_json(path))
+        return process_from_config(config)
     except LatentiaError as error:
-        raise LatentiaError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        raise LatentiaError(f"{path}: {error}") from None
 
 
 def sampling_of(values: Any, folder: Path) -> dict[str, Any]:
@@ -372,7 +374,7 @@ def check_amount(count: int, index: int, batch_size: int, shape: Sequence[int]) 
         raise LatentiaError(f"index is {index!r}, expected an integer of 0 or more")
     if max(count, index) > MOST_ITEMS:
         raise LatentiaError(
-            f"{max(count, index)} items are more than {MOST_ITEMS:,} at once: draw fewer, with one seed after the other"
+            f"{max(count, index)} items are more than {MOST_ITEMS:,} at once: draw fewer, and more with another seed"
         )
     if (needed := 4 * count * math.prod(shape)) > (free := psutil.virtual_memory().available):
         raise LatentiaError(f"{count} items need {needed / 1e9:.0f} GB, {free / 1e9:.0f} GB are free: draw fewer")

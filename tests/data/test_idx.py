@@ -160,3 +160,12 @@ def test_the_real_fashion_mnist(real_places):
     assert train.labels[:5].tolist() == [9, 0, 0, 3, 0]  # as printed in the data set's own documentation
     assert round(float(train.images.mean()) / 255, 4) == 0.2860  # the mean that is commonly used to normalise the set
     assert round(float(train.images.std()) / 255, 4) == 0.3530
+
+
+def test_nothing_is_read_through_a_link_that_leaves_the_folder(tmp_path):
+    write_folder(tmp_path / "outside")
+    (tmp_path / "set").mkdir()
+    for path in (tmp_path / "outside").iterdir():
+        (tmp_path / "set" / path.name).symlink_to(path)
+    with pytest.raises(LatentiaError, match="is no file, or a link that leads out of"):
+        load_pictures(tmp_path / "set")

@@ -12,6 +12,7 @@ from PIL import Image
 import latentia
 from latentia.errors import LatentiaError
 from latentia.modalities.image.page import file_editor, read_painted
+from latentia.modalities.image.readers.image_cache import shrink
 from latentia.web import Limits, build_app
 
 
@@ -49,3 +50,12 @@ def test_the_interface_has_the_same_limit(tiny_model: Path, tmp_path: Path) -> N
         answer = client.post("/api/inpaint", json=fields)
         assert answer.status_code == 400
         assert "it has 5000×5000 pixels, at most 8,388,608 are taken" in answer.json()["detail"]
+
+
+def test_a_long_picture_is_shrunk_by_its_short_side() -> None:
+    picture = Image.new("RGB", (100, 8000))
+    shrink(picture, 2**23, 64)
+    assert picture.size == (100, 8000)
+    picture = Image.new("RGB", (800, 8000))
+    shrink(picture, 2**23, 64)
+    assert picture.size == (256, 2560)

@@ -80,6 +80,7 @@ def run_loop(
             for look in looks:
                 if done == steps or done % look.every == 0:
                     look.call(done)
+            # A request may also come while a checkpoint is written or a preview drawn; 0 makes the processes compare.
             if stop or _any_process(accelerator, bool(requested), 0 if done == steps else done):
                 if not stop and done < steps:
                     checkpoint.save(done, write=main, keep=loop.keep)

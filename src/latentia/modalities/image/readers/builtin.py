@@ -16,6 +16,7 @@ from latentia.modalities.image.readers.hub import read_hub, read_parquet
 from latentia.modalities.image.readers.idx import fashion_mnist, fetch_fashion_mnist, find_idx, read_idx_folder
 from latentia.modalities.image.readers.image_cache import Choice
 from latentia.modalities.image.readers.shards import read_shards, shard_files
+from latentia.sources.folders import inside
 from latentia.sources.parquet import parquet_files
 
 MAX_SIZE = 8192
@@ -133,6 +134,8 @@ def _read(name: str | Path, base: Path | None, choice: Choice) -> PictureSet:
     if path.is_file() and path.suffix != ".parquet":
         raise LatentiaError(f"{path} is neither a folder, a parquet file, a tar shard nor the CIFAR-10 archive")
     if path.is_dir() and (find_idx(path, "train") or find_idx(path, "test")):
+        for part in ("train", split):
+            inside(find_idx(path, part) or (), path)
         return _resized(read_idx_folder(path, split, path.resolve().name), size)
     return read_parquet(path, choice) if parquet_files(path) else read_folder(path, choice)
 

@@ -5,6 +5,7 @@ Big sets need no RAM, second starts no time.
 
 import hashlib
 import json
+import math
 import os
 import sys
 import warnings
@@ -320,15 +321,16 @@ def read_one(
 
 
 def shrink(picture: Image.Image, most: int, size: int | Frame | None) -> None:
-    """Makes an opened picture so small, in place, that it takes little memory, but not below four times `size`.
+    """Makes an opened picture smaller, in place, so that it takes little memory; no side falls below 4 × `size`.
 
     Raises ValueError where the head of its file says that it has more pixels than `most`.
     """
     if picture.width * picture.height > most:
         raise ValueError(f"it has {picture.width}×{picture.height} pixels, at most {most:,} are taken")
     if size is not None and not picture.mode.startswith("I"):
-        side = 4 * max(sides_of(size))
-        picture.thumbnail((side, side))
+        factor = 4 * max(sides_of(size)) / min(picture.size)
+        if factor < 1:
+            picture.thumbnail((math.ceil(factor * picture.width), math.ceil(factor * picture.height)))
 
 
 def read_mask(path: Path | BytesIO, size: int, fit: bool = False, most: int | None = None) -> NDArray[np.bool_]:

@@ -89,9 +89,10 @@ def complete(samples: list[Sample], faults: dict[str, str] | None) -> list[Sampl
         return samples
     for kind in ("caption", "label"):
         if any(getattr(sample, kind) is not None for sample in samples):
-            lacking = {sample.key for sample in samples if getattr(sample, kind) is None}
-            faults |= dict.fromkeys(lacking, f"it has no {'class' if kind == 'label' else kind}")
-            samples = [sample for sample in samples if sample.key not in lacking]
+            lacking = [sample for sample in samples if getattr(sample, kind) is None]
+            reason = f"it has no {'class' if kind == 'label' else kind}"
+            faults |= {f"{sample.shard.name}:{sample.key}": reason for sample in lacking}
+            samples = [sample for sample in samples if getattr(sample, kind) is not None]
     return samples
 
 
