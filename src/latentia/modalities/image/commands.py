@@ -60,6 +60,10 @@ Method = Annotated[
 Simulate = Annotated[bool, typer.Option("--simulate", help="Degrade the picture first, to see what comes back.")]
 
 
+# The options of `restore` that a task reads.
+OF_TASK = {"super-resolution": ("factor",), "deblur": ("blur",), "motion-deblur": ("length", "angle")}
+
+
 def add_commands(app: typer.Typer, data_app: typer.Typer) -> None:
     for command in (inpaint, restore, augment, name):
         app.command()(command)
@@ -188,9 +192,6 @@ def restore(
     made = {"command": "restore", "item": picture.name, "task": task, "noise": noise, "sampler": used, **own}
     facts = provenance(loaded, labels, sampling, made) if metadata else []
     typer.echo(f"wrote {out}: {modality.write_results(out, before, after, facts)}")
-
-
-OF_TASK = {"super-resolution": ("factor",), "deblur": ("blur",), "motion-deblur": ("length", "angle")}
 
 
 class Restoration(NamedTuple):

@@ -338,10 +338,8 @@ def read_mask(path: Path | BytesIO, size: int, fit: bool = False, most: int | No
 
     Raises LatentiaError also for a mask that is black or white all over, or grey rather than either.
     """
-    name, values = (
-        path if isinstance(path, Path) else "the mask",
-        read_one(path, 1, size, fit, "mask", most=most)[..., 0],
-    )
+    name = path if isinstance(path, Path) else "the mask"
+    values = read_one(path, 1, size, fit, "mask", most=most)[..., 0]
     mask: NDArray[np.bool_] = values > 127
     if mask.all() or not mask.any():
         colour, why = ("white", "nothing would be kept") if mask.all() else ("black", "nothing is to be repaired")
