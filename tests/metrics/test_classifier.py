@@ -14,12 +14,14 @@ from latentia.modalities.image.metrics.classifier import (
     accuracy,
     classifier_features,
     even_weights,
+    moved,
     predict,
     train_classifier,
     trained_classifier,
     vote,
     weighted,
 )
+from latentia.modalities.image.pictures import PictureSet
 
 
 def test_learns_what_can_be_told_apart(squares):
@@ -161,3 +163,33 @@ def test_even_weights_undo_a_known_bias():
 def test_even_weights_need_a_chance_for_each_class(chances):
     with pytest.raises(LatentiaError, match="leave a class with none"):
         even_weights(chances)
+
+
+def test_colour_pictures_are_mirrored_and_shifted_and_nothing_else():
+    x = torch.rand(64, 3, 32, 24, generator=torch.Generator().manual_seed(0))
+    made = moved(x, torch.Generator().manual_seed(1))
+    padded = torch.nn.functional.pad(x, (1, 1, 2, 2), mode="reflect")
+    seen = set()
+    for before, after in zip(padded, made, strict=True):
+        views = {
+            (down, across, mirror): window.flip(-1) if mirror else window
+            for down in range(5)
+            for across in range(3)
+            for mirror in (False, True)
+            for window in [before[:, down : down + 32, across : across + 24]]
+        }
+        (found,) = [view for view, window in views.items() if torch.equal(window, after)]
+        seen.add(found)
+    assert {down for down, _, _ in seen} == set(range(5))
+    assert {across for _, across, _ in seen} == set(range(3))
+    assert {mirror for _, _, mirror in seen} == {False, True}
+
+
+def test_colours_can_be_told_apart():
+    labels = np.arange(400) % 4
+    colours = np.array([[220, 30, 30], [30, 220, 30], [30, 30, 220], [200, 200, 200]])
+    noise = np.random.default_rng(0).integers(-20, 20, (400, 12, 12, 3))
+    images = (colours[labels][:, None, None] + noise).astype(np.uint8)
+    pictures = PictureSet(images, labels, tuple("rgbw"), "colours", "")
+    network = train_classifier(pictures.subset(slice(0, 200)), epochs=20)
+    assert accuracy(network, images[200:], labels[200:]) > 0.95

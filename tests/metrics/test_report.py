@@ -9,6 +9,7 @@ from latentia.metrics.distances import coverage, frechet_distance
 from latentia.modalities.image.evaluation import evaluate as report_module
 from latentia.modalities.image.evaluation.evaluate import evaluate_pictures
 from latentia.modalities.image.metrics.classifier import classification_accuracy_score
+from latentia.modalities.image.metrics.features import FeatureNet
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +136,16 @@ def test_a_small_training_set_is_used_whole(train, test, digit_net):
     features = digit_net.extract(test.images)
     expected = coverage(digit_net.extract(small.images), features)
     assert report["recall"].value == pytest.approx(expected.recall)
+
+
+def test_a_second_network_gives_a_distance_of_its_own_name(train, test, digit_net, monkeypatch):
+    monkeypatch.setattr(report_module, "FURTHER", 200)
+    generated = replace(test.subset(slice(0, 300)), name="as good as real")
+    means = FeatureNet("row means", lambda images: images.mean((2, 3)).astype(np.float32))
+    report = evaluate_pictures(
+        generated, train, test.subset(slice(300, None)), feature_net=digit_net, also=[means], score=False
+    )
+    figure = report["Fréchet distance of row means"]
+    assert figure.n == 200
+    assert 0.2 < figure.value / figure.reference < 5
+    assert f"feature network: {digit_net.name}" in report.table()

@@ -19,7 +19,14 @@ from latentia.metrics.report import Figure, Report, draw
 from latentia.modalities.base import Evaluation
 from latentia.modalities.image.grids import picture_grid, save_png
 from latentia.modalities.image.metrics.classifier import accuracy, classification_accuracy_score
-from latentia.modalities.image.metrics.features import FeatureNet, classifier_net, imagenet_net, inception_net
+from latentia.modalities.image.metrics.features import (
+    IMAGENET_NAME,
+    INCEPTION_NAME,
+    FeatureNet,
+    classifier_net,
+    imagenet_net,
+    inception_net,
+)
 from latentia.modalities.image.metrics.neighbours import FLOOR_QUANTILE, memorisation, neighbour_sheet, retrieval
 from latentia.modalities.image.metrics.reconstruction import psnr, ssim
 from latentia.modalities.image.pictures import PictureSet, levels_of
@@ -31,6 +38,7 @@ FAR = 0.5  # share of a figure of real pictures, below which a set is far from t
 SHEET_ROWS, SHEET_NEIGHBOURS, GRID = 16, 8, 64
 NEIGHBOURS = 5  # of a point, which its ball reaches to, for coverage
 SMALLEST_SET = NEIGHBOURS + 1
+FURTHER = 5000  # pictures of a set for a second network, which is a large one
 COVERED = 5000  # pictures whose neighbourhoods are compared: the time grows with the square of their number
 ENOUGH_FRECHET, ENOUGH_CLOUD, ENOUGH_SCORE = 1000, 200, 500  # pictures of which the figures begin to mean something
 COPIED = "share nearer than 99 % of test"
@@ -44,8 +52,9 @@ def evaluate_picture_model(model: LatentModel, out: Path, how: Evaluation) -> st
     where the model reads prompts, by one picture for each of the first `count` held-out captions. `how.more` may name
     `features`, the network whose features are compared: "classifier" (trained here; the model's own latents where there
     are no classes), "imagenet" (EfficientNet-Lite0) or "inception", the only one whose distance is a FID, with its
-    `inception_weights`. `out` gets report.md, report.json, samples.png, reconstructions.png and neighbours.png
-    (generated pictures beside their nearest training pictures).
+    `inception_weights`. Colour pictures get a Fréchet distance of EfficientNet-Lite0's features beside those of another
+    network, where the extra `imagenet` is there. `out` gets report.md, report.json, samples.png, reconstructions.png
+    and neighbours.png (generated pictures beside their nearest training pictures).
     """
     train, test = _splits(model, how)
     how.say(f"data: {train.source}")
@@ -65,7 +74,9 @@ def evaluate_picture_model(model: LatentModel, out: Path, how: Evaluation) -> st
     rate = count / (time.perf_counter() - started)
     generated = PictureSet(images, labels if classes else None, model.class_names, "generated pictures", "Generated.")
     options: dict[str, Any] = {"seed": how.seed, "device": how.device, "progress": True}
-    figures = evaluate_pictures(generated, train, test, feature_net=network, score=classes > 0, **options)
+    second, notes = _second_net(train, network, how)
+    figures = evaluate_pictures(generated, train, test, feature_net=network, also=second, score=classes > 0, **options)
+    figures = replace(figures, notes=(*figures.notes, *notes))
     if captions is not None:
         figures = _with_retrieval(figures, network, images, test.images[:count], reconstructed[:count])
     columns = classes if 2 < classes <= 16 else None
@@ -95,6 +106,16 @@ def _feature_net(model: LatentModel, train: PictureSet, test: PictureSet, how: E
         return np.concatenate(parts)
 
     return FeatureNet(f"latents of the model's own {type(model.first_stage).__name__}", latents)
+
+
+def _second_net(train: PictureSet, first: FeatureNet, how: Evaluation) -> tuple[list[FeatureNet], list[str]]:
+    """ImageNet's features for colour pictures that are measured by others, and a note where they are not installed."""
+    if train.channels == 1 or first.name in (IMAGENET_NAME, INCEPTION_NAME):
+        return [], []
+    try:
+        return [imagenet_net(device=how.device)], []
+    except LatentiaError as error:
+        return [], [str(error)]
 
 
 def _with_retrieval(
@@ -130,6 +151,7 @@ def evaluate_pictures(
     test: PictureSet,
     *,
     feature_net: FeatureNet,
+    also: Sequence[FeatureNet] = (),
     seed: int = 0,
     score: bool = True,
     **how: Any,
@@ -138,7 +160,8 @@ def evaluate_pictures(
 
     n = min(len(generated), len(test)) pictures are drawn from both with `seed`, so that each figure and its reference
     are biased alike. Fréchet and kernel distance are to the whole training set, coverage is to as many training
-    pictures, at most 5000. With labels, the requested classes, the report has the share that a classifier network
+    pictures, at most 5000. The networks `also` give a Fréchet distance more each, of 5000 pictures of each set at most.
+    With labels, the requested classes, the report has the share that a classifier network
     agrees with and, with `score`, the classification accuracy score (`how`: arguments of `train_classifier`).
     Raises LatentiaError where sets differ in size, channels or classes or have fewer than 6 pictures.
     """
@@ -152,6 +175,7 @@ def evaluate_pictures(
     require_enough(len(generated), train, test)
     made, unseen = draw(generated, n, generator), draw(test, n, generator)
     figures = _distance_figures(made, train, unseen, feature_net, generator)
+    figures += [_further_distance(net, made, train, unseen, generator) for net in also]
     figures += _agreement_figure(feature_net, made, unseen)
     if score and labelled:
         cas = classification_accuracy_score(generated, train, test, seed=seed, **how)
@@ -243,6 +267,15 @@ def _distance_figures(
             for name, value in covered.items()
         ),
     ]
+
+
+def _further_distance(
+    net: FeatureNet, made: PictureSet, train: PictureSet, unseen: PictureSet, generator: np.random.Generator
+) -> Figure:
+    n = min(len(made), FURTHER)
+    real, fake, floor = (net.extract(draw(part, min(n, len(part)), generator).images) for part in (train, made, unseen))
+    distances = frechet_distance(real, fake), frechet_distance(real, floor)
+    return Figure(f"{net.frechet_name} of {net.name}", *distances, "lower", n, enough=ENOUGH_FRECHET)
 
 
 def _agreement_figure(feature_net: FeatureNet, made: PictureSet, real: PictureSet) -> list[Figure]:
