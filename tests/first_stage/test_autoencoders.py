@@ -102,6 +102,28 @@ def test_kl_of_the_forward_is_the_batch_mean_of_the_posteriors():
     torch.testing.assert_close(result.stats["kl_per_dim"] * mean[0].numel(), result.regulariser.detach())
 
 
+def test_a_fixed_deviation_leaves_the_kl_the_means_square_and_a_constant():
+    model = build("AutoencoderKL", posterior_std=0.25)
+    x = torch.rand(2, 1, 8, 8) * 2 - 1
+    mean, logvar = model.posterior(x)
+    assert mean.shape == model.encode(x).shape
+    torch.testing.assert_close((0.5 * logvar).exp(), torch.full_like(mean, 0.25))
+    posterior = Independent(Normal(mean, 0.25), 3)
+    prior = Independent(Normal(torch.zeros_like(mean), 1.0), 3)
+    result = model(x, generator())
+    torch.testing.assert_close(result.regulariser, kl_divergence(posterior, prior).mean())
+    result.x.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())  # DDP waits for each
+
+
+def test_a_stage_of_before_the_fixed_deviation_is_read_as_ever(tmp_path):
+    model = build("AutoencoderKL")
+    save_part(tmp_path, model, {name: value for name, value in model.config.items() if name != "posterior_std"})
+    read = load_part(tmp_path, first_stages())
+    x = torch.rand(1, 1, 8, 8)
+    assert torch.equal(read.encode(x), model.encode(x))
+
+
 def test_posterior_samples_have_the_posteriors_moments():
     model = build("AutoencoderKL")
     model.decoder = torch.nn.Identity()  # the forward then returns the sampled latent itself

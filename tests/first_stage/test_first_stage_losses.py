@@ -1,5 +1,8 @@
 """Losses against closed forms, explicit autograd and the published receptive fields."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,14 +10,23 @@ from torch.nn import functional as F
 
 from latentia.errors import LatentiaError
 from latentia.modalities.image.first_stage.kl import AutoencoderKL
+from latentia.modalities.image.first_stage.perceptual import (
+    ClassifierFeatures,
+    Perceptual,
+    features_of,
+    perceptual_loss,
+)
 from latentia.modalities.image.first_stage.train import (
     RECONSTRUCTION,
     PatchDiscriminator,
     adaptive_weight,
     hinge_discriminator_loss,
     hinge_generator_loss,
-    perceptual_loss,
 )
+from latentia.modalities.image.items import picture_items
+from latentia.modalities.image.metrics import classifier
+from latentia.modalities.image.metrics.classifier import PictureClassifier
+from latentia.modalities.image.pictures import PictureSet, to_uint8
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -123,3 +135,43 @@ def test_adaptive_weight_is_bounded_and_leaves_the_graph_usable():
     (reconstruction + weight * adversary).backward()
     assert last.grad is not None
     assert last.grad.tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 16), (3, 20, 20), (3, 90, 70)])
+def test_a_classifiers_features_end_in_those_that_it_names(shape):
+    torch.manual_seed(0)
+    network = PictureClassifier(shape[0], shape[1:], 4).eval()
+    features, x = ClassifierFeatures(network), normal(2, *shape)
+    layers = features(x)
+    assert len(layers) == len(network.body) + 1
+    torch.testing.assert_close(layers[-1], network.features(x))
+    assert perceptual_loss(features, x, x) == 0
+    assert perceptual_loss(features, x, normal(2, *shape, seed=1)) > 0
+
+
+def test_pictures_without_classes_have_no_classifier(tiny_items):
+    with pytest.raises(LatentiaError, match=r"first_stage\.perceptual needs pictures of several classes"):
+        features_of(Perceptual(), replace(tiny_items, labels=None, class_names=()), 0, torch.device("cpu"))
+
+
+def test_the_loss_of_features_is_not_that_of_evaluation(tiny_items, monkeypatch):
+    """A judge whose features had been trained on would measure its own taste."""
+    seeds = []
+    really_train = classifier.train_classifier
+
+    def recorded(pictures, *, seed, **how):
+        seeds.append(seed)
+        assert np.array_equal(pictures.images, to_uint8(tiny_items.tensor(slice(0, len(tiny_items)))))
+        return really_train(pictures, seed=seed, **how)
+
+    monkeypatch.setattr(classifier, "train_classifier", recorded)
+    network = features_of(Perceptual(epochs=1), tiny_items, 0, torch.device("cpu"))
+    assert seeds != [0]
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.fixture
+def tiny_items(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENTIA_CACHE", str(tmp_path))
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+    return picture_items(PictureSet(images, np.arange(40) % 4, tuple("abcd"), "tiny", ""))

@@ -12,6 +12,7 @@ from latentia.config import Loop, check_integer, checked, config, plain
 from latentia.errors import LatentiaError
 from latentia.latents.first_stage import FirstStage
 from latentia.latents.normalise import denormalise, normalise
+from latentia.modalities.image.first_stage.perceptual import Perceptual
 
 MAX_PARAMETERS = 2**30  # twelve times LDM's largest autoencoder: a bound on what a config file may allocate
 
@@ -55,6 +56,7 @@ class AutoencoderRecipe(AutoencoderConfig):
     """A recipe's section for an autoencoder of pictures."""
 
     reconstruction: Annotated[Literal["l1", "l2"], Field(description="pixel loss")] = "l1"
+    perceptual: Annotated[Perceptual | None, Field(description="loss of a classifier's features; null: none")] = None
     discriminator: Annotated[Discriminator | None, Field(description="patch discriminator of VQGAN; null: none")] = None
     training: Annotated[Loop, Field(description="how the first stage is trained")]
 

@@ -1,5 +1,6 @@
 """KL-regularised autoencoders (Kingma & Welling 2014; Rombach et al. 2022, App. G): ours and that of diffusers."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -40,7 +41,17 @@ def sample_posterior(mean: Tensor, logvar: Tensor, generator: torch.Generator) -
 
 
 @config
-class KLRecipe(AutoencoderRecipe):
+class KLConfig(AutoencoderConfig):
+    """The sizes of an `AutoencoderKL`."""
+
+    posterior_std: Annotated[
+        float | None,
+        Field(gt=0, le=100, description="fixed deviation of latents in training (KL); null: the encoder's"),
+    ] = None
+
+
+@config
+class KLRecipe(KLConfig, AutoencoderRecipe):
     """A recipe's section for an `AutoencoderKL`."""
 
     kind: Literal["AutoencoderKL"] = "AutoencoderKL"
@@ -56,14 +67,19 @@ class KLRecipe(AutoencoderRecipe):
 class GaussianStage(PictureStage):
     """A first stage whose encoder gives the `moments` of a diagonal Gaussian, of which `encode` takes the mean."""
 
+    posterior_std: float | None = None  # of every latent, where the encoder gives means alone
+
     def moments(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) → (B, 2 · latent_channels, h, w): means, then log variances."""
+        """(B, in_channels, H, W) → (B, 2 · latent_channels, h, w): means, then log variances; or means alone."""
         raise NotImplementedError
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and clamped log variance, each (B, latent_channels, h, w), float32 and not normalised."""
         self.check_pictures(x)
-        mean, logvar = self.moments(x).float().chunk(2, dim=1)
+        moments = self.moments(x).float()
+        if self.posterior_std is not None:
+            return moments, torch.full_like(moments, 2 * math.log(self.posterior_std))
+        mean, logvar = moments.chunk(2, dim=1)
         return mean, logvar.clamp(*LOGVAR_RANGE)
 
     def vectors(self, x: Tensor) -> Tensor:
@@ -80,17 +96,22 @@ class GaussianStage(PictureStage):
 class AutoencoderKL(GaussianStage):
     """A variational autoencoder with a diagonal Gaussian posterior per latent.
 
-    `sizes` are the fields of `AutoencoderConfig`; pictures shrink by f = patch · 2^(len(channels) − 1).
+    With `posterior_std` its deviation is the same for all latents and pictures, so that the KL is the mean's square
+    but for a constant, and the encoder cannot tell its decoder some latents more exactly than a denoiser will draw
+    them (Heek et al. 2026, "Unified Latents", §3: log-SNR 5, a deviation of 0.08 for latents of variance 1).
+
+    `sizes` are the fields of `KLConfig`; pictures shrink by f = patch · 2^(len(channels) − 1).
     Raises LatentiaError where an argument is out of range.
     """
 
-    Config, Recipe = AutoencoderConfig, KLRecipe
+    Config, Recipe = KLConfig, KLRecipe
 
     def __init__(self, in_channels: int = 1, **sizes: Any) -> None:
         super().__init__()
-        own, self.config = checked_sizes(in_channels, sizes, AutoencoderConfig)
-        self.factor = own.factor
-        self.encoder = Encoder(in_channels, 2 * own.latent_channels, own)
+        own, self.config = checked_sizes(in_channels, sizes, KLConfig)
+        self.factor, self.posterior_std = own.factor, own.posterior_std
+        moments = 2 if own.posterior_std is None else 1
+        self.encoder = Encoder(in_channels, moments * own.latent_channels, own)
         self.decoder = Decoder(in_channels, own)
         register_statistics(self, own.latent_channels)
 

@@ -19,6 +19,7 @@ from latentia.errors import LatentiaError
 from latentia.items import ItemSet
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.image.first_stage import STAGES
+from latentia.modalities.image.first_stage.perceptual import features_of, perceptual_loss
 from latentia.modalities.image.grids import picture_grid
 from latentia.modalities.image.pictures import to_uint8
 from latentia.training.checkpoint import Trainee
@@ -28,20 +29,6 @@ from latentia.training.recipe import Recipe
 from latentia.training.speed import Say
 
 RECONSTRUCTION = {"l1": F.l1_loss, "l2": F.mse_loss}  # mean absolute, or squared, difference over all elements
-
-
-def perceptual_loss(features: nn.Module, x_hat: Tensor, x: Tensor) -> Tensor:
-    """Distance of unit-normalised features, summed over channels and layers, mean over positions and batch.
-
-    LPIPS (Zhang et al. 2018, eq. 1) with all weights 1. `features` is a frozen network in eval mode, from pictures
-    (B, C, H, W) in [-1, 1] to one tensor (B, D, ...) or a list of them; the gradient reaches `x_hat` only.
-    """
-    with torch.no_grad():
-        target = features(x)
-    made = features(x_hat)
-    pairs = [(made, target)] if isinstance(made, Tensor) else zip(made, target, strict=True)
-    distances = [(F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean() for a, b in pairs]
-    return torch.stack(distances).sum()
 
 
 class PatchDiscriminator(nn.Module):
@@ -118,6 +105,9 @@ def train_picture_stage(
     stage = new_stage(recipe, kind, {**pictures.arguments, **part_of(settings, kind.Config)})
     for size in recipe.data.sizes(pictures.size):
         stage.latent_shape(size)  # refuses what does not divide, before any work
+    if perceptual is None and settings.perceptual is not None:
+        with accelerator.main_process_first():
+            perceptual = features_of(settings.perceptual, pictures, recipe.seed, accelerator.device)
     if perceptual is not None:
         perceptual = perceptual.to(accelerator.device).eval().requires_grad_(False)
     critic = None if settings.discriminator is None else Critic(recipe, pictures, accelerator, say)
@@ -194,7 +184,8 @@ class PictureLoss:
         losses = {"reconstruction_loss": total}
         if self.perceptual is not None:
             losses["perceptual_loss"] = perceptual_loss(self.perceptual, result.x, x)
-            total = total + losses["perceptual_loss"]
+            weight = 1.0 if self.settings.perceptual is None else self.settings.perceptual.weight
+            total = total + weight * losses["perceptual_loss"]
         loss = total + self.settings.regulariser_weight * result.regulariser
         if self.critic is not None:
             fooling = self.critic.fooling(x, result.x, total, self.stage.decoder.head.weight, step)
