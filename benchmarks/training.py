@@ -46,7 +46,7 @@ from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.modalities.registry import modality_of_stage
 from latentia.model import LatentModel
 from latentia.training import load_recipe
-from latentia.training.denoiser import averaged_denoiser, denoiser_of, order_of, rows_of
+from latentia.training.denoiser import denoiser_of, denoiser_with, order_of, rows_of
 from latentia.training.engine import build_accelerator, prepare
 from latentia.training.step import Batches, Update
 from latentia.training.validation import Chosen
@@ -110,7 +110,7 @@ class Ours:
         modality = modality_of_stage(recipe.first_stage.kind).name
 
         def draw(labels: np.ndarray) -> np.ndarray:
-            own = averaged_denoiser(denoiser, trainee)
+            own = denoiser_with(denoiser, trainee.averaged_weights())
             model = LatentModel(self.stage, recipe.process, own, items.codec, modality, plain(recipe.sampling))
             return model.generate(labels, seed=0)
 

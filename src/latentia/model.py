@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentia.conditions import Request, Values
 from latentia.config import checked
@@ -78,7 +78,7 @@ class LatentModel:
 
     Items are what people see, such as pictures uint8 (N, H, W, C) or a list of N texts; the `codec` of the `modality`
     turns them into tensors. `sampling` holds the model's own settings for `generate`, fields of `Sampling`; `training`
-    says how the model was made.
+    says how the model was made. `weaker` is an early snapshot of the denoiser, for autoguidance.
     """
 
     first_stage: FirstStage
@@ -88,11 +88,18 @@ class LatentModel:
     modality: str
     sampling: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    weaker: Denoiser | None = None
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks, by the folder of each."""
+        named = {"first_stage": self.first_stage, "denoiser": self.denoiser, "weaker": self.weaker}
+        return {name: part for name, part in named.items() if part is not None}
 
     @property
     def hash(self) -> str:
-        """Of the weights of both parts: two models with the same draw the same."""
-        return f"{module_hash(self.first_stage)}-{module_hash(self.denoiser)}"
+        """Of the weights of all parts: two models with the same draw the same."""
+        return "-".join(map(module_hash, self.parts.values()))
 
     @property
     def device(self) -> torch.device:
@@ -114,8 +121,8 @@ class LatentModel:
         return self.denoiser.known.get(name)
 
     def to(self, device: str | torch.device) -> "LatentModel":
-        self.first_stage.to(device)
-        self.denoiser.to(device)
+        for part in self.parts.values():
+            part.to(device)
         return self
 
     def class_index(self, name_or_number: str | int) -> int:
@@ -161,7 +168,9 @@ class LatentModel:
             seed, index: item i of a call is drawn by (seed, index + i), whatever is drawn beside it, and so many at a
                 time: `index` 17 draws what is the 18th of many. A batch of another size may round otherwise.
             callback: called as callback(step, z_t, denoised) after each network evaluation of each batch.
-            weaker: a denoiser that guidance leads away from, instead of from no condition (see `Guidance`).
+            weaker: a denoiser that guidance leads away from, instead of from no condition (see `Guidance`); None is
+                the model's own where its settings ask for autoguidance and the call has no negative prompt, since
+                that is what classifier-free guidance leads away from.
             asked: fields of `Sampling`, None for the model's own; `sampler` may also be a function, such as `repaint`
                 with its known latents bound, which is called on `batch_size` items at a time; and options of the
                 model's conditions: `prompts`, one for each item, "" for anything, "(words:1.5)" count by that factor;
@@ -186,6 +195,8 @@ class LatentModel:
         seeded = latents is None and not callable(settings.sampler)
         request = Request(count, options, seed if seeded else None, index, self.encode_context)
         values, null = self.denoiser.request(request, torch.empty(count, *shape))
+        if weaker is None and settings.guidance_kind == "autoguidance" and "negative_prompt" not in options:
+            weaker = self.weaker
         start: dict[str, Any] = {"latents": latents, "seed": seed, "index": index}
         how: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "callback": callback, "weaker": weaker}
         return self.draw(values, null, settings, shape=shape, options=options, **start, **how)
@@ -196,6 +207,8 @@ class LatentModel:
         wrong = [name for name in ("stop_sigma", "temperature") if given.get(name) and name not in self.codec.settings]
         if wrong:
             raise LatentiaError(f"the decoder of {self.codec.describe()} takes no {' and '.join(wrong)}")
+        if given.get("guidance_kind") == "autoguidance" and self.weaker is None:
+            raise LatentiaError("guidance_kind is 'autoguidance', and the model has no snapshot for it")
         given = {name: value for name, value in given.items() if name in SETTINGS}
         free = {name: given.pop(name) for name in ("sampler", "spacing", "guidance_interval") if name in given}
         return replace(checked(Sampling, given, "sampling", "."), **free)  # checked where they are used
@@ -264,7 +277,9 @@ class LatentModel:
         folder = Path(folder)
         (folder / INDEX_NAME).unlink(missing_ok=True)
         save_part(folder / "first_stage", self.first_stage, self.first_stage.config)  # small, and the cache's key
-        save_part(folder / "denoiser", self.denoiser, self.denoiser.config, DTYPES[dtype])
+        for name, part in self.parts.items():
+            if isinstance(part, Denoiser):
+                save_part(folder / name, part, part.config, DTYPES[dtype])
         write_json(folder / "process" / CONFIG_NAME, process_config(self.process))
         write_json(folder / TRAINING_NAME, self.training)
         self.codec.save_files(folder)
@@ -277,6 +292,7 @@ class LatentModel:
             "first_stage": ["latentia", type(self.first_stage).__name__],
             "process": ["latentia", type(self.process).__name__],
             "denoiser": ["latentia", type(self.denoiser).__name__],
+            **({"weaker": ["latentia", type(self.weaker).__name__]} if self.weaker is not None else {}),
             "codec": self.codec.config,
             "class_names": list(self.class_names),
             "sampling": self.sampling,
@@ -289,7 +305,7 @@ def load(
 ) -> LatentModel:
     """Loads a model folder onto `device`, in evaluation mode and float32, also one that an earlier version wrote.
 
-    `parts` makes first_stage and denoiser where they are not safetensors.
+    `parts` makes first_stage, denoiser and weaker where they are not safetensors.
 
     Raises LatentiaError where the folder is no model, a part is missing or damaged, or parts do not fit each other.
     """
@@ -302,6 +318,7 @@ def load(
     made = parts or {
         "first_stage": lambda: load_part(folder / "first_stage", first_stages()),
         "denoiser": lambda: load_denoiser(folder / "denoiser"),
+        "weaker": lambda: load_denoiser(folder / "weaker"),
     }
     try:
         modality = modality_named(str(index["modality"]))
@@ -313,11 +330,14 @@ def load(
             modality=modality.name,
             sampling=sampling_of(index["sampling"], folder),
             training=training_of(folder),
+            weaker=made["weaker"]() if "weaker" in index else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise LatentiaError(f"{folder / INDEX_NAME} lacks or garbles a field: {error}") from None
     for condition in model.denoiser.known.values():
         condition.load_files(folder)
+    if model.weaker is not None:
+        take_conditions(model.weaker, model.denoiser, folder)
     if parts is None:
         mean, std = model.first_stage.latent_mean, model.first_stage.latent_std
         if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
@@ -331,9 +351,17 @@ def load(
         raise LatentiaError(f"{folder / INDEX_NAME}: sampling: {error}") from None
     if parts is None:
         check_written(folder, written, model.training.get("hashes", {}))
-    for part in (model.first_stage, model.denoiser):
+    for part in model.parts.values():
         part.eval().requires_grad_(False)
     return model.to(device)
+
+
+def take_conditions(weaker: Denoiser, denoiser: Denoiser, folder: Path) -> None:
+    """Gives a snapshot what the conditions of its denoiser keep in files. Raises LatentiaError where they differ."""
+    if weaker.config != denoiser.config:
+        raise LatentiaError(f"{folder}: the folder weaker holds no snapshot of the denoiser: their configs differ")
+    for name, condition in weaker.known.items():
+        condition.take_files(denoiser.known[name])
 
 
 def process_of(path: Path) -> VP | RectifiedFlow | EDM:

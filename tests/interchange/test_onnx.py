@@ -20,7 +20,7 @@ from latentia.diffusion import Denoising
 from latentia.errors import LatentiaError
 from latentia.files import write_json
 from latentia.interchange import export_onnx, load_onnx
-from latentia.interchange.onnx import DENOISER, ENCODER
+from latentia.interchange.onnx import ENCODER, GRAPH
 from latentia.language.tokenizer import train_tokenizer
 from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.modalities.image.repair_task import RepairTask
@@ -119,7 +119,7 @@ def test_folders_of_an_earlier_version_load(kind: str, tmp_path: Path) -> None:
     assert "modality" not in index
     write_json(out / "denoiser" / "config.json", config)
     write_json(out / "model_index.json", index)
-    rename_inputs(out / DENOISER, {"remains": "hints"})
+    rename_inputs(out / f"denoiser/{GRAPH}", {"remains": "hints"})
     rename_inputs(out / ENCODER, {"item": "picture"})
     asked = {"steps": 3}
     if kind == "inpainter":

@@ -58,6 +58,9 @@ Count = Annotated[
     typer.Option(min=1, help="How many; without it 64, or 1 of a prompt.", show_default=False),
 ]
 Interval = Annotated[str | None, typer.Option(help="Guide only for σ/α within LOW,HIGH.")]
+GuidanceKind = Annotated[
+    str | None, typer.Option(help="classifier_free, or autoguidance: away from the model's own early snapshot.")
+]
 Rescale = Annotated[float | None, typer.Option(help="Guidance rescale, 0 to 1.")]
 Solver = Annotated[str | None, typer.Option(help="ddpm, ddim, euler, heun, dpm_solver_2m or unipc_2.")]
 Spacing = Annotated[str | None, typer.Option(help="uniform, trailing or karras.")]
@@ -206,6 +209,7 @@ def sample(
     steps: Steps = None,
     guidance: Guidance = None,
     interval: Interval = None,
+    guidance_kind: GuidanceKind = None,
     rescale: Rescale = None,
     sampler: Solver = None,
     spacing: Spacing = None,
@@ -240,7 +244,12 @@ def sample(
     check_amount(count, index, batch_size, loaded.latent_shape)
     settings: dict[str, Any] = {"sampler": sampler, "steps": steps, "spacing": spacing, "guidance_scale": guidance}
     settings |= {"guidance_interval": interval_of(interval), "guidance_rescale": rescale, "seed": seed, "index": index}
-    settings |= {"stop_sigma": stop_sigma, "temperature": temperature, "batch_size": batch_size}
+    settings |= {
+        "guidance_kind": guidance_kind,
+        "stop_sigma": stop_sigma,
+        "temperature": temperature,
+        "batch_size": batch_size,
+    }
     settings |= {"weaker": None if weaker is None else weaker_denoiser(weaker, loaded)}
     if loaded.settings({"guidance_scale": guidance}).guidance_scale == 1:
         for option in [name for name, value in {"--weaker": weaker, "--negative": negative}.items() if value]:

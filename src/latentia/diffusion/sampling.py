@@ -23,6 +23,10 @@ class Sampling:
     guidance_interval: Annotated[
         tuple[float, float] | None, Field(description="σ/α where guidance acts; null: everywhere")
     ] = None
+    guidance_kind: Annotated[
+        Literal["classifier_free", "autoguidance"],
+        Field(description="away from no condition, or from the denoiser's own early snapshot, where a run keeps one"),
+    ] = "classifier_free"
     guidance_rescale: Annotated[float, Field(ge=0, le=1, description="rescaling against over-exposure")] = 0.0
     stop_sigma: Annotated[float, Field(ge=0, description="texts: σ/α where the decoder takes over; 0: the end")] = 0.0
     temperature: Annotated[float, Field(ge=0, description="texts: of the decoder's draws; 0: the likeliest")] = 0.0

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from latentia.errors import LatentiaError
 from latentia.files import CONFIG_NAME, WEIGHTS_NAME, new_folder, read_json, without_weights
 from latentia.model import LatentModel, load
 
-DENOISER, ENCODER, DECODER = "denoiser/model.onnx", "first_stage/encoder.onnx", "first_stage/decoder.onnx"
+GRAPH, ENCODER, DECODER = "model.onnx", "first_stage/encoder.onnx", "first_stage/decoder.onnx"
 INSTALL = "pip install 'latentia[onnx]'"
 EXAMPLES = 2  # in the batch that is traced; any number goes afterwards
 FORMER = {"hints": "remains"}  # names of values in the graphs of earlier versions, and today's
@@ -25,7 +26,8 @@ def export_onnx(model: LatentModel, out: Path) -> None:
 
     `first_stage/encoder.onnx` takes items as the codec's tensors (B, ...) to normalised latents, `decoder.onnx` is the
     way back, and `denoiser/model.onnx` takes latent (B, C, *grid), time (B,) as `Process.network_time` gives it, then
-    the values of the model's conditions by name, such as label (B,) or prompt (B, L), to what the process predicts. The
+    the values of the model's conditions by name, such as label (B,) or prompt (B, L), to what the process predicts, and
+    so does `weaker/model.onnx` where the model has a snapshot for autoguidance. The
     batch may have any size. Raises LatentiaError for a model whose codec does not name "onnx" among its exports, where
     `out` exists or the extra `onnx` is missing.
     """
@@ -41,18 +43,22 @@ def export_onnx(model: LatentModel, out: Path) -> None:
     inputs = {"latent": z, "time": torch.rand(EXAMPLES) * 1000, **values}
     with torch.no_grad():
         items = model.first_stage.decode(z)
-    denoiser = model.denoiser.eval()
+    denoisers = {name: part.eval() for name, part in model.parts.items() if isinstance(part, Denoiser)}
 
-    def denoise(latent: Tensor, time: Tensor, *numbers: Tensor) -> Tensor:
-        out: Tensor = denoiser(latent, time, **dict(zip(values, numbers, strict=True)))
-        return out
+    def named(denoiser: Denoiser) -> Callable[..., Tensor]:
+        def denoise(latent: Tensor, time: Tensor, *numbers: Tensor) -> Tensor:
+            out: Tensor = denoiser(latent, time, **dict(zip(values, numbers, strict=True)))
+            return out
+
+        return denoise
 
     with new_folder(out) as folder:
         model.save(folder)
-        _export(denoise, inputs, "prediction", folder / DENOISER)
+        for name, denoiser in denoisers.items():
+            _export(named(denoiser), inputs, "prediction", folder / name / GRAPH)
         _export(model.first_stage.encode, {"item": items}, "latent", folder / ENCODER)
         _export(model.first_stage.decode, {"latent": z}, "item", folder / DECODER)
-        for part in ("first_stage", "denoiser"):
+        for part in model.parts:
             (folder / part / WEIGHTS_NAME).unlink()
 
 
@@ -62,7 +68,9 @@ def load_onnx(folder: str | Path) -> LatentModel:
     Raises LatentiaError where a part is missing or damaged, or the extra `onnx` is not installed.
     """
     folder = Path(folder)
-    return load(folder, parts={"first_stage": lambda: _OnnxFirstStage(folder), "denoiser": lambda: _denoiser(folder)})
+    parts: dict[str, Callable[[], Any]] = {"first_stage": lambda: _OnnxFirstStage(folder)}
+    parts |= {name: partial(_denoiser, folder / name) for name in ("denoiser", "weaker")}
+    return load(folder, parts=parts)
 
 
 class _Call(nn.Module):
@@ -141,13 +149,12 @@ class _OnnxDenoiser(Denoiser):
         raise LatentiaError("the weights of a model of ONNX graphs are in the graphs; save the model it was made of")
 
 
-def _denoiser(folder: Path) -> _OnnxDenoiser:
-    path = folder / "denoiser"
+def _denoiser(path: Path) -> _OnnxDenoiser:
     config = read_json(path / CONFIG_NAME)
     if config.pop("_class_name", None) != "Denoiser":
         config, _ = upgraded(path, {})
     made = without_weights(path, lambda: _OnnxDenoiser.from_config(config))
-    made.graph = _Graph(folder / DENOISER)
+    made.graph = _Graph(path / GRAPH)
     return made
 
 

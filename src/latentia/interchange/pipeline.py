@@ -20,7 +20,7 @@ class LatentiaModel(ModelMixin):  # type: ignore[misc]
     def __init__(self, model: LatentModel) -> None:
         super().__init__()
         self.model = model
-        self.parts = nn.ModuleList([model.first_stage, model.denoiser])
+        self.parts = nn.ModuleList(model.parts.values())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **_: Any) -> "LatentiaModel":

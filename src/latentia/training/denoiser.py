@@ -1,5 +1,6 @@
 """Trains a denoiser in the latent space of a first stage."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from latentia.config import plain
 from latentia.denoiser import Denoiser, load_denoiser
 from latentia.denoiser.denoiser import CORES, build_denoiser, make_objective
 from latentia.errors import LatentiaError
+from latentia.files import read_tensors, write_tensors
 from latentia.items import ItemSet
 from latentia.latents.cache import JoinedCache, LatentCache
 from latentia.latents.first_stage import FirstStage
@@ -45,6 +47,7 @@ DECIDING = (
     "label_dropout",
     "context_share",
     "training",
+    "snapshot",
     "validation",
 )
 
@@ -138,16 +141,61 @@ def train_denoiser(
         mine=mine,
         batch=on_device,
     )
-    modality, sampling = modality_of_stage(recipe.first_stage.kind).name, plain(recipe.sampling)
+    modality = modality_of_stage(recipe.first_stage.kind).name
+    sampling = plain(recipe.sampling) | {"guidance_kind": "classifier_free"}  # of previews: there is no snapshot yet
     model = LatentModel(first_stage, recipe.process, denoiser, items.codec, modality, sampling)
     looks = looks_of(recipe, model, data, (learned, held), trainee, folder, accelerator, say)
+    snapshot = None if recipe.snapshot is None else Snapshot(recipe, trainee, folder, accelerator.is_main_process)
     saved = Checkpoint(checkpoint, {"denoiser": trainee}, identity(recipe, items))
     try:
-        run_loop(accelerator, saved, update, title="denoiser", folder=folder, loop=loop, looks=looks)
+        run_loop(
+            accelerator,
+            saved,
+            snapshot.before(update) if snapshot else update,
+            title="denoiser",
+            folder=folder,
+            loop=loop,
+            looks=looks,
+        )
     finally:
         on_device.close()
-    model.denoiser = averaged_denoiser(denoiser, trainee).to(device)
+    model.denoiser = denoiser_with(denoiser, trainee.averaged_weights()).to(device)
+    if snapshot is not None:
+        accelerator.wait_for_everyone()
+        model.weaker = denoiser_with(denoiser, snapshot.weights()).to(device)
+    model.sampling = plain(recipe.sampling)
     return model
+
+
+class Snapshot:
+    """The averaged weights after the share `recipe.snapshot` of the updates, in a file of the run.
+
+    It is taken before the next update, so that a run that is killed then takes it again, from its checkpoint.
+    """
+
+    def __init__(self, recipe: Recipe, trainee: Trainee, folder: Path, main: bool) -> None:
+        assert recipe.snapshot is not None
+        self.step = max(1, round(recipe.snapshot * recipe.training.steps))
+        self.trainee, self.path, self.main = trainee, folder / "snapshot.safetensors", main
+
+    def before(self, update: Callable[[int], dict[str, Tensor]]) -> Callable[[int], dict[str, Tensor]]:
+        def updated(step: int) -> dict[str, Tensor]:
+            if step == self.step:
+                self.take()
+            return update(step)
+
+        return updated
+
+    def take(self) -> None:
+        weights = self.trainee.averaged_weights()
+        if self.main:
+            write_tensors(self.path, weights, {"step": str(self.step)})
+
+    def weights(self) -> dict[str, Tensor]:
+        """Of a run of one update, which has no earlier weights, those at its end."""
+        if not self.path.exists():
+            self.take()
+        return read_tensors(self.path)
 
 
 def rows_of(recipe: Recipe, latents: LatentCache | JoinedCache) -> tuple[Tensor, Tensor]:
@@ -187,13 +235,13 @@ def looks_of(
     return looks if len(validation.held) else looks[:1]
 
 
-def averaged_denoiser(denoiser: Denoiser, trainee: Trainee) -> Denoiser:
-    """A new denoiser with the averaged weights of one that is trained, which may be wrapped or sharded."""
-    averaged = Denoiser.from_config(denoiser.config)
-    averaged.load_state_dict(trainee.averaged_weights())
-    for name, condition in averaged.known.items():
+def denoiser_with(denoiser: Denoiser, weights: dict[str, Tensor]) -> Denoiser:
+    """A new denoiser like one that is trained, which may be wrapped or sharded, with other weights."""
+    made = Denoiser.from_config(denoiser.config)
+    made.load_state_dict(weights)
+    for name, condition in made.known.items():
         condition.take_files(denoiser.known[name])
-    return averaged.eval().requires_grad_(False)
+    return made.eval().requires_grad_(False)
 
 
 def identity(recipe: Recipe, items: ItemSet) -> str:

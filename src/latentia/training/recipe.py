@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -123,6 +123,13 @@ class Recipe(Section):
         0.25, ge=0, le=1, description="texts only: share trained to complete a beginning or to fill a gap"
     )
     training: Loop = Field(description="how the denoiser is trained")
+    snapshot: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the denoiser's updates after which its averaged weights are kept, for autoguidance; "
+        "null: not at all",
+    )
     validation: Held = Field(Held(), description="how the denoiser is measured while it is trained")
     sampling: Sampling = Field(Sampling(), description="defaults of `latentia sample` for this model")
     compute: Compute = Field(Compute(), description="device, precision and memory")
@@ -149,6 +156,13 @@ class Recipe(Section):
             known = ", ".join(sorted(added)) or "none: no installed package adds any"
             raise LatentiaError(f"conditions: {unknown[0]!r} is no plug-in's condition, expected one of {known}")
         return values
+
+    @model_validator(mode="after")
+    def keeps_a_snapshot(self) -> Self:
+        """Raises LatentiaError where autoguidance would have nothing to lead away from."""
+        if self.sampling.guidance_kind == "autoguidance" and self.snapshot is None:
+            raise LatentiaError("sampling.guidance_kind: autoguidance needs a snapshot: set snapshot=0.125 or so")
+        return self
 
     @field_serializer("data", "first_stage", "process", "denoiser")
     def plain_part(self, part: Any) -> dict[str, Any]:

@@ -135,7 +135,8 @@ def _finish(
     say: Say,
 ) -> None:
     """Writes the model folder and the plot of the losses."""
-    model.denoiser.to(DTYPES[recipe.compute.weights_dtype]).float()  # what is saved is what is hashed and used
+    for part in filter(None, (model.denoiser, model.weaker)):
+        part.to(DTYPES[recipe.compute.weights_dtype]).float()  # what is saved is what is hashed and used
     model.training = _provenance(recipe, items, model, accelerator, out) | {"git_commit": commit}
     if accelerator.is_main_process:
         model.save(out / "model", dtype=recipe.compute.weights_dtype)
@@ -237,7 +238,7 @@ def _provenance(
             "count": len(items),
             "skipped": len(items.skipped),
         },
-        "hashes": {"first_stage": module_hash(model.first_stage), "denoiser": module_hash(model.denoiser)},
+        "hashes": {name: module_hash(part) for name, part in model.parts.items()},
         "versions": {"latentia": __version__, "python": platform.python_version()}
         | {name: version(name) for name in VERSIONED},
         "machine": {

@@ -147,14 +147,18 @@ def name_clusters(
     if silent:
         raise LatentiaError(f"no picture speaks for {', '.join(silent)}")
     shares /= shares.sum(1, keepdims=True)
-    old: Label = model.condition("label")
-    table, classes = old.table.weight.detach(), len(class_names)
-    null = table[-1:]
-    label = Label(table.shape[1], class_names, shares.tolist(), old.coarse)
-    label.table.weight.data = torch.cat([null.expand(classes, -1), table[:-1].repeat(classes, 1), null])
-    label.eval().requires_grad_(False)
-    known = {**model.denoiser.known, "label": label}
-    return replace(model, denoiser=Denoiser(model.denoiser.core, known, model.denoiser.objective))
+
+    def named(denoiser: Denoiser) -> Denoiser:
+        old: Any = denoiser.known["label"]
+        table, classes = old.table.weight.detach(), len(class_names)
+        null = table[-1:]
+        label = Label(table.shape[1], class_names, shares.tolist(), old.coarse)
+        label.table.weight.data = torch.cat([null.expand(classes, -1), table[:-1].repeat(classes, 1), null])
+        label.eval().requires_grad_(False)
+        return Denoiser(denoiser.core, {**denoiser.known, "label": label}, denoiser.objective)
+
+    weaker = None if model.weaker is None else named(model.weaker)
+    return replace(model, denoiser=named(model.denoiser), weaker=weaker)
 
 
 def name_run(
