@@ -1,17 +1,19 @@
 """What the first stages of pictures share: checks, and a convolutional encoder and decoder (Rombach 2022, App. G)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentia.config import Loop, check_integer, checked, config, plain
 from latentia.errors import LatentiaError
-from latentia.latents.first_stage import FirstStage
+from latentia.latents.first_stage import FirstStage, Reconstruction
 from latentia.latents.normalise import denormalise, normalise
+from latentia.modalities.image.first_stage.changes import LatentTraining
 from latentia.modalities.image.first_stage.perceptual import Perceptual
 
 MAX_PARAMETERS = 2**30  # twelve times LDM's largest autoencoder: a bound on what a config file may allocate
@@ -56,6 +58,9 @@ class AutoencoderRecipe(AutoencoderConfig):
     """A recipe's section for an autoencoder of pictures."""
 
     reconstruction: Annotated[Literal["l1", "l2"], Field(description="pixel loss")] = "l1"
+    latents: Annotated[LatentTraining, Field(description="changes of latents before they are decoded")] = (
+        LatentTraining()
+    )
     perceptual: Annotated[Perceptual | None, Field(description="loss of a classifier's features; null: none")] = None
     discriminator: Annotated[Discriminator | None, Field(description="patch discriminator of VQGAN; null: none")] = None
     training: Annotated[Loop, Field(description="how the first stage is trained")]
@@ -85,6 +90,13 @@ class PictureStage(FirstStage):
     """
 
     factor: int
+
+    def forward(
+        self, x: Tensor, generator: torch.Generator, change: Callable[[Tensor], Tensor] | None = None
+    ) -> Reconstruction:
+        """Pictures as they come back in training, through latents that `change` has changed, with random numbers from
+        `generator`."""
+        raise NotImplementedError
 
     def vectors(self, x: Tensor) -> Tensor:
         """Pictures (B, in_channels, H, W) → (B, latent_channels, h, w), float32 and not normalised."""

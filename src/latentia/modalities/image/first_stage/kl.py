@@ -1,7 +1,7 @@
 """KL-regularised autoencoders (Kingma & Welling 2014; Rombach et al. 2022, App. G): ours and that of diffusers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -85,12 +85,15 @@ class GaussianStage(PictureStage):
     def vectors(self, x: Tensor) -> Tensor:
         return self.posterior(x)[0]
 
-    def forward(self, x: Tensor, generator: torch.Generator) -> Reconstruction:
+    def forward(
+        self, x: Tensor, generator: torch.Generator, change: Callable[[Tensor], Tensor] | None = None
+    ) -> Reconstruction:
         """Decodes one posterior sample, its noise from `generator`. The regulariser is the KL, mean over the batch."""
         mean, logvar = self.posterior(x)
         kl = kl_divergence(mean, logvar).mean()
         stats = {"kl_per_dim": kl.detach() / mean[0].numel(), "posterior_std": (0.5 * logvar.detach()).exp().mean()}
-        return Reconstruction(self.pictures(sample_posterior(mean, logvar, generator)), kl, stats)
+        z = sample_posterior(mean, logvar, generator)
+        return Reconstruction(self.pictures(z if change is None else change(z)), kl, stats)
 
 
 class AutoencoderKL(GaussianStage):

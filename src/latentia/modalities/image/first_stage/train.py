@@ -19,6 +19,7 @@ from latentia.errors import LatentiaError
 from latentia.items import ItemSet
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.image.first_stage import STAGES
+from latentia.modalities.image.first_stage.changes import change_of
 from latentia.modalities.image.first_stage.perceptual import features_of, perceptual_loss
 from latentia.modalities.image.grids import picture_grid
 from latentia.modalities.image.pictures import to_uint8
@@ -111,7 +112,7 @@ def train_picture_stage(
     if perceptual is not None:
         perceptual = perceptual.to(accelerator.device).eval().requires_grad_(False)
     critic = None if settings.discriminator is None else Critic(recipe, pictures, accelerator, say)
-    loss = PictureLoss(settings, stage, perceptual, critic, mirrored=recipe.data.flips)
+    loss = PictureLoss(settings, stage, perceptual, critic, mirrored=recipe.data.flips, seed=recipe.seed)
 
     def preview(trained: FirstStage, stem: Path) -> None:
         x = pictures.tensor(slice(16)).to(accelerator.device)
@@ -172,6 +173,7 @@ class PictureLoss:
     perceptual: nn.Module | None
     critic: Critic | None
     mirrored: bool
+    seed: int
 
     def __call__(
         self, network: Callable[..., Any], x: Tensor, rows: Tensor, generator: torch.Generator, step: int
@@ -179,14 +181,18 @@ class PictureLoss:
         if self.mirrored:
             flips = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
             x = torch.where(flips, x.flip(-1), x)
-        result = network(x, generator)
+        change = change_of(self.settings.latents, self.settings.training.steps, step, self.seed, generator)
+        result = network(x, generator) if change is None else network(x, generator, change.latents)
+        x = x if change is None else change.pictures(x, self.stage.factor)
         total = RECONSTRUCTION[self.settings.reconstruction](result.x, x)
         losses = {"reconstruction_loss": total}
         if self.perceptual is not None:
             losses["perceptual_loss"] = perceptual_loss(self.perceptual, result.x, x)
             weight = 1.0 if self.settings.perceptual is None else self.settings.perceptual.weight
             total = total + weight * losses["perceptual_loss"]
-        loss = total + self.settings.regulariser_weight * result.regulariser
+        # The decoder alone is trained by a weight of zero: every process must still see gradients of all weights.
+        weight = 0.0 if change is not None and change.alone else self.settings.regulariser_weight
+        loss = total + weight * result.regulariser
         if self.critic is not None:
             fooling = self.critic.fooling(x, result.x, total, self.stage.decoder.head.weight, step)
             loss = loss if fooling is None else loss + fooling

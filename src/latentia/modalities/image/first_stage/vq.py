@@ -1,5 +1,6 @@
 """The vector-quantised autoencoder (van den Oord et al. 2017), its codebook learned by moving averages."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import torch
@@ -107,7 +108,9 @@ class AutoencoderVQ(PictureStage):
         out: Tensor = self.decoder(quantised + (vectors - vectors.detach()))  # the second summand is 0
         return out
 
-    def forward(self, x: Tensor, generator: torch.Generator) -> Reconstruction:
+    def forward(
+        self, x: Tensor, generator: torch.Generator, change: Callable[[Tensor], Tensor] | None = None
+    ) -> Reconstruction:
         """Decodes the quantised vectors; gradients pass straight through (van den Oord et al. 2017, §3.2).
 
         The regulariser is commitment · mean (z − sg[e])², the last term of eq. 3; in training mode moving averages
@@ -129,7 +132,8 @@ class AutoencoderVQ(PictureStage):
             "quantisation_error": error.detach(),
         }
         straight_through = z + (quantised - z).detach()
-        return Reconstruction(self.decoder(straight_through), self.config["commitment"] * error, stats)
+        changed = straight_through if change is None else change(straight_through)
+        return Reconstruction(self.decoder(changed), self.config["commitment"] * error, stats)
 
     @torch.no_grad()
     def revive(self, vectors: Tensor, generator: torch.Generator) -> None:
