@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from latentia.conditions import Label
 from latentia.config import checked, plain
+from latentia.denoiser import Denoiser, DiT, UNet
 from latentia.diffusion import EDM, VP, Denoising, Process, RectifiedFlow, SelfConditioned, denoise_with
-from latentia.diffusion.objectives import objectives
+from latentia.diffusion.objectives import Aligned, Dispersive, Guided, dispersion, objectives
 from latentia.errors import LatentiaError
 
 F64 = torch.float64
@@ -147,3 +149,67 @@ def test_objectives_are_configurations() -> None:
         checked(Denoising, {"share": 0.5}, "denoising")
     with pytest.raises(FrozenInstanceError):
         SelfConditioned().share = 0.1
+
+
+def test_dispersion_is_the_mean_over_all_pairs():
+    h = torch.randn(5, 7, generator=torch.Generator().manual_seed(1), dtype=F64)
+    pairs = [torch.exp(-((a - b) ** 2).sum() / 7 / 0.5) for a in h for b in h]
+    torch.testing.assert_close(dispersion(h, 0.5), torch.stack(pairs).mean().log())
+    assert dispersion(torch.ones(4, 3), 0.5) == pytest.approx(0, abs=1e-6)  # all alike is the worst
+    assert dispersion(3 * h, 0.5) < dispersion(h, 0.5) < 0
+
+
+def test_what_learns_guidance_settles_at_guidance():
+    """A table of answers, one for each label, trained by the loss alone: F = F_∅ + w (v − F_∅) is where it stays."""
+    process, scale = RectifiedFlow(), 3.0
+    z = torch.stack([torch.full((1, 1), value) for value in (1.0, -1.0)]).double()
+    answers = nn.Parameter(torch.zeros(2, dtype=F64))
+    nothing = 0.25
+
+    def table(x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
+        return torch.full_like(x, nothing) if label is None else answers[label].view_as(x)
+
+    objective, optimizer = Guided(scale=scale), torch.optim.SGD([answers], 0.2)
+    t, eps = torch.full((2,), 0.5, dtype=F64), torch.zeros_like(z)
+    for _ in range(300):
+        objective.loss(table, z, eps, t, {"label": torch.arange(2)}, process, 0.0).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    wanted = nothing + scale * (-z.flatten() - nothing)  # v = ε − z
+    torch.testing.assert_close(answers.detach(), wanted, atol=1e-6, rtol=0)
+    narrow = Guided(scale=scale, interval=(2.0, 9.0)).loss(table, z, eps, t, {"label": torch.arange(2)}, process, 0.0)
+    plain_loss = Denoising().loss(table, z, eps, t, {"label": torch.arange(2)}, process, 0.0)
+    torch.testing.assert_close(narrow, plain_loss)  # σ/α is 1 here
+
+
+@pytest.mark.parametrize(
+    "core",
+    [
+        DiT(in_channels=2, grid=(4, 4), width=16, depth=2, heads=2, patch=2),
+        DiT(in_channels=2, grid=(6,), width=16, depth=4, heads=2),
+        UNet(in_channels=2, grid=(4, 4), width=8, blocks=1, heads=2),
+        UNet(in_channels=2, grid=(6,), width=8, blocks=2, heads=2),
+    ],
+    ids=lambda core: f"{type(core).__name__}{core.axes}",
+)
+def test_early_features_guess_the_latent(core):
+    denoiser = Denoiser(core, {"label": Label(core.signal_width, "abc")}, Aligned(weight=0.5))
+    z, eps = torch.randn(2, 3, 2, *core.config["grid"], generator=torch.Generator().manual_seed(0))
+    t, values = torch.tensor([0.2, 0.5, 0.9]), {"label": LABEL}
+    seen = denoiser(z, 1000 * t, observe=True, **values)
+    assert seen.guess.shape == z.shape
+    assert torch.equal(seen.out, denoiser(z, 1000 * t, **values))
+    loss = denoiser.objective.loss(denoiser, z, eps, t, values, RectifiedFlow(), 0.0)
+    noisy = denoiser(RectifiedFlow().noise(z, eps, t), 1000 * t, observe=True, **values)
+    wrong = nn.functional.smooth_l1_loss(noisy.guess, z, beta=0.05, reduction="none").flatten(1).mean(1)
+    usual = Denoising().loss(denoiser, z, eps, t, values, RectifiedFlow(), 0.0)
+    torch.testing.assert_close(loss, usual + 0.5 * wrong)
+    loss.sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in denoiser.head.parameters())
+    spread = Denoiser(core, {"label": Label(core.signal_width, "abc")}, Dispersive(weight=2.0))
+    assert spread.head is None
+    tokens = spread(RectifiedFlow().noise(z, eps, t), 1000 * t, observe=True, **values).tokens
+    assert tokens.shape == (3, tokens.shape[1], core.early_width)
+    more = spread.objective.loss(spread, z, eps, t, values, RectifiedFlow(), 0.0)
+    usual = Denoising().loss(spread, z, eps, t, values, RectifiedFlow(), 0.0)
+    torch.testing.assert_close(more, usual + 2 * dispersion(tokens.flatten(1), 0.5))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from latentia.conditions import Condition, Estimate, Request, Signals, Values, conditions
 from latentia.config import checked, plain
 from latentia.denoiser.diffusers_unet import DiffusersUNet
-from latentia.denoiser.dit import DiT
+from latentia.denoiser.dit import DiT, unpatchify
 from latentia.denoiser.legacy import upgraded
 from latentia.denoiser.network import Network
 from latentia.denoiser.unet import UNet
@@ -34,6 +34,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.core, self.objective = core, objective or Denoising()
         self.conditions = nn.ModuleDict(conditions)
+        self.head = alignment_head(core) if getattr(self.objective, "aligns", False) else None
         check_parts(self.core, self.known, self.objective)
 
     @property
@@ -64,16 +65,26 @@ class Denoiser(nn.Module):
             parts[kind] = known[kind](core.signal_width, **settings)
         return cls(core, parts, make_objective(config["objective"]))
 
-    def forward(self, x: Tensor, time: Tensor, **values: Tensor) -> Tensor:
-        """x (B, C, *grid), time (B,) in about 0..1000 → (B, C_out, *grid). Raises LatentiaError for unknown values."""
+    def forward(self, x: Tensor, time: Tensor, observe: bool = False, **values: Tensor) -> Any:
+        """x (B, C, *grid), time (B,) in about 0..1000 → (B, C_out, *grid), or `Observed`, if `observe`.
+
+        Raises LatentiaError for unknown values.
+        """
         signals = []
         for condition in self.known.values():
             own = {name: values.pop(name) for name in condition.inputs if name in values}
             signals.append(condition(own if len(own) == len(condition.inputs) else condition.null(x) | own))
         if values:
             raise LatentiaError(f"the denoiser does not know {', '.join(values)}")
-        out: Tensor = self.core(x, time, join(signals))
-        return out
+        if not observe:
+            return self.core(x, time, join(signals))
+        seen: list[Tensor] = []
+        block = self.core.get_submodule(self.core.early)
+        with block.register_forward_hook(lambda _block, _inputs, features: seen.append(features)):
+            out = self.core(x, time, join(signals))
+        tokens, patch = self.core.tokens(seen[0]), self.core.patch
+        grid = tuple(side // patch for side in x.shape[2:])
+        return Observed(out, tokens, None if self.head is None else unpatchify(self.head(tokens), grid, patch))
 
     def request(self, request: Request, like: Tensor) -> tuple[Values, Values]:
         """What a request gives the network, and what guidance leads away from, on the CPU; `like` (B, C, *grid).
@@ -106,6 +117,23 @@ class Denoiser(nn.Module):
         if all(torch.equal(value, null[name]) for name, value in values.items()):
             guided_by = Guidance()
         return self.objective.sampling(classifier_free(denoise, values, null, guided_by, process))
+
+
+class Observed(NamedTuple):
+    """What a network answers, features of its early block (B, tokens, width), and the latent that its head makes of
+    them."""
+
+    out: Tensor
+    tokens: Tensor
+    guess: Tensor | None
+
+
+def alignment_head(core: Network) -> nn.Module:
+    """From the tokens of an early block to patches of a latent. Raises LatentiaError for a core that shows none."""
+    if not core.early:
+        raise LatentiaError("the objective sees features of an early block, and this denoiser shows none")
+    width, out = core.early_width, core.in_channels * core.patch**core.axes
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, out))
 
 
 def check_parts(core: Network, known: Mapping[str, Condition], objective: Objective) -> None:

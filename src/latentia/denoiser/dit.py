@@ -197,6 +197,7 @@ class DiT(Network):
         self.grid = tuple(n // sizes.patch for n in sizes.grid)  # in patches
         self.head_dim, self.rope, self.rope_base = sizes.width // sizes.heads, sizes.rope, sizes.rope_base
         width, volume = sizes.width, sizes.patch ** len(sizes.grid)
+        self.early, self.early_width = f"blocks.{sizes.depth // 4}", width
 
         self.patch_embed = nn.Linear((sizes.in_channels + sizes.concat_channels) * volume, width)
         self.time_embed = TimestepEmbedder(width)
@@ -206,6 +207,9 @@ class DiT(Network):
         self.final_norm = make_norm(width, sizes.rms_norm)
         self.final = nn.Linear(width, volume * (sizes.out_channels or sizes.in_channels))
         self.initialise()
+
+    def tokens(self, features: Tensor) -> Tensor:
+        return features
 
     def initialise(self) -> None:
         """Xavier everywhere, then zeros where adaLN-Zero asks: every block starts as the identity, the output as 0."""

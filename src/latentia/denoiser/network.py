@@ -36,6 +36,13 @@ class Network(nn.Module):
     signal_width: int
     axes: int  # of the grid
     has_places: bool = False  # whether it knows places by the grid of its config
+    patch: int = 1  # side of a token in cells
+    early: str = ""  # name of the block, a module in it, whose features an objective may see
+    early_width: int = 0  # channels of these features
+
+    def tokens(self, features: Tensor) -> Tensor:
+        """The features of the early block as (B, tokens, early_width)."""
+        return features.flatten(2).transpose(1, 2)
 
     def joined(self, x: Tensor, time: Tensor, signals: Signals) -> Tensor:
         """x with the signals' grid behind, zeros for None (Rombach et al. 2022, §3.3): (B, C, *grid).

@@ -132,6 +132,7 @@ class UNet(Network):
         check_sizes(sizes)
         self.config, self.in_channels, self.concat_channels = plain(sizes), sizes.in_channels, sizes.concat_channels
         self.signal_width, self.axes = sizes.signal_width, len(sizes.grid)
+        self.early, self.early_width = f"encoder.0.{sizes.blocks - 1}", sizes.width * sizes.multipliers[0]
         self.stem = make_conv(self.axes, sizes.in_channels + sizes.concat_channels, sizes.width)
         self.time_embed = TimestepEmbedder(sizes.signal_width)
         channels = self.build_levels(sizes)

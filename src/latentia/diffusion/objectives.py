@@ -3,6 +3,7 @@
 A plug-in's objective is a frozen dataclass with these three methods and an entry point in `latentia.objectives`.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Annotated, Any, ClassVar, Protocol
@@ -10,11 +11,12 @@ from typing import Annotated, Any, ClassVar, Protocol
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from latentia.config import config
 from latentia.diffusion.denoise import Denoise, denoise_with, training_loss
-from latentia.diffusion.guidance import ConditionalDenoise, Values
-from latentia.diffusion.protocol import Process
+from latentia.diffusion.guidance import ConditionalDenoise, Guidance, Values
+from latentia.diffusion.protocol import Process, expand
 from latentia.plugins import plugins
 
 Network = Callable[..., Tensor]
@@ -95,7 +97,95 @@ class SelfConditioned(Denoising):
         return remembering
 
 
-OWN: dict[str, Any] = {"denoising": Denoising, "self_conditioned": SelfConditioned}
+@config
+class Aligned(Denoising):
+    """The same error, and that of the clean latent which a head makes of the features of an early block.
+
+    Wang et al. 2026 ("SRA 2"): smooth-L1 of β 0.05. The network is called with observe=True for an `Observed`.
+    """
+
+    weight: Annotated[float, Field(ge=0, description="weight of the head's error")] = 1.0
+
+    aligns: ClassVar[bool] = True
+
+    def loss(
+        self, network: Network, z: Tensor, eps: Tensor, t: Tensor, values: Values, process: Process, chance: float
+    ) -> Tensor:
+        loss, seen = observed_loss(network, z, eps, t, values, process)
+        wrong = F.smooth_l1_loss(seen.guess.to(z.dtype), z, reduction="none", beta=0.05)
+        return loss + self.weight * wrong.flatten(1).mean(1)
+
+
+@config
+class Dispersive(Denoising):
+    """The same error, and a loss that drives the early features of a batch apart (Wang & He 2025, Alg. 1, ℓ₂)."""
+
+    weight: Annotated[float, Field(ge=0, description="weight of the dispersive loss")] = 0.5
+    temperature: Annotated[float, Field(gt=0, description="its temperature")] = 0.5
+
+    def loss(
+        self, network: Network, z: Tensor, eps: Tensor, t: Tensor, values: Values, process: Process, chance: float
+    ) -> Tensor:
+        loss, seen = observed_loss(network, z, eps, t, values, process)
+        return loss + self.weight * dispersion(seen.tokens.flatten(1).to(z.dtype), self.temperature)
+
+
+@config
+class Guided(Denoising):
+    """What is learned is guided already, so that sampling needs one evaluation a step at a guidance_scale of 1.
+
+    The target moves by (1 − 1/w) (F_c − F_∅), F the network's own answers without gradient, so that its fixed point is
+    classifier-free guidance of scale w (Tang et al. 2025, "Diffusion models without classifier-free guidance", eq. 11).
+    """
+
+    scale: Annotated[float, Field(ge=1, le=100, description="scale of the guidance that is learned")] = 2.0
+    interval: Annotated[tuple[float, float] | None, Field(description="σ/α where it is learned; null: everywhere")] = (
+        None
+    )
+
+    def loss(
+        self, network: Network, z: Tensor, eps: Tensor, t: Tensor, values: Values, process: Process, chance: float
+    ) -> Tensor:
+        scale = Guidance(self.scale, self.interval).at(t, process)
+        share = torch.zeros_like(t) if scale is None else 1 - 1 / scale
+
+        def answer(x: Tensor, time: Tensor) -> Tensor:
+            with torch.no_grad():
+                away = network(x, time)
+            output = network(x, time, **values)
+            return output - expand(share.to(output), output) * (output - away).detach()
+
+        return training_loss(answer, z, eps, t, process)
+
+
+def observed_loss(
+    network: Network, z: Tensor, eps: Tensor, t: Tensor, values: Values, process: Process
+) -> tuple[Tensor, Any]:
+    """(B,) losses of `Denoising`, and what the network showed meanwhile."""
+    shown: list[Any] = []
+
+    def answer(x: Tensor, time: Tensor) -> Tensor:
+        shown.append(network(x, time, observe=True, **values))
+        out: Tensor = shown[0].out
+        return out
+
+    return training_loss(answer, z, eps, t, process), shown[0]
+
+
+def dispersion(h: Tensor, temperature: float) -> Tensor:
+    """log of the mean of exp(−‖h_i − h_j‖² / (D τ)) over all pairs, those of i = j too; features (B, D) → scalar."""
+    lengths = h.square().sum(1)
+    squares = (lengths[:, None] + lengths - 2 * h @ h.T).clamp(min=0) / h.shape[1]
+    return torch.logsumexp(-squares.flatten() / temperature, 0) - 2 * math.log(len(h))
+
+
+OWN: dict[str, Any] = {
+    "denoising": Denoising,
+    "self_conditioned": SelfConditioned,
+    "aligned": Aligned,
+    "dispersive": Dispersive,
+    "guided": Guided,
+}
 
 
 @cache

@@ -135,7 +135,7 @@ class _OnnxDenoiser(Denoiser):
 
     graph: _Graph
 
-    def forward(self, x: Tensor, time: Tensor, **values: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, observe: bool = False, **values: Tensor) -> Any:
         for condition in self.known.values():
             values = condition.null(x) | values
         numbers = {name: value.float() if value.is_floating_point() else value for name, value in values.items()}

@@ -56,7 +56,7 @@ class PictureClassifier(nn.Module):
     """Takes float (B, C, H, W) in [-1, 1] with H, W ≥ 8 and returns logits (B, num_classes).
 
     Grey pictures: LeNet (LeCun et al. 1998) with BatchNorm, blocks of convolution and max pooling, a hidden layer, an
-    output. Colour: each block after the first has a residual branch (He et al. 2016), and positions are averaged
+    output. In colour: each block after the first has a residual branch (He et al. 2016), and positions are averaged
     before the hidden layer. Pictures above 64 pixels are averaged down to 64 first, which keeps it affordable on a CPU.
     """
 
@@ -137,7 +137,7 @@ def train_classifier(
     """Trains a classifier by AdamW under one learning-rate cycle (Smith & Topin 2019) and returns it in eval mode.
 
     `epochs` None means 8 (grey) or 12 (colour), or more for small sets until 320 steps are made, or fewer for large
-    ones, at most 2000 (grey) or 6000 steps. Colour pictures are mirrored and shifted at random.
+    ones, at most 2000 (grey) or 6000 steps. Those in colour are mirrored and shifted at random.
     The same arguments give the same weights on one machine; no global random state is read or changed.
     Raises LatentiaError where the set has no labels or pictures below 8×8.
     """
