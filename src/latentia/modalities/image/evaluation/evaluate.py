@@ -52,9 +52,9 @@ def evaluate_picture_model(model: LatentModel, out: Path, how: Evaluation) -> st
     where the model reads prompts, by one picture for each of the first `count` held-out captions. `how.more` may name
     `features`, the network whose features are compared: "classifier" (trained here; the model's own latents where there
     are no classes), "imagenet" (EfficientNet-Lite0) or "inception", the only one whose distance is a FID, with its
-    `inception_weights`. Pictures in colour get a Fréchet distance of EfficientNet-Lite0's features beside those of another
-    network, where the extra `imagenet` is there. `out` gets report.md, report.json, samples.png, reconstructions.png
-    and neighbours.png (generated pictures beside their nearest training pictures).
+    `inception_weights`. Pictures in colour get a Fréchet distance of EfficientNet-Lite0's features beside those of
+    another network, where the extra `imagenet` is there. `out` gets report.md, report.json, samples.png,
+    reconstructions.png and neighbours.png (generated pictures beside their nearest training pictures).
     """
     train, test = _splits(model, how)
     how.say(f"data: {train.source}")
