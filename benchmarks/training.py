@@ -85,7 +85,8 @@ class Ours:
         items = modality.load(recipe, folder, None)
         started = time.perf_counter()
         self.items = modality.for_denoiser(recipe, items, folder)
-        stage = modality.train_stage(recipe, items, folder / "first_stage", self.accelerator, lambda line: None)
+        options = modality.stage_options(recipe, items, self.accelerator.device, print)
+        stage = modality.train_stage(recipe, items, folder / "first_stage", self.accelerator, print, **options)
         self.stage = stage.eval().requires_grad_(False)
         self.latents = cached_latents(self.stage, self.items, folder / "latents", device=self.accelerator.device)
         self.seconds = time.perf_counter() - started

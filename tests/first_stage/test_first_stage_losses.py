@@ -149,9 +149,15 @@ def test_a_classifiers_features_end_in_those_that_it_names(shape):
     assert perceptual_loss(features, x, normal(2, *shape, seed=1)) > 0
 
 
-def test_pictures_without_classes_have_no_classifier(tiny_items):
-    with pytest.raises(LatentiaError, match=r"first_stage\.perceptual needs pictures of several classes"):
-        features_of(Perceptual(), replace(tiny_items, labels=None, class_names=()), 0, torch.device("cpu"))
+@pytest.mark.parametrize(
+    "change", [{"labels": None, "class_names": ()}, {"labels": np.zeros(40, np.int64), "class_names": ("all",)}]
+)
+def test_pictures_without_classes_have_no_classifier(tiny_items, change):
+    said = []
+    items = replace(tiny_items, **change)
+    assert features_of(Perceptual(), items, 0, torch.device("cpu"), said.append) is None
+    (line,) = said
+    assert line.startswith("first stage: no perceptual loss")
 
 
 def test_the_loss_of_features_is_not_that_of_evaluation(tiny_items, monkeypatch):
@@ -165,7 +171,7 @@ def test_the_loss_of_features_is_not_that_of_evaluation(tiny_items, monkeypatch)
         return really_train(pictures, seed=seed, **how)
 
     monkeypatch.setattr(classifier, "train_classifier", recorded)
-    network = features_of(Perceptual(epochs=1), tiny_items, 0, torch.device("cpu"))
+    network = features_of(Perceptual(epochs=1), tiny_items, 0, torch.device("cpu"), print)
     assert seeds != [0]
     assert not any(parameter.requires_grad for parameter in network.parameters())
 

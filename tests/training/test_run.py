@@ -380,6 +380,21 @@ def test_perceptual_features_join_the_loss(tmp_path: Path, tiny_recipe: Path) ->
     assert all(parameter.grad is None for parameter in features.parameters())
 
 
+def test_a_classifier_of_the_data_joins_the_loss_and_is_trained_once(
+    tmp_path: Path, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LATENTIA_CACHE", str(tmp_path / "cache"))
+    overrides = ["training.steps=1", "first_stage.perceptual={weight: 0.5, epochs: 1}"]
+    train(load_recipe(str(tiny_recipe), overrides), tmp_path / "out")
+    rows = read_log(tmp_path / "out" / "first_stage" / "log.csv")
+    assert all(
+        row["loss"] > row["reconstruction_loss"] + 0.4 * row["perceptual_loss"] > row["reconstruction_loss"]
+        for row in rows
+    )
+    assert "classifier: 100%" in capfd.readouterr().err
+    assert len(list((tmp_path / "cache" / "classifiers").iterdir())) == 1
+
+
 def test_stopped_is_no_error_of_the_users() -> None:
     assert not issubclass(Stopped, LatentiaError)
 

@@ -111,6 +111,10 @@ class Modality:
         """
         raise NotImplementedError
 
+    def stage_options(self, recipe: Any, items: ItemSet, device: Any, say: Say) -> dict[str, Any]:
+        """What `train_stage` gets beside the recipe: networks that are trained, or fetched, before anything else."""
+        return {}
+
     def train_stage(
         self, recipe: Any, items: ItemSet, folder: Path, accelerator: Any, say: Say, **options: Any
     ) -> FirstStage:

@@ -88,6 +88,7 @@ def _start(
 ) -> tuple[ItemSet, ItemSet, FirstStage | None]:
     """The items of the first stage and of the denoiser, and the first stage, unless it is to be trained.
 
+    `stage_options` gets what the modality adds to them.
     A new run is rehearsed before its recipe is written. Raises LatentiaError for whatever keeps it from its end.
     """
     fresh, modality = not (out / RECIPE_NAME).exists(), modality_of_stage(recipe.first_stage.kind)
@@ -102,6 +103,9 @@ def _start(
         learned = modality.for_denoiser(recipe, items, out)
     stage = _held_stage(out / FINISHED, first_stage, items)
     accelerator.wait_for_everyone()  # all have looked at the folder before one writes into it
+    if stage is None:
+        with accelerator.main_process_first():
+            stage_options |= modality.stage_options(recipe, items, accelerator.device, inform) | stage_options
     if fresh:
         costs = Rehearsal(recipe, items, learned, stage, out, accelerator, stage_options, inform)()
         inform(f"estimate: {costs}")

@@ -116,6 +116,13 @@ class Pictures(Modality):
         parts = load_framed(data.name, "train", data.sizes(side), data.on_corrupt, data.root, data.levels)
         return replace(joined([picture_items(part) for part in parts], side), codec=PictureCodec(side))
 
+    def stage_options(self, recipe: Any, items: ItemSet, device: Any, say: Say) -> dict[str, Any]:
+        """The network of the perceptual loss."""
+        from latentia.modalities.image.first_stage.perceptual import features_of
+
+        settings = recipe.first_stage.perceptual
+        return {} if settings is None else {"perceptual": features_of(settings, items, recipe.seed, device, say)}
+
     def train_stage(
         self, recipe: Any, items: ItemSet, folder: Path, accelerator: Any, say: Say, **options: Any
     ) -> FirstStage:

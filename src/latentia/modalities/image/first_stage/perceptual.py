@@ -1,5 +1,6 @@
 """The perceptual loss of a first stage: features of a frozen network that reconstructions share with their pictures."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentia.config import config
-from latentia.errors import LatentiaError
 from latentia.items import ItemSet
 from latentia.modalities.image.pictures import PictureSet, to_uint8
 from latentia.randomness import derived_seed
@@ -56,20 +56,22 @@ def perceptual_loss(features: nn.Module, x_hat: Tensor, x: Tensor) -> Tensor:
     return torch.stack(distances).sum()
 
 
-def features_of(settings: Perceptual, items: ItemSet, seed: int, device: torch.device) -> nn.Module:
+def features_of(
+    settings: Perceptual, items: ItemSet, seed: int, device: torch.device, say: Callable[[str], None]
+) -> nn.Module | None:
     """The network of the loss: a classifier that learns the items and is kept in the cache for the next run.
 
-    Its seed is its own: the classifiers that `evaluate` trains stay independent of it.
-    Raises LatentiaError where the items have no labels.
+    Its seed is its own: the classifiers that `evaluate` trains stay independent of it. None, and a word why, where the
+    items have no classes or are too small for it.
     """
-    from latentia.modalities.image.metrics.classifier import trained_classifier
+    from latentia.modalities.image.metrics.classifier import SMALLEST_SIDE, trained_classifier
 
-    if items.labels is None or len(items.class_names) < 2:
-        raise LatentiaError("first_stage.perceptual needs pictures of several classes: set first_stage.perceptual=null")
+    if items.labels is None or len(items.class_names) < 2 or min(items.tensor(slice(1)).shape[2:]) < SMALLEST_SIDE:
+        lacking = f"pictures of two classes or more and of {SMALLEST_SIDE} pixels or more a side"
+        say(f"first stage: no perceptual loss, whose classifier needs {lacking}")
+        return None
     parts = [to_uint8(items.tensor(slice(i, i + AT_ONCE))) for i in range(0, len(items), AT_ONCE)]
     pictures = PictureSet(np.concatenate(parts), items.labels, items.class_names, items.name, items.source)
-    # The rehearsal counts what a backward pass keeps; hooks of our own hide the classifier's from it.
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
-        own = derived_seed(seed, "perceptual loss")
-        classifier = trained_classifier(pictures, seed=own, epochs=settings.epochs, device=device)
+    own = derived_seed(seed, "perceptual loss")
+    classifier = trained_classifier(pictures, seed=own, epochs=settings.epochs, device=device, progress=True)
     return ClassifierFeatures(classifier).eval().requires_grad_(False)

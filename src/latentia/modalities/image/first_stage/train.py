@@ -20,7 +20,7 @@ from latentia.items import ItemSet
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.image.first_stage import STAGES
 from latentia.modalities.image.first_stage.changes import change_of
-from latentia.modalities.image.first_stage.perceptual import features_of, perceptual_loss
+from latentia.modalities.image.first_stage.perceptual import perceptual_loss
 from latentia.modalities.image.grids import picture_grid
 from latentia.modalities.image.pictures import to_uint8
 from latentia.training.checkpoint import Trainee
@@ -106,9 +106,6 @@ def train_picture_stage(
     stage = new_stage(recipe, kind, {**pictures.arguments, **part_of(settings, kind.Config)})
     for size in recipe.data.sizes(pictures.size):
         stage.latent_shape(size)  # refuses what does not divide, before any work
-    if perceptual is None and settings.perceptual is not None:
-        with accelerator.main_process_first():
-            perceptual = features_of(settings.perceptual, pictures, recipe.seed, accelerator.device)
     if perceptual is not None:
         perceptual = perceptual.to(accelerator.device).eval().requires_grad_(False)
     critic = None if settings.discriminator is None else Critic(recipe, pictures, accelerator, say)
