@@ -135,7 +135,7 @@ class Guided(Denoising):
     """What is learned is guided already, so that sampling needs one evaluation a step at a guidance_scale of 1.
 
     The target moves by (1 − 1/w) (F_c − F_∅), F the network's own answers without gradient, so that its fixed point is
-    classifier-free guidance of scale w (Tang et al. 2025, "Diffusion models without classifier-free guidance", eq. 11).
+    classifier-free guidance of scale w (Tang et al. 2025, "Diffusion models without classifier-free guidance").
     """
 
     scale: Annotated[float, Field(ge=1, le=100, description="scale of the guidance that is learned")] = 2.0
