@@ -49,7 +49,7 @@ class Schooling(NamedTuple):
 
 
 GREY = Schooling(8, 320, 2000, 6e-3, 0.01, moves=False)
-COLOUR = Schooling(12, 320, 6000, 1e-2, 0.05, moves=True)
+COLOUR = Schooling(20, 320, 8000, 1e-2, 0.05, moves=True)
 
 
 class PictureClassifier(nn.Module):
@@ -136,8 +136,8 @@ def train_classifier(
 ) -> PictureClassifier:
     """Trains a classifier by AdamW under one learning-rate cycle (Smith & Topin 2019) and returns it in eval mode.
 
-    `epochs` None means 8 (grey) or 12 (colour), or more for small sets until 320 steps are made, or fewer for large
-    ones, at most 2000 (grey) or 6000 steps. Those in colour are mirrored and shifted at random.
+    `epochs` None means 8 (grey) or 20 (colour), or more for small sets until 320 steps are made, or fewer for large
+    ones, at most 2000 (grey) or 8000 steps. Those in colour are mirrored and shifted at random.
     The same arguments give the same weights on one machine; no global random state is read or changed.
     Raises LatentiaError where the set has no labels or pictures below 8×8.
     """
