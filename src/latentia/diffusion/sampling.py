@@ -19,7 +19,7 @@ class Sampling:
     sampler: Annotated[Solver, Field(description="solver")] = "dpm_solver_2m"
     steps: Annotated[int, Field(ge=1, le=100_000, description="steps of the solver")] = 20
     spacing: Annotated[Spacing, Field(description="spread of the timesteps")] = "uniform"
-    guidance_scale: Annotated[float, Field(ge=0, le=1000, description="classifier-free guidance; 1: none")] = 1.0
+    guidance_scale: Annotated[float, Field(ge=0, le=1000, description="guidance; 1: none")] = 1.0
     guidance_interval: Annotated[
         tuple[float, float] | None, Field(description="σ/α where guidance acts; null: everywhere")
     ] = None

@@ -42,7 +42,7 @@ class Fields(BaseModel):
     label: str | None = Field(None, max_length=MOST_TEXT, description="class by name or number; null: none")
     count: int = Field(1, ge=1, description="how many")
     steps: int | None = Field(None, ge=1, description="steps of the sampler; null: the model's own")
-    guidance_scale: float | None = Field(None, ge=0, le=100, description="classifier-free guidance; 1: none")
+    guidance_scale: float | None = Field(None, ge=0, le=100, description="guidance; 1: none")
     seed: int = Field(0, ge=0, lt=2**31, description="the same seed gives the same result")
     index: int = Field(0, ge=0, lt=2**31, description="number of the first: 17 draws what is item 17 of many")
     conditions: dict[str, Text] = Field({}, max_length=16, description="further conditions of the model by name")
