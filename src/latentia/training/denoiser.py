@@ -113,9 +113,9 @@ def train_denoiser(
     Raises LatentiaError where sizes do not fit or the loss breaks, and Stopped on Ctrl-C.
     """
     loop, device, shape = recipe.training, accelerator.device, first_stage.latent_shape(items.size)
+    checkpoint = folder / "checkpoint.safetensors"
     with accelerator.main_process_first():
         denoiser = denoiser_of(recipe, shape, items, run or folder.parent)
-    checkpoint = folder / "checkpoint.safetensors"
     if recipe.init is not None and not kept_files(checkpoint):
         start_from(denoiser, Path(recipe.init) / "denoiser")
     for line in filter(None, (condition.note(items) for condition in denoiser.known.values())):
@@ -129,18 +129,8 @@ def train_denoiser(
     order = Chosen(order_of(latents, learned, loop.batch_size, recipe.seed), learned)
     batches = Batches(data, denoiser.known, order, recipe.seed, loop.batch_size, mine, recipe.label_dropout)
     on_device = OnDevice(batches, device, loop.steps)
-    update = Update(
-        network=network,
-        trainee=trainee,
-        objective=denoiser.objective,
-        process=recipe.process,
-        loop=loop,
-        accelerator=accelerator,
-        seed=recipe.seed,
-        microbatches=recipe.compute.microbatches,
-        mine=mine,
-        batch=on_device,
-    )
+    kinds, parts = (denoiser.objective, recipe.process), recipe.compute.microbatches
+    update = Update(network, trainee, *kinds, loop, accelerator, recipe.seed, parts, mine, on_device)
     modality = modality_of_stage(recipe.first_stage.kind).name
     sampling = plain(recipe.sampling) | {"guidance_kind": "classifier_free"}  # of previews: there is no snapshot yet
     model = LatentModel(first_stage, recipe.process, denoiser, items.codec, modality, sampling)
@@ -148,15 +138,8 @@ def train_denoiser(
     snapshot = None if recipe.snapshot is None else Snapshot(recipe, trainee, folder, accelerator.is_main_process)
     saved = Checkpoint(checkpoint, {"denoiser": trainee}, identity(recipe, items))
     try:
-        run_loop(
-            accelerator,
-            saved,
-            snapshot.before(update) if snapshot else update,
-            title="denoiser",
-            folder=folder,
-            loop=loop,
-            looks=looks,
-        )
+        step = snapshot.before(update) if snapshot else update
+        run_loop(accelerator, saved, step, title="denoiser", folder=folder, loop=loop, looks=looks)
     finally:
         on_device.close()
     model.denoiser = denoiser_with(denoiser, trainee.averaged_weights()).to(device)
