@@ -146,8 +146,18 @@ def test_imagenet_features_know_what_is_to_be_seen(photograph):
     assert int(said.argmax()) in {663: "monastery", 698: "palace", 832: "stupa"}
 
 
+def test_imagenet_features_are_those_of_the_network_as_it_is_published(photograph):
+    from latentia.modalities.image.metrics.features import _imagenet
+
+    pixels = torch.from_numpy(photograph).permute(0, 3, 1, 2).float()
+    large = torch.nn.functional.interpolate(pixels, (224, 224), mode="bicubic").clamp(0, 255)
+    with torch.inference_mode():
+        expected = _imagenet().eval().extract_features((large - 127) / 128).mean((2, 3))
+    assert imagenet_net().extract(photograph) == pytest.approx(expected.numpy(), abs=1e-3)
+
+
 def test_imagenet_features_take_grey_pictures(test, monkeypatch):
-    monkeypatch.setattr(features, "AT_ONCE", 2)
+    monkeypatch.setattr(features, "IMAGENET_AT_ONCE", 2)
     net = imagenet_net()
     assert net.name == "EfficientNet-Lite0 (ImageNet)"
     assert net.frechet_name == "Fréchet distance"

