@@ -27,7 +27,7 @@ from peers import machine
 
 import latentia
 from latentia.metrics.distances import frechet_distance
-from latentia.modalities.image.metrics.classifier import classification_accuracy_score
+from latentia.modalities.image.metrics.classifier import accuracy, train_classifier
 from latentia.modalities.image.metrics.features import classifier_net
 from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.builtin import load_pictures
@@ -67,14 +67,19 @@ class Judge:
         self.train, self.test = (load_pictures(data.name, split, *how) for split in ("train", "test"))
         self.net, self.count = classifier_net(self.train, self.test), count
         self.real = self.net.extract(self.train.images)
+        rows = np.random.default_rng(0).permutation(len(self.train))[:count]
+        self.reference = self.accuracy(self.train.images[rows], self.train.labels[rows])
+
+    def accuracy(self, images: np.ndarray, labels: np.ndarray) -> float:
+        """On real test pictures, of a classifier that learns from these."""
+        pictures = PictureSet(images, labels, self.train.class_names, "pictures", "A benchmark's.")
+        return accuracy(train_classifier(pictures), self.test.images, self.test.labels)
 
     def __call__(self, folder: Path, **sampling: Any) -> dict[str, float]:
         labels = np.arange(self.count) % len(self.train.class_names)
         images = latentia.load(folder).generate(labels, **sampling)
-        made = PictureSet(images, labels, self.train.class_names, "generated", "Generated.")
-        score = classification_accuracy_score(made, self.train, self.test)
         distance = frechet_distance(self.real, self.net.extract(images))
-        return {"cas": score.generated / score.real, "frechet": distance}
+        return {"cas": self.accuracy(images, labels) / self.reference, "frechet": distance}
 
 
 def silent(_: str) -> None:
