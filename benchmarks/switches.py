@@ -27,10 +27,12 @@ from peers import machine
 
 import latentia
 from latentia.metrics.distances import frechet_distance
+from latentia.metrics.report import draw
 from latentia.modalities.image.metrics.classifier import accuracy, train_classifier
 from latentia.modalities.image.metrics.features import classifier_net
 from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.builtin import load_pictures
+from latentia.randomness import seeded_numpy
 from latentia.training import load_recipe, train
 from latentia.training.log import read_log
 
@@ -65,21 +67,20 @@ class Judge:
     def __init__(self, data: Any, count: int) -> None:
         how = data.size, data.on_corrupt, data.root
         self.train, self.test = (load_pictures(data.name, split, *how) for split in ("train", "test"))
-        self.net, self.count = classifier_net(self.train, self.test), count
+        self.net, self.count = classifier_net(self.train, self.test), min(count, len(self.train))
         self.real = self.net.extract(self.train.images)
-        rows = np.random.default_rng(0).permutation(len(self.train))[:count]
-        self.reference = self.accuracy(self.train.images[rows], self.train.labels[rows])
+        self.reference = self.accuracy(draw(self.train, self.count, seeded_numpy(0, "subsets")))
 
-    def accuracy(self, images: np.ndarray, labels: np.ndarray) -> float:
-        """On real test pictures, of a classifier that learns from these."""
-        pictures = PictureSet(images, labels, self.train.class_names, "pictures", "A benchmark's.")
+    def accuracy(self, pictures: PictureSet) -> float:
+        """The share of real test pictures that a classifier names rightly after training on `pictures`."""
         return accuracy(train_classifier(pictures), self.test.images, self.test.labels)
 
     def __call__(self, folder: Path, **sampling: Any) -> dict[str, float]:
         labels = np.arange(self.count) % len(self.train.class_names)
         images = latentia.load(folder).generate(labels, **sampling)
+        made = PictureSet(images, labels, self.train.class_names, "generated", "Generated.")
         distance = frechet_distance(self.real, self.net.extract(images))
-        return {"cas": self.accuracy(images, labels) / self.reference, "frechet": distance}
+        return {"cas": self.accuracy(made) / self.reference, "frechet": distance}
 
 
 def silent(_: str) -> None:
