@@ -6,8 +6,9 @@ Each line of the table is the recipe with one change. A probe of some updates fi
 then both stages get `--seconds` each, as many updates as fit, and every line the same. A switch of the first stage
 trains both stages, one of the denoiser only the second, on the unchanged first stage of that seed. `--count` pictures
 are drawn and scored: by the accuracy on real test pictures of a classifier that learns from them, over that of one that
-learns from as many real ones (CAS), and by the Fréchet distance in the features of a classifier of real pictures. The
-figures are mean and standard deviation over the seeds of the differences from the unchanged recipe of the same seed.
+learns from as many real ones (CAS), and by the Fréchet distance in the features of a classifier of real pictures, for
+pictures in colour in those of EfficientNet-Lite0. A switch that the recipe has already is left out. The figures are
+mean and standard deviation over the seeds of the differences from the unchanged recipe of the same seed.
 
 RESULTS is a file of JSON lines, one for each training. One that is there already is not repeated, so the benchmark goes
 on where it was stopped.
@@ -29,7 +30,7 @@ import latentia
 from latentia.metrics.distances import frechet_distance
 from latentia.metrics.report import draw
 from latentia.modalities.image.metrics.classifier import accuracy, train_classifier
-from latentia.modalities.image.metrics.features import classifier_net
+from latentia.modalities.image.metrics.features import classifier_net, imagenet_net
 from latentia.modalities.image.pictures import PictureSet
 from latentia.modalities.image.readers.builtin import load_pictures
 from latentia.randomness import seeded_numpy
@@ -41,6 +42,7 @@ FIRST_STAGE = {
     "the encoder's own deviation": ["first_stage.posterior_std=null"],
     "deviation 0.25": ["first_stage.posterior_std=0.25"],
     "no perceptual loss": ["first_stage.perceptual=null"],
+    "perceptual loss": ["first_stage.perceptual={weight: 0.1}"],
     "patch discriminator": ["first_stage.discriminator={weight: 0.5, width: 32, layers: 1}"],
     "equivariance": ["first_stage.latents={equivariance: 0.25}"],
     "noise on latents": ["first_stage.latents={noise: 0.3}"],
@@ -67,7 +69,9 @@ class Judge:
     def __init__(self, data: Any, count: int) -> None:
         how = data.size, data.on_corrupt, data.root
         self.train, self.test = (load_pictures(data.name, split, *how) for split in ("train", "test"))
-        self.net, self.count = classifier_net(self.train, self.test), min(count, len(self.train))
+        colours = self.train.images.shape[3] == 3
+        self.net = imagenet_net() if colours else classifier_net(self.train, self.test)
+        self.count = min(count, len(self.train))
         self.real = self.net.extract(self.train.images)
         self.reference = self.accuracy(draw(self.train, self.count, seeded_numpy(0, "subsets")))
 
@@ -81,6 +85,12 @@ class Judge:
         made = PictureSet(images, labels, self.train.class_names, "generated", "Generated.")
         distance = frechet_distance(self.real, self.net.extract(images))
         return {"cas": self.accuracy(made) / self.reference, "frechet": distance}
+
+
+def changing(arguments: argparse.Namespace, names: list[str]) -> list[str]:
+    """Those switches that the recipe does not have already."""
+    recipe = load_recipe(arguments.recipe, arguments.set)
+    return [name for name in names if load_recipe(arguments.recipe, [*arguments.set, *SWITCHES[name]]) != recipe]
 
 
 def silent(_: str) -> None:
@@ -182,7 +192,7 @@ def main() -> None:
     )
     done = {(row["switch"], row["seed"]) for row in rows}
     for seed in arguments.seeds:
-        for name in [UNCHANGED, *(arguments.only or SWITCHES)]:
+        for name in [UNCHANGED, *changing(arguments, arguments.only or list(SWITCHES))]:
             if (name, seed) not in done:
                 rows.append(measured(arguments, judge, name, seed, folder))
                 with arguments.results.open("a") as file:

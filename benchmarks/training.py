@@ -7,7 +7,8 @@ clock stands still: by the accuracy on real test pictures of a classifier that l
 (CAS), and by the Fréchet distance in the features of a classifier of real ones. Printed: the minutes to each score of
 `--targets` and `--distances`, between two scores by a straight line, and their ratios to Latentia's.
 
-- latentia: the recipe, both stages; the minutes hold the first stage's training and the encoding of the data.
+- latentia: the recipe, both stages; the minutes hold the first stage's training and the encoding of the data. Of its
+  averaged weights those after 1, 2, 4, … updates are kept; the last of them up to an eighth of the training guide.
 - diffusers: `UNet2DModel` of as many parameters (± 20 %) on pixels, class-conditional by embedding, as the example
   `unconditional_image_generation/train_unconditional.py` trains it: DDPM with 1,000 linear betas, ε-prediction, AdamW
   at 1e-4 with betas .95 and .999 and weight decay 1e-6, batches of 16, 500 updates of warm-up, EMA of power 0.75.
@@ -52,6 +53,7 @@ from latentia.training.step import Batches, Update
 from latentia.training.validation import Chosen
 
 CLASSES, SAMPLER_STEPS, AT_ONCE = 10, 20, 500
+SNAPSHOT = 0.125  # share of the updates after which autoguidance takes its snapshot, at most
 ENDLESS = 10**9  # updates; a contender's last minute ends its training
 
 
@@ -104,16 +106,24 @@ class Ours:
             network, trainee, denoiser.objective, recipe.process, loop, accelerator, recipe.seed, 1, every, batches
         )
 
+        snapshots: dict[int, dict[str, torch.Tensor]] = {}  # averaged weights after 1, 2, 4, … updates
+        done = 0
+
         def step(number: int) -> None:
+            nonlocal done
             update(number)
-            trainee.ema.update(number + 1)
+            done = number + 1
+            trainee.ema.update(done)
+            if done.bit_count() == 1:
+                snapshots[done] = {name: value.clone() for name, value in trainee.averaged_weights().items()}
 
         modality = modality_of_stage(recipe.first_stage.kind).name
 
         def draw(labels: np.ndarray) -> np.ndarray:
             own = denoiser_with(denoiser, trainee.averaged_weights())
-            model = LatentModel(self.stage, recipe.process, own, items.codec, modality, plain(recipe.sampling))
-            return model.generate(labels, seed=0)
+            early = denoiser_with(denoiser, snapshots[max(n for n in snapshots if n <= max(1, SNAPSHOT * done))])
+            parts = self.stage, recipe.process, own, items.codec, modality, plain(recipe.sampling)
+            return LatentModel(*parts, weaker=early).generate(labels, seed=0)
 
         return Contender("latentia", count(denoiser), step, draw, self.seconds)
 

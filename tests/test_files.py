@@ -7,12 +7,16 @@ from torch import nn
 
 from latentia.errors import LatentiaError
 from latentia.files import (
+    WEIGHTS_NAME,
+    as_float,
+    as_stored,
     atomic_path,
     load_part,
     module_hash,
     new_folder,
     read_json,
     read_tensors,
+    rounded,
     save_part,
     write_json,
     write_tensors,
@@ -122,3 +126,43 @@ def test_what_is_no_json_object_is_refused(text: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(LatentiaError, match=r"bad\.json"):
         read_json(path)
+
+
+@pytest.mark.parametrize("spread", [1e-12, 0.02, 3e5])
+def test_weights_of_8_bits_are_near_and_stay_as_they_are(spread: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        "weight": torch.randn(9, 3, 4, generator=generator) * spread * torch.logspace(-3, 3, 9)[:, None, None],
+        "zeros": torch.zeros(2, 5),
+        "bias": torch.randn(9, generator=generator),
+        "count": torch.tensor([[3]]),
+    }
+    kept = as_stored(state, torch.int8)
+    assert kept["weight"].dtype == torch.int8
+    assert kept["weight.scale"].shape == (9, 1, 1)
+    back = as_float(kept, Path("file"))
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], state[name]) for name in ("zeros", "bias", "count"))
+    rows = state["weight"].flatten(1)
+    error = (back["weight"].flatten(1) - rows).abs().amax(1) / rows.abs().amax(1)
+    assert float(error.max()) < 0.6 / 127  # half a step, and the scale's own rounding
+    again = as_stored(back, torch.int8)
+    assert again.keys() == kept.keys()
+    assert all(torch.equal(again[name], value) for name, value in kept.items())
+
+
+def test_a_part_of_8_bits_is_what_was_rounded(tmp_path: Path) -> None:
+    made = rounded(part(), torch.int8)
+    save_part(tmp_path, made, {"width": 3}, torch.int8)
+    assert read_tensors(tmp_path / WEIGHTS_NAME)["weight"].dtype == torch.int8
+    assert module_hash(load_part(tmp_path, {"Linear": part})) == module_hash(made)
+
+
+@pytest.mark.parametrize("scale", [None, torch.ones(3, 1), torch.ones(2), torch.ones(())])
+def test_weights_of_8_bits_need_their_scale(tmp_path: Path, scale: torch.Tensor | None) -> None:
+    save_part(tmp_path, part(), {"width": 3}, torch.int8)
+    state = read_tensors(tmp_path / WEIGHTS_NAME)
+    del state["weight.scale"]
+    write_tensors(tmp_path / WEIGHTS_NAME, state | ({} if scale is None else {"weight.scale": scale}))
+    with pytest.raises(LatentiaError, match=r"weight has 8 bits a weight, and no weight\.scale that fits it"):
+        load_part(tmp_path, {"Linear": part})

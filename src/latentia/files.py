@@ -31,7 +31,8 @@ NOT_WRITTEN = "{} is not what was written: its checksum differs; copy it again, 
 VERIFY = "LATENTIA_VERIFY"  # environment variable: 0 reads weights whatever their checksum
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"  # the file name diffusers looks for
 
-STORED = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.bool)
+STORED = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int8, torch.bool)
+SCALE, LARGEST = ".scale", 127  # of 8-bit weights: the name's ending, the largest number
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -276,10 +277,7 @@ def check_state(path: Path, kind: str, state: Mapping[str, Tensor], expected: st
 def save_part(folder: Path, part: nn.Module, config: Mapping[str, Any], dtype: torch.dtype | None = None) -> None:
     """Writes `config.json` (class name and constructor arguments) and the weights of one part of a model."""
     write_json(folder / CONFIG_NAME, {"_class_name": type(part).__name__, **config})
-    state = part.state_dict()
-    if dtype is not None:
-        state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
-    write_tensors(folder / WEIGHTS_NAME, state, {"format": "pt"})
+    write_tensors(folder / WEIGHTS_NAME, as_stored(part.state_dict(), dtype), {"format": "pt"})
 
 
 def load_part(folder: Path, classes: Mapping[str, Callable[..., Part]]) -> Part:
@@ -298,16 +296,54 @@ def build_part(folder: Path, make: Callable[[], Part], state: Mapping[str, Tenso
     """The part that `make` builds, with these weights of `folder` in float32; errors are those of `load_part`."""
     part = without_weights(folder, make)  # nothing is allocated for a config that the weights do not fit
     try:
-        part.load_state_dict(as_float(state), assign=True)
+        part.load_state_dict(as_float(state, folder / WEIGHTS_NAME), assign=True)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise LatentiaError(f"{folder / WEIGHTS_NAME} does not fit {type(part).__name__}: {first}") from None
     return part
 
 
-def as_float(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, those of floating-point numbers in float32."""
-    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+def as_stored(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The tensors, those of floating-point numbers in `dtype`, None for their own.
+
+    With torch.int8, those of at least two axes become whole numbers of up to 127 and, under their name and ".scale",
+    what each row of them (index of the first axis) is to be multiplied by; the small others stay as they are.
+    """
+    if dtype == torch.int8:
+        return {key: part for name, value in state.items() for key, part in _in_8_bits(name, value).items()}
+    return {
+        name: value.to(dtype or value.dtype) if value.is_floating_point() else value for name, value in state.items()
+    }
+
+
+def _in_8_bits(name: str, value: Tensor) -> dict[str, Tensor]:
+    if not value.is_floating_point() or value.ndim < 2 or value.numel() == 0:
+        return {name: value}
+    largest = value.abs().amax(tuple(range(1, value.ndim)), keepdim=True).float()
+    scale = (largest / LARGEST).bfloat16()  # its few digits make every product exact, so that it is found again
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return {name: (value / scale.float()).round().clamp(-LARGEST, LARGEST).to(torch.int8), name + SCALE: scale}
+
+
+def as_float(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors of `path`, those of floating-point numbers in float32, with those of 8 bits (see `as_stored`).
+
+    Raises LatentiaError where a scale is missing or does not fit.
+    """
+    small = {name for name, value in state.items() if value.dtype == torch.int8}
+    whole = {name: value for name, value in state.items() if name.removesuffix(SCALE) not in small or name in small}
+    for name in small:
+        value, scale = state[name], state.get(name + SCALE)
+        if scale is None or scale.shape != (*value.shape[:1], *(1 for _ in value.shape[1:])):
+            raise LatentiaError(f"{path}: {name} has 8 bits a weight, and no {name}{SCALE} that fits it")
+        whole[name] = value * scale.float()
+    return {name: value.float() if value.is_floating_point() else value for name, value in whole.items()}
+
+
+def rounded(part: Part, dtype: torch.dtype) -> Part:
+    """The part itself, with the weights that are left of it when `as_stored` keeps it in that type."""
+    part.load_state_dict(as_float(as_stored(part.state_dict(), dtype), Path(WEIGHTS_NAME)))
+    return part
 
 
 def has_checksum(path: Path) -> bool:

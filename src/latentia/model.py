@@ -52,6 +52,7 @@ from latentia.files import (
     module_hash,
     read_json,
     read_tensors,
+    rounded,
     save_part,
     write_json,
 )
@@ -64,6 +65,7 @@ from latentia.version import __version__
 
 INDEX_NAME, TRAINING_NAME = "model_index.json", "training.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+OF_WEAKER = {"float32": torch.float32, "float16": torch.int8, "bfloat16": torch.int8}  # what guides may be less exact
 CALLBACK = Callable[[int, Tensor, Tensor], None]
 
 
@@ -269,17 +271,22 @@ class LatentModel:
         values, null = self.denoiser.request(Request(count, options, encode=self.encode_context), like)
         return self.denoiser.bind(self._rows(values, slice(None)), self._rows(null, slice(None)), self.process)
 
+    def round_weights(self, dtype: str) -> None:
+        """Makes the weights what `save` with that `dtype` keeps of them."""
+        for name, part in self.parts.items():
+            rounded(part, (OF_WEAKER if name == "weaker" else DTYPES)[dtype])
+
     def save(self, folder: str | Path, *, dtype: str = "float32") -> None:
         """Writes the model folder, its index last: a folder without one is not a model.
 
-        `dtype` ("float32", "float16" or "bfloat16") is the type of the weights on disk.
+        `dtype` ("float32", "float16" or "bfloat16") is the type of the weights on disk; with the latter two those of
+        `weaker` have 8 bits.
         """
         folder = Path(folder)
         (folder / INDEX_NAME).unlink(missing_ok=True)
-        save_part(folder / "first_stage", self.first_stage, self.first_stage.config)  # small, and the cache's key
         for name, part in self.parts.items():
-            if isinstance(part, Denoiser):
-                save_part(folder / name, part, part.config, DTYPES[dtype])
+            config: dict[str, Any] = part.config  # type: ignore[assignment]
+            save_part(folder / name, part, config, (OF_WEAKER if name == "weaker" else DTYPES)[dtype])
         write_json(folder / "process" / CONFIG_NAME, process_config(self.process))
         write_json(folder / TRAINING_NAME, self.training)
         self.codec.save_files(folder)
@@ -448,7 +455,7 @@ def check_hashes(folder: Path, hashes: Mapping[str, Any]) -> None:
         if not path.is_file() or has_checksum(path):
             continue
         kind, state = read_json(folder / name / CONFIG_NAME).get("_class_name"), read_tensors(path)
-        check_state(path, str(kind), as_float(state), str(expected))
+        check_state(path, str(kind), as_float(state, path), str(expected))
 
 
 def check_device(device: str | torch.device) -> None:

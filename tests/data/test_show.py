@@ -3,11 +3,26 @@ import pytest
 from PIL import Image
 
 from latentia.errors import LatentiaError
-from latentia.modalities.image.grids import picture_grid, save_gif, save_png
+from latentia.modalities.image.grids import picture_grid, rows_by_class, save_gif, save_png
 
 
 def pictures(count, channels):
     return np.random.default_rng(0).integers(0, 200, (count, 4, 6, channels), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "columns"),
+    [
+        ([0, 1, 0, 1], [0, 2, 1, 3], 2),
+        ([2, 0, 2, 0, 2, 0], [1, 3, 5, 0, 2, 4], 3),
+        ([0, 1, 0], [0, 1, 2], None),  # of one class there are more
+        ([0, 1, 2], [0, 1, 2], None),  # three rows of one picture
+        ([1, 1, 1], [0, 1, 2], None),
+    ],
+)
+def test_each_class_has_a_row(labels: list[int], order: list[int], columns: int | None) -> None:
+    got = rows_by_class(np.array(labels))
+    assert (got[0].tolist(), got[1]) == (order, columns)
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import latentia
 from latentia.cli import app
 from latentia.errors import LatentiaError, Stopped
-from latentia.files import read_json, write_json
+from latentia.files import WEIGHTS_NAME, module_hash, read_json, read_tensors, write_json
 from latentia.interchange import export_onnx, load_onnx
 from latentia.model import LatentModel
 from latentia.training import load_recipe, train
@@ -144,3 +144,16 @@ def test_a_model_without_one_says_so(tiny_run: Path) -> None:
         model.generate(2, guidance_scale=2.0, guidance_kind="autoguidance")
     with pytest.raises(LatentiaError, match="guidance_kind"):
         model.generate(2, guidance_kind="stronger")
+
+
+def test_half_precision_keeps_it_in_8_bits(tiny_run: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(tiny_run / "recipe.yaml"), [*GUIDED, "compute.weights_dtype=float16"])
+    folder = train(recipe, tmp_path / "out")
+    files = {name: read_tensors(folder / name / WEIGHTS_NAME) for name in ("first_stage", "denoiser", "weaker")}
+    stored = {name: {value.dtype for value in state.values() if value.ndim > 1} for name, state in files.items()}
+    assert stored["denoiser"] == stored["first_stage"] == {torch.float16}
+    assert stored["weaker"] == {torch.int8, torch.bfloat16}
+    model, hashes = latentia.load(folder), read_json(folder / "training.json")["hashes"]
+    assert {name: module_hash(part) for name, part in model.parts.items()} == hashes
+    model.save(tmp_path / "copy", dtype="float16")
+    assert latentia.load(tmp_path / "copy").hash == model.hash

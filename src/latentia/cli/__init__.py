@@ -200,6 +200,13 @@ def train(
     run(load_recipe(name, [*(overrides or []), *short]), out, resume=resume, first_stage=first_stage, say=inform)
 
 
+def warn_of_no_guidance(model: "LatentModel", guidance: float | None, given: dict[str, object]) -> None:
+    """Names the options of guidance that change nothing, since its scale is 1."""
+    if model.settings({"guidance_scale": guidance}).guidance_scale == 1:
+        for option in [name for name, value in given.items() if value]:
+            say(f"{option} changes nothing at a guidance of 1: give --guidance 2 or so")
+
+
 @app.command()
 def sample(
     model: ModelOrShipped = EMOJI,
@@ -244,16 +251,9 @@ def sample(
     check_amount(count, index, batch_size, loaded.latent_shape)
     settings: dict[str, Any] = {"sampler": sampler, "steps": steps, "spacing": spacing, "guidance_scale": guidance}
     settings |= {"guidance_interval": interval_of(interval), "guidance_rescale": rescale, "seed": seed, "index": index}
-    settings |= {
-        "guidance_kind": guidance_kind,
-        "stop_sigma": stop_sigma,
-        "temperature": temperature,
-        "batch_size": batch_size,
-    }
-    settings |= {"weaker": None if weaker is None else weaker_denoiser(weaker, loaded)}
-    if loaded.settings({"guidance_scale": guidance}).guidance_scale == 1:
-        for option in [name for name, value in {"--weaker": weaker, "--negative": negative}.items() if value]:
-            say(f"{option} changes nothing at a guidance of 1: give --guidance 2 or so")
+    settings |= {"guidance_kind": guidance_kind, "stop_sigma": stop_sigma, "temperature": temperature}
+    settings |= {"weaker": None if weaker is None else weaker_denoiser(weaker, loaded), "batch_size": batch_size}
+    warn_of_no_guidance(loaded, guidance, {"--weaker": weaker, "--negative": negative})
     settings |= {"lengths": None if length is None else [length] * count}
     settings |= {"size": None if size is None else modality.size_of("--size", size)}
     settings |= {"prompts": None if prompt is None else [prompt] * count, "negative_prompt": negative or None}

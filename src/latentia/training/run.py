@@ -12,7 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from latentia.errors import LatentiaError, Stopped
-from latentia.files import load_part, locked, module_hash, read_json, save_part, write_text
+from latentia.files import load_part, locked, module_hash, read_json, rounded, save_part, write_text
 from latentia.items import ItemSet
 from latentia.latents.cache import cached_latents
 from latentia.latents.first_stage import FirstStage
@@ -123,6 +123,7 @@ def _train_stage(
     """Trains, or continues, the first stage, and keeps it in the run's folder."""
     modality = modality_of_stage(recipe.first_stage.kind)
     stage = modality.train_stage(recipe, items, out / "first_stage", accelerator, inform, **options)
+    rounded(stage, DTYPES[recipe.compute.weights_dtype])  # so that the latents are those of what is saved
     if accelerator.is_main_process:
         _keep_stage(stage, out / FINISHED)
     accelerator.wait_for_everyone()
@@ -139,8 +140,7 @@ def _finish(
     say: Say,
 ) -> None:
     """Writes the model folder and the plot of the losses."""
-    for part in filter(None, (model.denoiser, model.weaker)):
-        part.to(DTYPES[recipe.compute.weights_dtype]).float()  # what is saved is what is hashed and used
+    model.round_weights(recipe.compute.weights_dtype)  # what is saved is what is hashed and used
     model.training = _provenance(recipe, items, model, accelerator, out) | {"git_commit": commit}
     if accelerator.is_main_process:
         model.save(out / "model", dtype=recipe.compute.weights_dtype)

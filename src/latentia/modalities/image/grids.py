@@ -108,16 +108,30 @@ def _save(image: Image.Image, path: Path, kind: str, **options: Any) -> None:
         raise LatentiaError(f"{path} cannot be written: {error}") from None
 
 
-def scale_of(side: int, limit: int = 56) -> int:
+def scale_of(side: int, limit: int = 64) -> int:
     """How many times a small picture is enlarged for the eye, to at most `limit` pixels a side."""
     return max(1, limit // side)
 
 
+def rows_by_class(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], int | None]:
+    """The order of pictures (N,) and the columns that give each class a row of its own, of those classes that occur.
+
+    Where classes have different numbers of pictures, or the grid would be taller than twice its width, the order is as
+    it was, and the columns are None.
+    """
+    _, counts = np.unique(labels, return_counts=True)
+    if len(counts) > 1 and counts.min() == counts.max() >= len(counts) / 2:
+        return np.argsort(labels, kind="stable"), int(counts[0])
+    return np.arange(len(labels)), None
+
+
 def write_grid(drawing: Drawing, out: Path) -> None:
-    """Small pictures are enlarged for the eye; one alone is left as it was drawn."""
+    """Small pictures are enlarged for the eye, classes have rows; one alone is left as it was drawn."""
     images = drawing.draw()
+    order, columns = rows_by_class(drawing.labels)
     scale = scale_of(drawing.model.codec.size) if len(images) > 1 else 1
-    save_png(picture_grid(images, scale=scale), out, drawing.facts)
+    facts = [drawing.facts[number] for number in order] if drawing.facts else ()
+    save_png(picture_grid(images[order], columns, scale), out, facts)
 
 
 def write_array(drawing: Drawing, out: Path) -> None:
