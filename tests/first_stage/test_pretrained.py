@@ -143,7 +143,7 @@ def test_a_run_trains_with_it_and_writes_without_its_folder(bart, tmp_path):
     weights = BartModel.from_pretrained(bart).encoder.state_dict()
     model = load(folder)
     kept = model.first_stage.frozen.encoder.state_dict()
-    assert all(torch.equal(kept[name], weights[name]) for name in kept)
+    assert all(torch.equal(kept[name], weights[name].half().float()) for name in kept)  # as the recipe saves it
     assert len(model.generate(2, steps=2)) == 2
 
 

@@ -10,6 +10,7 @@ from latentia.diffusion import SAMPLERS, SPACINGS, Sampling, process_config
 from latentia.errors import LatentiaError
 from latentia.modalities.registry import first_stages
 from latentia.training import bundled_recipes, describe_fields, dump_recipe, load_recipe
+from latentia.training.denoiser import DECIDING
 
 
 @pytest.mark.parametrize("name", list(bundled_recipes()))
@@ -139,3 +140,22 @@ def test_every_field_is_documented() -> None:
     }
     undocumented = [name for name, _, description in rows if not description and not name.endswith(".kind")]
     assert undocumented == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "core", "hashed"),
+    [
+        ("AutoencoderKL", "UNet", "7025842e1a21d8d2"),
+        ("AutoencoderVQ", "DiT", "b614be25cb4ca900"),
+        ("TextAutoencoder", "DiT", "41ef253059f655d5"),
+    ],
+)
+def test_a_run_of_version_0_2_goes_on(stage: str, core: str, hashed: str, tmp_path: Path) -> None:
+    """The hashes are those of that version: a field that is new since then is null unless a recipe sets it."""
+    loop = {"steps": 1, "batch_size": 1, "learning_rate": 0.1}
+    recipe = {"name": "old", "data": {"name": "wordnet" if stage == "TextAutoencoder" else "digits"}}
+    recipe |= {"first_stage": {"kind": stage, "training": loop}, "process": {"kind": "EDM"}}
+    recipe |= {"denoiser": {"kind": core}, "training": loop}
+    path = tmp_path / "old.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    assert load_recipe(str(path)).hash(*DECIDING) == hashed

@@ -58,9 +58,9 @@ class AutoencoderRecipe(AutoencoderConfig):
     """A recipe's section for an autoencoder of pictures."""
 
     reconstruction: Annotated[Literal["l1", "l2"], Field(description="pixel loss")] = "l1"
-    latents: Annotated[LatentTraining, Field(description="changes of latents before they are decoded")] = (
-        LatentTraining()
-    )
+    latents: Annotated[
+        LatentTraining | None, Field(description="changes of latents before they are decoded; null: none")
+    ] = None
     perceptual: Annotated[Perceptual | None, Field(description="loss of a classifier's features; null: none")] = None
     discriminator: Annotated[Discriminator | None, Field(description="patch discriminator of VQGAN; null: none")] = None
     training: Annotated[Loop, Field(description="how the first stage is trained")]

@@ -84,14 +84,16 @@ class Change:
         return torch.randn(*shape, generator=self.generator, device=self.generator.device)
 
 
-def change_of(settings: LatentTraining, steps: int, step: int, seed: int, generator: torch.Generator) -> Change | None:
+def change_of(
+    settings: LatentTraining | None, steps: int, step: int, seed: int, generator: torch.Generator
+) -> Change | None:
     """The change of update `step` of `steps`, None where nothing changes.
 
     Noise and masks: Yang et al. 2025 ("Latent denoising makes good tokenizers"), §3.2, eq. 2. Turns and scales:
     Kouzelis et al. 2025 ("EQ-VAE"), eq. 5, each update moved as a whole. The decoder alone, on latents with noise of
     σ ~ |N(0, τ²)|: Zheng et al. 2025 ("RAE"), §4.3.
     """
-    if settings == LatentTraining():
+    if settings is None:
         return None
     draws = seeded_numpy(seed, "latent changes", step)
     turns, scale = 0, 1.0
