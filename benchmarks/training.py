@@ -115,7 +115,7 @@ class Ours:
             done = number + 1
             trainee.ema.update(done)
             if done.bit_count() == 1:
-                snapshots[done] = {name: value.clone() for name, value in trainee.averaged_weights().items()}
+                snapshots[done] = trainee.averaged_weights()
 
         modality = modality_of_stage(recipe.first_stage.kind).name
 
