@@ -7,8 +7,8 @@ clock stands still: by the accuracy on real test pictures of a classifier that l
 (CAS), and by the Fréchet distance in the features of a classifier of real ones. Printed: the minutes to each score of
 `--targets` and `--distances`, between two scores by a straight line, and their ratios to Latentia's.
 
-- latentia: the recipe, both stages; the minutes hold the first stage's training and the encoding of the data. Of its
-  averaged weights those after 1, 2, 4, … updates are kept; the last of them up to an eighth of the training guide.
+- latentia: the recipe, both stages; the minutes hold the first stage's training and the encoding of the data. It
+  keeps its averaged weights after 1, 2, 4, … updates; autoguidance uses the latest of the first eighth.
 - diffusers: `UNet2DModel` of as many parameters (± 20 %) on pixels, class-conditional by embedding, as the example
   `unconditional_image_generation/train_unconditional.py` trains it: DDPM with 1,000 linear betas, ε-prediction, AdamW
   at 1e-4 with betas .95 and .999 and weight decay 1e-6, batches of 16, 500 updates of warm-up, EMA of power 0.75.

@@ -74,6 +74,11 @@ LARGER = 64  # times the cells of the model's own latent: the most that is drawn
 SETTINGS = tuple(field.name for field in fields(Sampling))
 
 
+def stored_type(part: str, dtype: str) -> torch.dtype:
+    """The type on disk of a part's weights, in a model folder of that `dtype`."""
+    return (OF_WEAKER if part == "weaker" else DTYPES)[dtype]
+
+
 @dataclass
 class LatentModel:
     """A first stage, a process and a denoiser that belong together.
@@ -274,7 +279,7 @@ class LatentModel:
     def round_weights(self, dtype: str) -> None:
         """Makes the weights what `save` with that `dtype` keeps of them."""
         for name, part in self.parts.items():
-            rounded(part, (OF_WEAKER if name == "weaker" else DTYPES)[dtype])
+            rounded(part, stored_type(name, dtype))
 
     def save(self, folder: str | Path, *, dtype: str = "float32") -> None:
         """Writes the model folder, its index last: a folder without one is not a model.
@@ -286,7 +291,7 @@ class LatentModel:
         (folder / INDEX_NAME).unlink(missing_ok=True)
         for name, part in self.parts.items():
             config: dict[str, Any] = part.config  # type: ignore[assignment]
-            save_part(folder / name, part, config, (OF_WEAKER if name == "weaker" else DTYPES)[dtype])
+            save_part(folder / name, part, config, stored_type(name, dtype))
         write_json(folder / "process" / CONFIG_NAME, process_config(self.process))
         write_json(folder / TRAINING_NAME, self.training)
         self.codec.save_files(folder)
