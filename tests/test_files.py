@@ -63,6 +63,23 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     assert [path.read_text() for path in tmp_path.rglob("*.txt")] == ["new"]
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_folder_that_is_replaced_keeps_what_others_have_put_into_it(
+    at_once: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not at_once:
+        monkeypatch.setattr("latentia.files.ctypes.CDLL", lambda name: None)
+    out = tmp_path / "out"
+    for number in range(3):
+        with new_folder(out, replace=True) as folder:
+            (folder / "part").mkdir()
+            (folder / "part" / "file.txt").write_text(str(number))
+        (out / "report.md").write_text("figures")
+    assert (out / "part" / "file.txt").read_text() == "2"
+    assert {path.name for path in out.iterdir()} == {"part", "report.md"}
+    assert list(tmp_path.iterdir()) == [out]
+
+
 def test_a_part_comes_back_as_it_was(tmp_path: Path) -> None:
     module = part()
     save_part(tmp_path, module, {"width": 3})

@@ -49,7 +49,14 @@ class Loop(Section):
     steps: int = Field(ge=1, description="updates of the weights")
     batch_size: int = Field(ge=1, description="examples an update, over all processes")
     learning_rate: float = Field(gt=0, description="peak learning rate")
-    warmup: int = Field(100, ge=0, description="updates of linear warm-up, before the cosine down to zero")
+    warmup: int = Field(100, ge=0, description="updates of linear warm-up of the learning rate")
+    decay: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of the updates, the last, in which the learning rate falls to zero along a cosine; null: "
+        "all after the warm-up. With 0.3 or so a run loses nothing that goes on with more, or fewer, updates",
+    )
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: Muon on the blocks' matrices, AdamW on the rest"

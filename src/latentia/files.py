@@ -1,5 +1,6 @@
 """Files that are either whole or absent, and parts (network + config) kept as JSON and safetensors."""
 
+import ctypes
 import errno
 import glob
 import hashlib
@@ -23,8 +24,10 @@ from torch.overrides import TorchFunctionMode
 from latentia.errors import LatentiaError, first_line
 
 CONFIG_NAME = "config.json"
+HERE, SWAP = -100, 2  # arguments of renameat2: names are relative to the working folder; both names stay
 LOCK_PAUSE, LOCK_PATIENCE = 0.1, 2.0  # seconds: between two looks, and until a line says who is waited for
 MANIFEST_NAME = "manifest.jsonl"
+RECIPE_NAME = "recipe.yaml"  # in the folder of a run
 CHECKSUM = "sha256"  # in a safetensors file's metadata
 LONGEST_NAME = 230  # bytes, so that a temporary name beside it fits, too
 NOT_WRITTEN = "{} is not what was written: its checksum differs; copy it again, or go on with `latentia --no-verify`"
@@ -139,7 +142,8 @@ def _flock(descriptor: int) -> bool:
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields a temporary sibling of `path`: on success renamed to `path`, on failure removed.
 
-    Raises LatentiaError where `path` exists, unless it is to be replaced.
+    Raises LatentiaError where `path` exists, unless it is to be replaced. The old folder is there until the new one is
+    whole, also where the process is killed, and its entries whose names the new one lacks stay in it.
     """
     if path.exists() and not replace:
         raise LatentiaError(f"{path} exists; choose another folder")
@@ -148,11 +152,25 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        if replace:
-            shutil.rmtree(path, ignore_errors=True)
-        temporary.rename(path)
+        if path.exists():
+            exchange(temporary, path)
+            for left in [entry for entry in temporary.iterdir() if not (path / entry.name).exists()]:
+                left.rename(path / left.name)
+        else:
+            temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Swaps the names of two folders, at once where the system can; elsewhere `other` is missing for a moment."""
+    rename = getattr(ctypes.CDLL(None) if os.name == "posix" else None, "renameat2", None)  # of Linux
+    if rename is not None and not rename(HERE, os.fsencode(one), HERE, os.fsencode(other), SWAP):
+        return
+    aside = other.with_name(f".{other.name}.before")
+    other.rename(aside)
+    one.rename(other)
+    aside.rename(one)
 
 
 def write_text(path: Path, text: str) -> None:

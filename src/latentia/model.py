@@ -41,6 +41,7 @@ from latentia.errors import LatentiaError, first_line
 from latentia.files import (
     CONFIG_NAME,
     NOT_WRITTEN,
+    RECIPE_NAME,
     VERIFY,
     WEIGHTS_NAME,
     as_float,
@@ -50,6 +51,7 @@ from latentia.files import (
     has_checksum,
     load_part,
     module_hash,
+    new_folder,
     read_json,
     read_tensors,
     rounded,
@@ -64,6 +66,7 @@ from latentia.randomness import of_items
 from latentia.version import __version__
 
 INDEX_NAME, TRAINING_NAME = "model_index.json", "training.json"
+MODEL_NAME = "model"  # the model folder of a run
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 OF_WEAKER = {"float32": torch.float32, "float16": torch.int8, "bfloat16": torch.int8}  # what guides may be less exact
 CALLBACK = Callable[[int, Tensor, Tensor], None]
@@ -282,21 +285,11 @@ class LatentModel:
             rounded(part, stored_type(name, dtype))
 
     def save(self, folder: str | Path, *, dtype: str = "float32") -> None:
-        """Writes the model folder, its index last: a folder without one is not a model.
+        """Writes the model folder; an older model in its place stays until the new one is whole.
 
         `dtype` ("float32", "float16" or "bfloat16") is the type of the weights on disk; with the latter two those of
         `weaker` have 8 bits.
         """
-        folder = Path(folder)
-        (folder / INDEX_NAME).unlink(missing_ok=True)
-        for name, part in self.parts.items():
-            config: dict[str, Any] = part.config  # type: ignore[assignment]
-            save_part(folder / name, part, config, stored_type(name, dtype))
-        write_json(folder / "process" / CONFIG_NAME, process_config(self.process))
-        write_json(folder / TRAINING_NAME, self.training)
-        self.codec.save_files(folder)
-        for condition in self.denoiser.known.values():
-            condition.save_files(folder)
         index = {
             "_class_name": "LatentModel",
             "_latentia_version": __version__,
@@ -309,20 +302,57 @@ class LatentModel:
             "class_names": list(self.class_names),
             "sampling": self.sampling,
         }
-        write_json(folder / INDEX_NAME, index | {"checksums": checksums(folder, index)})
+        with new_folder(Path(folder), replace=True) as made:
+            for name, part in self.parts.items():
+                config: dict[str, Any] = part.config  # type: ignore[assignment]
+                save_part(made / name, part, config, stored_type(name, dtype))
+            write_json(made / "process" / CONFIG_NAME, process_config(self.process))
+            write_json(made / TRAINING_NAME, self.training)
+            self.codec.save_files(made)
+            for condition in self.denoiser.known.values():
+                condition.save_files(made)
+            write_json(made / INDEX_NAME, index | {"checksums": checksums(made, index)})
 
 
 def load(
     folder: str | Path, device: str | torch.device = "cpu", *, parts: Mapping[str, Callable[[], Any]] | None = None
 ) -> LatentModel:
-    """Loads a model folder onto `device`, in evaluation mode and float32, also one that an earlier version wrote.
+    """Loads a model folder, or that of a run, onto `device`, in evaluation mode and float32; also an earlier version's.
 
+    A run that trains meanwhile may replace its model: it is then read again.
     `parts` makes first_stage, denoiser and weaker where they are not safetensors.
 
     Raises LatentiaError where the folder is no model, a part is missing or damaged, or parts do not fit each other.
     """
-    folder = Path(folder)
+    folder = model_folder(Path(folder))
     check_device(device)
+    while True:
+        index = folder_id(folder)
+        try:
+            return _load(folder, parts).to(device)
+        except LatentiaError:
+            if folder_id(folder) == index:
+                raise
+
+
+def model_folder(folder: Path) -> Path:
+    """The model folder that a folder is, or that the run in it has. Raises LatentiaError where a run has none yet."""
+    if (folder / INDEX_NAME).exists() or not (folder / RECIPE_NAME).exists():
+        return folder
+    if not (folder / MODEL_NAME / INDEX_NAME).exists():
+        raise LatentiaError(
+            f"{folder} is a run without a model yet, which its denoiser's first checkpoint writes; "
+            f"`latentia train --resume --out {folder}` goes on"
+        )
+    return folder / MODEL_NAME
+
+
+def folder_id(folder: Path) -> int | None:
+    """Another number once another folder has that name."""
+    return folder.stat().st_ino if folder.exists() else None
+
+
+def _load(folder: Path, parts: Mapping[str, Callable[[], Any]] | None) -> LatentModel:
     written = read_json(folder / INDEX_NAME)
     index = upgraded_index(written)
     if index.get("_class_name") != "LatentModel":
@@ -365,7 +395,7 @@ def load(
         check_written(folder, written, model.training.get("hashes", {}))
     for part in model.parts.values():
         part.eval().requires_grad_(False)
-    return model.to(device)
+    return model
 
 
 def take_conditions(weaker: Denoiser, denoiser: Denoiser, folder: Path) -> None:

@@ -7,11 +7,11 @@ from torch.optim import AdamW
 from latentia.conditions import Label
 from latentia.denoiser import Denoiser, DiT
 from latentia.training.muon import Muon
-from latentia.training.optimizer import build_optimizers, set_learning_rate, warmup_cosine
+from latentia.training.optimizer import build_optimizers, rate_factor, set_learning_rate
 
 
 def test_learning_rate_warms_up_and_comes_down() -> None:
-    factors = [warmup_cosine(step, warmup=10, steps=110) for step in range(110)]
+    factors = [rate_factor(step, warmup=10, steps=110) for step in range(110)]
     assert factors[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
     assert factors[10] == 1
     assert factors[60] == pytest.approx(0.5)
@@ -20,7 +20,15 @@ def test_learning_rate_warms_up_and_comes_down() -> None:
 
 
 def test_without_warmup_it_starts_at_the_peak() -> None:
-    assert warmup_cosine(0, warmup=0, steps=5) == 1
+    assert rate_factor(0, warmup=0, steps=5) == 1
+
+
+@pytest.mark.parametrize("decay", [0.25, 1.0])
+def test_the_rate_stays_until_its_decay(decay: float) -> None:
+    factors = [rate_factor(step, warmup=10, steps=100, decay=decay) for step in range(100)]
+    start = max(10, round(100 * (1 - decay)))
+    assert factors[10 : start + 1] == [1.0] * (start - 9)
+    assert factors[start:] == pytest.approx([rate_factor(k, warmup=0, steps=100 - start) for k in range(100 - start)])
 
 
 def test_muon_takes_the_matrices_of_the_blocks_only() -> None:

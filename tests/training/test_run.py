@@ -15,11 +15,14 @@ from PIL import Image
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from typer.testing import CliRunner
 
+import latentia.model
 from latentia.cli import app
 from latentia.diffusion import Denoising
 from latentia.errors import LatentiaError, Stopped
-from latentia.files import read_json, read_tensors, write_tensors
+from latentia.files import read_json, read_metadata, read_tensors, write_tensors
+from latentia.model import load
 from latentia.training import Recipe, load_recipe, train
+from latentia.training.checkpoint import Checkpoint
 from latentia.training.engine import separate_compiled_code
 from latentia.training.log import read_log
 
@@ -92,7 +95,13 @@ def test_killed_and_resumed_gives_the_same_weights_to_the_bit(
     wait_for_rows(out / stage / "log.csv", 6, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (out / "model" / "model_index.json").exists()
+    if stage == "first_stage":
+        with pytest.raises(LatentiaError, match="is a run without a model yet"):
+            load(out)
+    else:
+        killed = load(out)
+        assert killed.training["updates"] in (4, 8, 12)
+        assert killed.generate(2, steps=1).shape == (2, 8, 8, 1)
     resumed = start(tiny_recipe, out, "--resume")
     _, errors = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, errors
@@ -123,7 +132,7 @@ def test_a_refused_resume_names_the_fields_and_changes_nothing(
         (["seed=5"], r"seed from 0 to 5\. Leave these out"),
         (["denoiser.width=32", "data.size=16"], r"data\.size from None to 16; denoiser\.width from 16 to 32"),
         (["denoiser={kind: UNet, width: 16}"], r"denoiser\.kind from 'DiT' to 'UNet'"),
-        (["training.steps=11"], r"training\.steps from 12 to 11"),
+        (["training.steps=11"], r"training\.steps is 11, but the run has made 12 updates"),
         (["first_stage.training.steps=13"], r"first_stage\.training\.steps from 12 to 13"),
         (["prompt={}"], r"prompt\."),
     ):
@@ -164,6 +173,51 @@ def test_a_run_goes_on_by_its_own_recipe_and_a_finished_one_trains_on(tmp_path: 
     assert stages[0].read_bytes() == stages[1].read_bytes()
     assert any((weights(out)[name] != value).any() for name, value in weights(tiny_run).items())
     assert load_recipe(str(out / "recipe.yaml")).training.steps == 16
+
+
+def test_a_run_goes_on_with_fewer_updates(tmp_path: Path, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has trained until then is that of the longer run; the rate then falls to its end."""
+    out, save = tmp_path / "out", Checkpoint.save
+    recipe = load_recipe(str(tiny_recipe), ["training.steps=1000", "training.decay=0.5", "snapshot=0.1"])
+
+    def killed(self: Checkpoint, step: int, **how: object) -> None:
+        save(self, step, **how)  # type: ignore[arg-type]
+        if step == 8 and "denoiser" in self.trainees:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", killed)
+        with pytest.raises(Stopped):
+            train(recipe, out)
+    assert load(out).training["updates"] == 4
+    assert load_recipe(str(tiny_recipe), [f"init={out}"]).init == str(out / "model")
+    with pytest.raises(LatentiaError, match=r"training\.steps is 7, but the run has made 8 updates: choose 8 or more"):
+        train(load_recipe(str(out / "recipe.yaml"), ["training.steps=7"]), out, resume=True)
+    train(load_recipe(str(out / "recipe.yaml"), ["training.steps=10"]), out, resume=True)
+    model = load(out)
+    assert model.training["updates"] == 10
+    assert model.weaker is not None  # past a tenth of 10 updates it is taken at once
+    assert read_metadata(out / "denoiser" / "snapshot.safetensors")["step"] == "8"
+
+
+def test_a_model_that_is_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(tiny_run / "model", tmp_path / "model"))
+    whole, check, replaced = load(folder), latentia.model.check_written, []
+
+    def late(*arguments: Any) -> None:
+        if not replaced:
+            replaced.append(1)
+            whole.save(folder)
+            raise LatentiaError("the weights are not those of the index")
+        check(*arguments)
+
+    monkeypatch.setattr(latentia.model, "check_written", late)
+    assert load(folder).hash == whole.hash
+    (folder / "denoiser" / "config.json").unlink()
+    with pytest.raises(LatentiaError, match=r"config\.json does not exist"):
+        load(folder)
 
 
 @pytest.mark.parametrize("options", [[], ["--resume"]])

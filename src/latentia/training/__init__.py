@@ -1,7 +1,8 @@
 """Training: the recipe, the loops on Accelerate, the moving average, checkpoints and logs."""
 
 from latentia.errors import Stopped
-from latentia.training.recipe import RECIPE_NAME, Recipe, bundled_recipes, describe_fields, dump_recipe, load_recipe
+from latentia.files import RECIPE_NAME
+from latentia.training.recipe import Recipe, bundled_recipes, describe_fields, dump_recipe, load_recipe
 from latentia.training.run import train
 
 __all__ = [

@@ -1,6 +1,7 @@
 """Trains a denoiser in the latent space of a first stage."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +102,16 @@ def train_denoiser(
     accelerator: Accelerator,
     *,
     run: Path | None = None,
+    keep: Callable[[LatentModel, int], None] = lambda model, step: None,
     say: Say = print,
     note: Say = silent,
 ) -> LatentModel:
     """Trains, or continues, the recipe's denoiser on cached latents and returns the model with averaged weights.
 
     Writes log, checkpoint and previews into `folder`; what conditions must keep, such as a tokenizer, lies in the
-    folder `run`, or its parent. A batch holds latents of one shape. `note` gets what a person should know of training
-    these conditions on these items.
+    folder `run`, or its parent. A batch holds latents of one shape. `keep(model, step)` is called after each checkpoint
+    but the last.
+    `note` gets what a person should know of training these conditions on these items.
 
     Raises LatentiaError where sizes do not fit or the loss breaks, and Stopped on Ctrl-C.
     """
@@ -132,53 +135,77 @@ def train_denoiser(
     kinds, parts = (denoiser.objective, recipe.process), recipe.compute.microbatches
     update = Update(network, trainee, *kinds, loop, accelerator, recipe.seed, parts, mine, on_device)
     modality = modality_of_stage(recipe.first_stage.kind).name
-    sampling = plain(recipe.sampling) | {"guidance_kind": "classifier_free"}  # of previews: there is no snapshot yet
+    sampling = plain(recipe.sampling) | {"guidance_kind": "classifier_free"}  # while there is no snapshot
     model = LatentModel(first_stage, recipe.process, denoiser, items.codec, modality, sampling)
     looks = looks_of(recipe, model, data, (learned, held), trainee, folder, accelerator, say)
-    snapshot = None if recipe.snapshot is None else Snapshot(recipe, trainee, folder, accelerator.is_main_process)
-    saved = Checkpoint(checkpoint, {"denoiser": trainee}, identity(recipe, items))
+    snapshot = None if recipe.snapshot is None else Snapshot(recipe, trainee, folder, accelerator)
+    averaged = Averaged(model, trainee, snapshot, plain(recipe.sampling))
+
+    def saved(step: int) -> None:
+        if step < loop.steps:
+            keep(averaged(step), step)
+
+    saves = Checkpoint(checkpoint, {"denoiser": trainee}, identity(recipe, items))
     try:
         step = snapshot.before(update) if snapshot else update
-        run_loop(accelerator, saved, step, title="denoiser", folder=folder, loop=loop, looks=looks)
+        run_loop(accelerator, saves, step, title="denoiser", folder=folder, loop=loop, looks=looks, saved=saved)
     finally:
         on_device.close()
-    model.denoiser = denoiser_with(denoiser, trainee.averaged_weights()).to(device)
-    if snapshot is not None:
-        accelerator.wait_for_everyone()
-        model.weaker = denoiser_with(denoiser, snapshot.weights()).to(device)
-    model.sampling = plain(recipe.sampling)
-    return model
+    return averaged(loop.steps)
 
 
 class Snapshot:
     """The averaged weights after the share `recipe.snapshot` of the updates, in a file of the run.
 
-    It is taken before the next update, so that a run that is killed then takes it again, from its checkpoint.
+    It is taken before the next update, so that a run that is killed then takes it again, from its checkpoint; or at
+    once, where a run goes on with fewer updates and is past that share.
     """
 
-    def __init__(self, recipe: Recipe, trainee: Trainee, folder: Path, main: bool) -> None:
+    def __init__(self, recipe: Recipe, trainee: Trainee, folder: Path, accelerator: Accelerator) -> None:
         assert recipe.snapshot is not None
-        self.step = max(1, round(recipe.snapshot * recipe.training.steps))
-        self.trainee, self.path, self.main = trainee, folder / "snapshot.safetensors", main
+        self.steps = recipe.training.steps
+        self.step = max(1, round(recipe.snapshot * self.steps))
+        self.trainee, self.path, self.accelerator = trainee, folder / "snapshot.safetensors", accelerator
+        self.missing = not self.path.exists()  # for all processes alike: one of them writes it later
 
     def before(self, update: Callable[[int], dict[str, Tensor]]) -> Callable[[int], dict[str, Tensor]]:
         def updated(step: int) -> dict[str, Tensor]:
-            if step == self.step:
-                self.take()
+            if step == self.step or (step > self.step and self.missing):
+                self.take(step)
             return update(step)
 
         return updated
 
-    def take(self) -> None:
-        weights = self.trainee.averaged_weights()
-        if self.main:
-            write_tensors(self.path, weights, {"step": str(self.step)})
+    def take(self, step: int) -> None:
+        weights, self.missing = self.trainee.averaged_weights(), False
+        if self.accelerator.is_main_process:
+            write_tensors(self.path, weights, {"step": str(step)})
+        self.accelerator.wait_for_everyone()
 
-    def weights(self) -> dict[str, Tensor]:
-        """Of a run of one update, which has no earlier weights, those at its end."""
-        if not self.path.exists():
-            self.take()
-        return read_tensors(self.path)
+    def weights(self, step: int) -> dict[str, Tensor] | None:
+        """None before it is taken; of a run that ends then, which has no earlier weights, those at its end."""
+        if step == self.steps and self.missing:
+            self.take(step)
+        return None if self.missing else read_tensors(self.path)
+
+
+@dataclass
+class Averaged:
+    """The model of a training with its averaged weights, at any step; `sampling` is for the whole of it."""
+
+    model: LatentModel
+    trainee: Trainee
+    snapshot: Snapshot | None
+    sampling: dict[str, Any]
+
+    def __call__(self, step: int) -> LatentModel:
+        """Every process takes part. Before there is a snapshot the model has the settings of its previews."""
+        own = denoiser_with(self.model.denoiser, self.trainee.averaged_weights()).to(self.model.device)
+        weaker = None if self.snapshot is None else self.snapshot.weights(step)
+        if self.snapshot is not None and weaker is None:
+            return replace(self.model, denoiser=own)
+        young = None if weaker is None else denoiser_with(self.model.denoiser, weaker).to(self.model.device)
+        return replace(self.model, denoiser=own, weaker=young, sampling=self.sampling)
 
 
 def rows_of(recipe: Recipe, latents: LatentCache | JoinedCache) -> tuple[Tensor, Tensor]:

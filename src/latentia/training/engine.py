@@ -14,7 +14,7 @@ from latentia.config import Loop
 from latentia.errors import LatentiaError
 from latentia.training.checkpoint import Trainee
 from latentia.training.ema import EMA
-from latentia.training.optimizer import build_optimizers, set_learning_rate, warmup_cosine
+from latentia.training.optimizer import build_optimizers, rate_factor, set_learning_rate
 from latentia.training.recipe import Compute
 from latentia.training.speed import Say, name_brakes, silent
 
@@ -76,7 +76,7 @@ def separate_compiled_code(environ: MutableMapping[str, str]) -> None:
 def apply_gradients(trainee: Trainee, loop: Loop, step: int, accelerator: Accelerator) -> None:
     """Clips, sets the learning rate of `step`, updates and clears the gradients."""
     accelerator.clip_grad_norm_(trainee.module.parameters(), loop.clip_norm)
-    factor = warmup_cosine(step, warmup=loop.warmup, steps=loop.steps)
+    factor = rate_factor(step, warmup=loop.warmup, steps=loop.steps, decay=loop.decay)
     set_learning_rate(trainee.optimizers, factor * loop.learning_rate)
     for optimizer in trainee.optimizers:
         optimizer.step()

@@ -41,10 +41,12 @@ def run_loop(
     folder: Path,
     loop: Loop,
     looks: Sequence[Look],
+    saved: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Runs `update(step)` from the checkpoint's step to `loop.steps`; at the intervals of `loop` it logs and saves.
 
-    `looks` are called in every process, since a sharded network needs them all; the main one writes.
+    `looks`, and `saved(step)` after each checkpoint, are called in every process, since a sharded network needs them
+    all; the main one writes.
     `update` changes the weights and returns 0-d tensors by name, "loss" among them, already averaged over processes.
 
     Raises:
@@ -57,6 +59,11 @@ def run_loop(
     pending: list[dict[str, Tensor]] = []
     started, watch = time.perf_counter() - (log.seconds if log is not None else 0), Watch()
     bar = progress(shown=main, total=steps, initial=first, desc=title, unit="step")
+
+    def save(done: int) -> None:
+        checkpoint.save(done, write=main, keep=loop.keep)
+        saved(done)
+
     with bar, _stop_requests() as requested:
         for step in range(first, steps):
             pending.append(update(step))
@@ -76,14 +83,14 @@ def run_loop(
                 if log is not None:
                     log.write(done, {**means, "seconds": round(time.perf_counter() - started, 2)})
             if saves:
-                checkpoint.save(done, write=main, keep=loop.keep)
+                save(done)
             for look in looks:
                 if done == steps or done % look.every == 0:
                     look.call(done)
             # A request may also come while a checkpoint is written or a preview drawn; 0 makes the processes compare.
             if stop or _any_process(accelerator, bool(requested), 0 if done == steps else done):
                 if not stop and done < steps:
-                    checkpoint.save(done, write=main, keep=loop.keep)
+                    save(done)
                 raise Stopped(
                     f"stopped after step {done} of {steps}; continue with --resume",
                     requested[0] if requested else signal.SIGINT,

@@ -12,12 +12,17 @@ from torch.optim import AdamW, Optimizer
 from latentia.training.muon import Muon
 
 
-def warmup_cosine(step: int, *, warmup: int, steps: int, final: float = 0.0) -> float:
-    """The factor on the learning rate of update `step` = 0, 1…: linear warm-up to 1, then half a cosine to `final`."""
+def rate_factor(step: int, *, warmup: int, steps: int, decay: float | None = None) -> float:
+    """The factor on the learning rate of update `step` = 0, 1…: linear warm-up to 1, then half a cosine to 0.
+
+    The cosine takes the last `decay` of the updates, and the factor is 1 before it: warm-up, stable, decay (Hu et al.
+    2024; Hägele et al. 2024). None is all updates after the warm-up.
+    """
     if step < warmup:
         return (step + 1) / warmup
-    done = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
+    start = warmup if decay is None else max(warmup, round((1 - decay) * steps))
+    done = min(1.0, max(0.0, (step - start) / max(1, steps - start)))
+    return 0.5 * (1 + math.cos(math.pi * done))
 
 
 def build_optimizers(

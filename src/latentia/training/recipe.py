@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     ValidationError,
     field_serializer,
+    field_validator,
     model_validator,
 )
 
@@ -31,11 +32,11 @@ from latentia.denoiser.unet import UNetConfig
 from latentia.diffusion import PROCESSES, Sampling
 from latentia.errors import LatentiaError, first_line
 from latentia.modalities.registry import first_stages, modalities, modality_of_stage
+from latentia.model import model_folder
 
-RECIPE_NAME = "recipe.yaml"  # in the folder of a run
 FREE_SECTIONS = ("name", "description", "sampling", "compute")
 FREE_FIELDS = ("log_every", "checkpoint_every", "preview_every", "keep", "learning_rate", "every")
-GROWING = "training.steps"  # a finished run trains on
+STEPS = "training.steps"  # may become more, or fewer, than a run began with
 PRESET = f"a size that fills what is not given: {', '.join(PRESETS)}"
 
 
@@ -159,6 +160,12 @@ class Recipe(Section):
             raise LatentiaError(f"conditions: {unknown[0]!r} is no plug-in's condition, expected one of {known}")
         return values
 
+    @field_validator("init")
+    @classmethod
+    def model_of(cls, folder: str | None) -> str | None:
+        """A model folder, also of that of a run. Raises LatentiaError where the run has no model yet."""
+        return None if folder is None else str(model_folder(Path(folder)))
+
     @model_validator(mode="after")
     def keeps_a_snapshot(self) -> Self:
         """Raises LatentiaError where autoguidance would have nothing to lead away from."""
@@ -186,7 +193,7 @@ class Recipe(Section):
         """A hash of what decides the result in the named sections: a run is continued only where it is the same."""
         fields = {name: value for name, value in self.fields().items() if name.split(".")[0] in sections}
         fields = {name: value for name, value in fields.items() if value is not None}  # a later version may have more
-        deciding = {name: value for name, value in fields.items() if not may_change(name) and name != GROWING}
+        deciding = {name: value for name, value in fields.items() if not may_change(name) and name != STEPS}
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
     def require_resumable(self, changed: "Recipe") -> None:
@@ -195,9 +202,7 @@ class Recipe(Section):
         wrong = [
             f"{name} from {before.get(name)!r} to {after.get(name)!r}"
             for name in {**before, **after}
-            if before.get(name) != after.get(name)
-            and not may_change(name)
-            and not (name == GROWING and after[name] > before[name])
+            if before.get(name) != after.get(name) and not may_change(name) and name != STEPS
         ]
         if wrong:
             raise LatentiaError(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,17 @@ from typing import Any
 from accelerate import Accelerator
 
 from latentia.errors import LatentiaError, Stopped
-from latentia.files import load_part, locked, module_hash, read_json, rounded, save_part, write_text
+from latentia.files import RECIPE_NAME, load_part, locked, module_hash, read_json, rounded, save_part, write_text
 from latentia.items import ItemSet
 from latentia.latents.cache import cached_latents
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.registry import first_stages, modality_of_stage, upgraded_index
-from latentia.model import DTYPES, INDEX_NAME, LatentModel
+from latentia.model import DTYPES, INDEX_NAME, MODEL_NAME, TRAINING_NAME, LatentModel
 from latentia.training.checkpoint import require_own, step_of
 from latentia.training.denoiser import train_denoiser
 from latentia.training.engine import build_accelerator
 from latentia.training.log import plot_losses, read_log
-from latentia.training.recipe import RECIPE_NAME, Recipe, dump_recipe, load_recipe
+from latentia.training.recipe import Recipe, dump_recipe, load_recipe
 from latentia.training.rehearsal import Rehearsal, nothing_left
 from latentia.training.speed import Say, silent
 from latentia.version import __version__
@@ -68,14 +69,18 @@ def train(
             items, learned, stage = _start(recipe, out, first_stage, accelerator, inform, stage_options)
         try:
             stage = stage or _train_stage(recipe, items, out, accelerator, inform, stage_options)
+            stage = rounded(stage, DTYPES[recipe.compute.weights_dtype])  # the latents are those of what is saved
             stage = stage.to(accelerator.device).eval().requires_grad_(False)
             with accelerator.main_process_first():
                 latents = cached_latents(stage, learned, out / "latents", device=accelerator.device, progress=main)
-            model = train_denoiser(recipe, stage, latents, learned, out / "denoiser", accelerator, run=out, say=inform)
-            _finish(recipe, items, model, accelerator, out, commit, inform)
+            keep = partial(_keep_model, recipe, items, accelerator, out, commit)
+            how: dict[str, Any] = {"run": out, "keep": keep, "say": inform}
+            model = train_denoiser(recipe, stage, latents, learned, out / "denoiser", accelerator, **how)
+            keep(model, recipe.training.steps)
+            _finish(accelerator, out, inform)
         except KeyboardInterrupt:  # between the loops, which know at which step they stop
             raise Stopped("stopped; continue with --resume") from None
-    return out / "model"
+    return out / MODEL_NAME
 
 
 def _start(
@@ -123,29 +128,33 @@ def _train_stage(
     """Trains, or continues, the first stage, and keeps it in the run's folder."""
     modality = modality_of_stage(recipe.first_stage.kind)
     stage = modality.train_stage(recipe, items, out / "first_stage", accelerator, inform, **options)
-    rounded(stage, DTYPES[recipe.compute.weights_dtype])  # so that the latents are those of what is saved
     if accelerator.is_main_process:
         _keep_stage(stage, out / FINISHED)
     accelerator.wait_for_everyone()
     return stage
 
 
-def _finish(
+def _keep_model(
     recipe: Recipe,
     items: ItemSet,
-    model: LatentModel,
     accelerator: Accelerator,
     out: Path,
     commit: str | None,
-    say: Say,
+    model: LatentModel,
+    step: int,
 ) -> None:
-    """Writes the model folder and the plot of the losses."""
-    model.round_weights(recipe.compute.weights_dtype)  # what is saved is what is hashed and used
-    model.training = _provenance(recipe, items, model, accelerator, out) | {"git_commit": commit}
+    """Writes the model folder, after so many updates of the denoiser; nothing in it is used for training."""
     if accelerator.is_main_process:
-        model.save(out / "model", dtype=recipe.compute.weights_dtype)
+        model.round_weights(recipe.compute.weights_dtype)  # what is saved is what is hashed and used
+        model.training = _provenance(recipe, items, model, accelerator, out) | {"updates": step, "git_commit": commit}
+        model.save(out / MODEL_NAME, dtype=recipe.compute.weights_dtype)
+
+
+def _finish(accelerator: Accelerator, out: Path, say: Say) -> None:
+    """Writes the plot of the losses."""
+    if accelerator.is_main_process:
         plot_losses({"first stage": out / "first_stage", "denoiser": out / "denoiser"}, out / "loss.png")
-        say(f"model: {out / 'model'}")
+        say(f"model: {out / MODEL_NAME}")
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
@@ -165,8 +174,12 @@ def _recipe_of(out: Path, recipe: Recipe | None, resume: bool, say: Say) -> Reci
         begun.require_resumable(recipe)
     recipe = recipe or begun
     steps = begun.training.steps
-    whole = (out / "model" / INDEX_NAME).exists() and step_of(out / "denoiser" / "checkpoint.safetensors") == steps
-    finished = whole and recipe.training.steps == steps
+    done = step_of(out / "denoiser" / "checkpoint.safetensors") or 0
+    if recipe.training.steps < done:
+        raise LatentiaError(
+            f"training.steps is {recipe.training.steps}, but the run has made {done} updates: choose {done} or more"
+        )
+    finished = _updates_of(out / MODEL_NAME, done) == steps == recipe.training.steps
     ended = {"first_stage.training.learning_rate": (out / FINISHED).exists(), "training.learning_rate": finished}
     for name, is_over in ended.items():
         before, after = begun.fields().get(name), recipe.fields().get(name)
@@ -177,6 +190,14 @@ def _recipe_of(out: Path, recipe: Recipe | None, resume: bool, say: Say) -> Reci
     if finished:
         say(f"the run is finished after {begun.training.steps} steps; --set training.steps=N trains on")
     return recipe
+
+
+def _updates_of(folder: Path, unknown: int) -> int | None:
+    """The updates of the denoiser in a model folder, `unknown` of an earlier version's; None where there is none."""
+    if not (folder / INDEX_NAME).exists():
+        return None
+    updates: int = read_json(folder / TRAINING_NAME).get("updates", unknown)
+    return updates
 
 
 def sized_as_begun(recipe: Recipe) -> Recipe:
