@@ -64,6 +64,45 @@ def test_a_count_draws_without_a_class(tiny_model: Path) -> None:
     np.testing.assert_array_equal(model.generate(3), model.generate([10, 10, 10]))
 
 
+def test_words_stand_for_classes(tiny_model: Path) -> None:
+    model = latentia.load(tiny_model)
+    name = model.class_names[3]
+    expected = model.generate([3] * 4, steps=2)
+    assert np.array_equal(model.generate(name, count=4, steps=2), expected)
+    assert np.array_equal(model.generate([name, name], count=2, steps=2), expected)
+    assert np.array_equal(model.generate(labels=[3], count=4, steps=2), expected)
+    assert np.array_equal(model.generate(count=2, steps=2), model.generate(2, steps=2))
+    pictures = model.generate(name, count=4, steps=2, output="pil")
+    assert [picture.mode for picture in pictures] == ["L"] * 4
+    assert np.array_equal(np.stack([np.asarray(picture) for picture in pictures]), expected[..., 0])
+    with pytest.raises(LatentiaError, match="no class 'a heart'"):
+        model.generate("a heart")
+
+
+def test_a_model_says_what_it_is(tiny_model: Path) -> None:
+    model = latentia.load(tiny_model)
+    lines = repr(model).splitlines()
+    assert lines[0] == "LatentModel"
+    assert len(lines) < 20
+    assert any("pictures of 8×8 from latents of" in line for line in lines)
+    page = model._repr_html_()
+    assert page.count("data:image/png;base64,") == 8
+    assert "<td" in page
+
+
+def test_the_python_api_has_names(tiny_run: Path, tmp_path: Path) -> None:
+    assert set(dir(latentia)) == set(latentia.__all__) == set(latentia.HOMES) | {"__version__"}
+    assert all(getattr(latentia, name).__doc__ for name in latentia.HOMES)
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        latentia.trian  # noqa: B018
+    pictures = latentia.sample(3, model=tiny_run, steps=2)
+    assert np.array_equal(pictures, latentia.load(tiny_run / "model").generate(3, steps=2))
+    report = latentia.evaluate(tiny_run, tmp_path / "report", count=20, sampling={"steps": 1})
+    assert report == (tmp_path / "report" / "report.md").read_text()
+    with pytest.raises(LatentiaError, match="colours"):
+        latentia.evaluate(tiny_run, tmp_path / "report", count=20, colours=3)
+
+
 def test_saved_again_it_is_the_same_model(tiny_model: Path, tmp_path: Path) -> None:
     model = latentia.load(tiny_model)
     model.save(tmp_path / "again")

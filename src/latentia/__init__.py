@@ -1,24 +1,52 @@
 """Latentia: train, use and measure latent diffusion models."""
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from latentia.version import __version__
 
-__all__ = ["LatentModel", "LatentiaError", "__version__", "load", "load_pictures", "load_recipe", "load_texts", "train"]
+if TYPE_CHECKING:
+    from latentia.api import evaluate, sample
+    from latentia.errors import LatentiaError
+    from latentia.modalities.image.readers.builtin import load_pictures
+    from latentia.modalities.text.readers.corpora import load_texts
+    from latentia.model import LatentModel, load
+    from latentia.training import Recipe, load_recipe, train
+
+__all__ = [
+    "LatentModel",
+    "LatentiaError",
+    "Recipe",
+    "__version__",
+    "evaluate",
+    "load",
+    "load_pictures",
+    "load_recipe",
+    "load_texts",
+    "sample",
+    "train",
+]
+
+HOMES = {
+    "LatentModel": "latentia.model",
+    "LatentiaError": "latentia.errors",
+    "Recipe": "latentia.training",
+    "evaluate": "latentia.api",
+    "load": "latentia.model",
+    "load_pictures": "latentia.modalities.image.readers.builtin",
+    "load_recipe": "latentia.training",
+    "load_texts": "latentia.modalities.text.readers.corpora",
+    "sample": "latentia.api",
+    "train": "latentia.training",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Imports the Python API on first use, so that `import latentia` and `latentia --help` stay quick."""
-    if name in ("LatentModel", "load"):
-        from latentia import model as room
-    elif name == "LatentiaError":
-        from latentia import errors as room  # type: ignore[no-redef]
-    elif name == "load_pictures":
-        from latentia.modalities.image.readers import builtin as room  # type: ignore[no-redef]
-    elif name == "load_texts":
-        from latentia.modalities.text.readers import corpora as room  # type: ignore[no-redef]
-    elif name in ("load_recipe", "train"):
-        from latentia import training as room  # type: ignore[no-redef]
-    else:
+    if name not in HOMES:
         raise AttributeError(f"module 'latentia' has no attribute {name!r}")
-    return getattr(room, name)
+    return getattr(import_module(HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

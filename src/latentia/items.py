@@ -114,6 +114,10 @@ class Codec:
         """(B, ...) → items; the inverse of `to_tensor`."""
         raise NotImplementedError
 
+    def to_pil(self, items: Any) -> list[Any]:
+        """Items as PIL pictures. Raises LatentiaError in a modality that has none."""
+        raise LatentiaError(f"{self.describe()} are no pictures")
+
     def join(self, parts: Sequence[Any]) -> Any:
         """Batches of items, one behind the other."""
         return np.concatenate(parts)

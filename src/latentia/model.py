@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from latentia.conditions import Request, Values
 from latentia.config import checked
 from latentia.denoiser import Denoiser, load_denoiser
+from latentia.description import in_html, in_lines
 from latentia.diffusion import (
     EDM,
     SAMPLERS,
@@ -72,6 +73,7 @@ OF_WEAKER = {"float32": torch.float32, "float16": torch.int8, "bfloat16": torch.
 CALLBACK = Callable[[int, Tensor, Tensor], None]
 
 
+WORDS = ("prompt", "label")  # conditions for which words alone may stand, the first that a model has
 MOST_ITEMS = 1_000_000  # of a call, and index of its first
 LARGER = 64  # times the cells of the model's own latent: the most that is drawn
 SETTINGS = tuple(field.name for field in fields(Sampling))
@@ -99,6 +101,12 @@ class LatentModel:
     sampling: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     weaker: Denoiser | None = None
+
+    def __repr__(self) -> str:
+        return in_lines(self)
+
+    def _repr_html_(self) -> str:
+        return in_html(self)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -156,8 +164,9 @@ class LatentModel:
 
     def generate(
         self,
-        labels: Sequence[int] | NDArray[np.int64] | int,
+        what: int | str | Sequence[int] | Sequence[str] | NDArray[np.int64] | None = None,
         *,
+        count: int | None = None,
         size: Any = None,
         latents: Tensor | None = None,
         seed: int = 0,
@@ -166,12 +175,17 @@ class LatentModel:
         progress: bool = False,
         callback: CALLBACK | None = None,
         weaker: Denoiser | None = None,
+        output: Literal["items", "pil"] = "items",
         **asked: Any,
     ) -> Any:
-        """Draws one item for each label.
+        """Draws items, as the modality has them: pictures are uint8 (N, H, W, C), texts a list of N.
 
         Args:
-            labels: class numbers, with `len(class_names)` for no class; or a count, to draw that many without a class.
+            what: words, such as "a red heart" or "ankle boot", or a list of them: prompts of a model that reads such,
+                else names of classes; or class numbers, with `len(class_names)` for no class; or how many items to
+                draw without any of these.
+            count: how many of each prompt or class; without any of these, how many.
+            output: "pil" for a list of PIL pictures.
             size: of the items, where it is not the model's own: height and width of pictures in pixels. A UNet and a
                 DiT with rope draw any size that the first stage takes, the better the nearer it is to their own.
             latents: the noise (N, *latent_shape) that sampling starts from, instead of the seed's.
@@ -183,23 +197,19 @@ class LatentModel:
                 that is what classifier-free guidance leads away from.
             asked: fields of `Sampling`, None for the model's own; `sampler` may also be a function, such as `repaint`
                 with its known latents bound, which is called on `batch_size` items at a time; and options of the
-                model's conditions: `prompts`, one for each item, "" for anything, "(words:1.5)" count by that factor;
+                model's conditions: `labels`, as above; `prompts`, one for each item or for all, "" for anything,
+                "(words:1.5)" count by that factor;
                 `negative_prompt`, what guidance leads away from; `lengths` in tokens; `context`, for each text the one
                 that it completes, with a "___" where something is to be written; `remains`, what a repair starts from.
 
         Raises LatentiaError for an unknown sampler or spacing, a label out of range, or options that do not fit.
         """
-        count = labels if isinstance(labels, int) else len(labels)
         options = {name: value for name, value in asked.items() if value is not None and name not in SETTINGS}
-        if not isinstance(labels, int):
-            if len(labels) and np.asarray(labels).dtype.kind not in "iu":
-                raise LatentiaError(f"labels are {np.asarray(labels).dtype}, expected integers")
-            options["labels"] = labels
+        count, wanted = self.wanted(options.pop("labels", what), count)
+        options |= wanted
         settings = self.settings({name: asked[name] for name in asked if name in SETTINGS})
-        shape = self.latent_shape if size is None else self.first_stage.latent_shape(self.codec.drawn_size(size))
+        shape = self.latent_shape if size is None else self.drawn_shape(size)
         check_amount(count, index, batch_size, shape)
-        if math.prod(shape) > LARGER * math.prod(self.latent_shape):
-            raise LatentiaError(f"size {size} is more than {LARGER} times as large as what the model learned")
         if latents is not None and latents.shape != (count, *shape):
             raise LatentiaError(f"latents have shape {tuple(latents.shape)}, expected {(count, *shape)}")
         seeded = latents is None and not callable(settings.sampler)
@@ -209,7 +219,33 @@ class LatentModel:
             weaker = self.weaker
         start: dict[str, Any] = {"latents": latents, "seed": seed, "index": index}
         how: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "callback": callback, "weaker": weaker}
-        return self.draw(values, null, settings, shape=shape, options=options, **start, **how)
+        items = self.draw(values, null, settings, shape=shape, options=options, **start, **how)
+        return self.codec.to_pil(items) if output == "pil" else items
+
+    def drawn_shape(self, size: Any) -> tuple[int, ...]:
+        """(channels, *grid) of items of another size. Raises LatentiaError for one that cannot be drawn."""
+        shape = self.first_stage.latent_shape(self.codec.drawn_size(size))
+        if math.prod(shape) > LARGER * math.prod(self.latent_shape):
+            raise LatentiaError(f"size {size} is more than {LARGER} times as large as what the model learned")
+        return shape
+
+    def wanted(self, what: Any, count: int | None) -> tuple[int, dict[str, Any]]:
+        """How many items `generate` draws, and the options of the conditions for which its first argument stands.
+
+        Raises LatentiaError where the model has no condition for words, or `what` is something else.
+        """
+        if what is None or isinstance(what, int):
+            return (1 if count is None else count) if what is None else what, {}
+        each = [what] if isinstance(what, str) else what
+        if not len(each) or not isinstance(each[0], str):
+            if len(each) and np.asarray(each).dtype.kind not in "iu":
+                raise LatentiaError(f"labels are {np.asarray(each).dtype}, expected integers")
+            return len(each) * (count or 1), {"labels": np.repeat(each, count or 1)}
+        named = next((name for name in WORDS if self.condition(name) is not None), None)
+        if named is None:
+            raise LatentiaError(f"the model reads no prompts and knows no classes, so {each[0]!r:.60} names nothing")
+        parsed = [self.condition(named).parse(text) for text in each for _ in range(count or 1)]
+        return len(parsed), {option: [one[option] for one in parsed] for option in parsed[0]}
 
     def settings(self, asked: Mapping[str, Any]) -> Sampling:
         """The model's own settings, changed by those asked for. Raises LatentiaError for one that is not known."""

@@ -312,35 +312,13 @@ app.command()(edit.interpolate)
 @app.command()
 def info(model: ModelOrShipped = EMOJI) -> None:
     """Say what a model folder holds: parts, sizes, data, recipe, versions."""
-    from latentia.denoiser import count_parameters
-    from latentia.files import module_hash
-    from latentia.model import load
+    from latentia.description import described
+    from latentia.model import load, model_folder
 
     loaded = load(model)
-    made = loaded.training
-    size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
-    for part in (loaded.first_stage, loaded.denoiser):
-        part.requires_grad_(True)
-    show_pairs(
-        {
-            "first stage": f"{type(loaded.first_stage).__name__}, {count_parameters(loaded.first_stage):,} parameters, "
-            f"hash {module_hash(loaded.first_stage)}",
-            "process": str(loaded.process),
-            "denoiser": f"{type(loaded.denoiser.core).__name__}, {count_parameters(loaded.denoiser):,} parameters, "
-            f"hash {module_hash(loaded.denoiser)}",
-            "makes": f"{loaded.codec.describe()}, latent {loaded.latent_shape}",
-            "conditions": ", ".join(loaded.denoiser.known),
-            "objective": str(loaded.denoiser.objective),
-            "classes": ", ".join(loaded.class_names) or "none",
-            "sampling": loaded.sampling,
-            "data": made.get("data", "unknown"),
-            "versions": made.get("versions", "unknown"),
-            "git commit": made.get("git_commit", "unknown"),
-            "training": f"seconds {made.get('seconds', 'unknown')} on {made.get('machine', 'unknown')}",
-            "folder": model,
-            "size on disk": f"{size / 2**20:.1f} MiB",
-        }
-    )
+    size = sum(path.stat().st_size for path in model_folder(model).rglob("*") if path.is_file())
+    hashes = {"hash": loaded.hash, "folder": model, "size on disk": f"{size / 2**20:.1f} MiB"}
+    show_pairs(described(loaded) | hashes)
 
 
 def _writer(modality: "Modality", out: Path | None) -> Any:

@@ -239,7 +239,9 @@ class Prompt(Condition):
         """Of `prompts`, in which "(words:1.5)" emphasises, or of `captions`, read literally and cut, as in training."""
         captions = request.options.get("captions")
         asked = request.options.get("prompts", [""] * request.count) if captions is None else captions
-        if isinstance(asked, str) or len(asked) != request.count:
+        if isinstance(asked, str):
+            asked = [asked] * request.count
+        if len(asked) != request.count:
             raise LatentiaError(f"there are {len(asked)} prompts for {request.count} items")
         negative = self._words().to_ids([request.options.get("negative_prompt", "")])
         against = {name: value.expand(request.count, -1) for name, value in negative.items()}

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
-from PIL import Image
 from torch import Tensor, nn
 
 from latentia.errors import LatentiaError
@@ -85,8 +84,5 @@ class LatentiaPipeline(DiffusionPipeline):  # type: ignore[misc]
             latents=latents,
             progress=not getattr(self, "_progress_bar_config", {}).get("disable", False),
         )
-        gray = pictures.shape[-1] == 1
-        images: Any = pictures.astype("float32") / 255
-        if output_type == "pil":
-            images = [Image.fromarray(picture[..., 0] if gray else picture) for picture in pictures]
+        images: Any = model.codec.to_pil(pictures) if output_type == "pil" else pictures.astype("float32") / 255
         return ImagePipelineOutput(images=images) if return_dict else (images,)

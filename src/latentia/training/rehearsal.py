@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from latentia.config import Loop
+from latentia.description import weights_of
 from latentia.errors import LatentiaError, Stopped, first_line, is_out_of_memory
 from latentia.files import in_bytes
 from latentia.items import ItemSet
@@ -176,10 +176,6 @@ def first_rows(items: ItemSet, count: int) -> ItemSet:
         captions=None if items.captions is None else items.captions[:count],
         values={name: value[:count] for name, value in items.values.items()},
     )
-
-
-def weights_of(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def in_words(seconds: float) -> str:

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -37,6 +38,9 @@ class PictureCodec(Codec):
 
     def to_items(self, x: Tensor) -> NDArray[np.uint8]:
         return to_uint8(x)
+
+    def to_pil(self, items: NDArray[np.uint8]) -> list[Any]:
+        return [Image.fromarray(one[..., 0] if one.shape[-1] == 1 else one) for one in items]
 
     def drawn_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width: a network over a grid draws any."""
