@@ -2,9 +2,11 @@
 
     python benchmarks/switches.py RESULTS [--recipe demo] [--set data.name=…] [--seeds 0 1 2] [--seconds 60 120]
 
-Each line of the table is the recipe with one change. A probe of some updates first tells what a change costs an update;
-then both stages get `--seconds` each, as many updates as fit, and every line the same. A switch of the first stage
-trains both stages, one of the denoiser only the second, on the unchanged first stage of that seed. `--count` pictures
+Each line of the table is the recipe with one change. Both stages of the unchanged recipe get `--seconds` each, as many
+updates as fit. What a change costs an update is measured by some updates with it and without it, one after the other;
+the stage that it changes then makes as many updates as take the same time, the other stage as many as without it. A
+switch of the first stage trains both stages, one of the denoiser only the second, on the unchanged first stage of that
+seed. `--count` pictures
 are drawn and scored: by the accuracy on real test pictures of a classifier that learns from them, over that of one that
 learns from as many real ones (CAS), and by the Fréchet distance in the features of a classifier of real pictures, for
 pictures in colour in those of EfficientNet-Lite0. A switch that the recipe has already is left out. The figures are
@@ -38,6 +40,7 @@ from latentia.training import load_recipe, train
 from latentia.training.log import read_log
 
 UNCHANGED, PROBE = "unchanged", 60  # updates
+STAGES = ("first_stage", "denoiser")
 FIRST_STAGE = {
     "the encoder's own deviation": ["first_stage.posterior_std=null"],
     "deviation 0.25": ["first_stage.posterior_std=0.25"],
@@ -97,29 +100,38 @@ def silent(_: str) -> None:
     """Trainings of a benchmark say nothing but their progress."""
 
 
-def seconds_of(run: Path, stage: str, updates: int) -> float:
+def pace(run: Path, stage: str) -> float:
     """Seconds an update, without the first third, in which memory is found and kernels are chosen."""
     rows = read_log(run / stage / "log.csv")
     first = rows[len(rows) // 3]
-    return (rows[-1]["seconds"] - first["seconds"]) / (updates - first["step"])
+    return (rows[-1]["seconds"] - first["seconds"]) / (rows[-1]["step"] - first["step"])
 
 
-def timed_steps(recipe: str, changes: list[str], seconds: tuple[float, float], folder: Path) -> dict[str, int]:
-    """Updates of each stage that fit into the seconds, from a probe."""
+def paces(recipe: str, changes: list[str], folder: Path) -> dict[str, float]:
+    """Seconds an update of each stage, from a training of few."""
     probe = [f"{part}training.{name}" for part in ("", "first_stage.") for name in (f"steps={PROBE}", "log_every=5")]
-    run = train(load_recipe(recipe, [*changes, *probe, "validation.share=0"]), folder / "probe", say=silent).parent
-    return {
-        stage: max(1, round(limit / seconds_of(run, stage, PROBE)))
-        for stage, limit in zip(("first_stage", "denoiser"), seconds, strict=True)
-    }
-
-
-def trained(arguments: argparse.Namespace, name: str, seed: int, folder: Path) -> tuple[Path, dict[str, int]]:
-    """The model of the recipe with that change, and its updates; the unchanged one of a seed stays for the others."""
-    unchanged = folder / f"{UNCHANGED}-{seed}"
-    changes = [*arguments.set, f"seed={seed}", *SWITCHES.get(name, [])]
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        steps = timed_steps(arguments.recipe, changes, tuple(arguments.seconds), Path(scratch))
+        own = load_recipe(recipe, [*changes, *probe, "validation.share=0"])
+        run = train(own, Path(scratch) / "run", say=silent).parent
+        return {stage: pace(run, stage) for stage in STAGES}
+
+
+def trained(
+    arguments: argparse.Namespace, name: str, seed: int, folder: Path, base: dict[str, int]
+) -> tuple[Path, dict[str, int]]:
+    """The model of the recipe with that change, and its updates, `base` being those without it; the unchanged model of
+    a seed stays for the others."""
+    unchanged, plain = folder / f"{UNCHANGED}-{seed}", [*arguments.set, f"seed={seed}"]
+    changes = [*plain, *SWITCHES.get(name, [])]
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        own = paces(arguments.recipe, changes, folder)
+        if name == UNCHANGED:
+            steps = {
+                stage: max(1, round(limit / own[stage])) for stage, limit in zip(STAGES, arguments.seconds, strict=True)
+            }
+        else:
+            changed, without = STAGES[name not in FIRST_STAGE], paces(arguments.recipe, plain, folder)
+            steps = base | {changed: max(1, round(base[changed] * without[changed] / own[changed]))}
         lengths = [f"training.steps={steps['denoiser']}", f"first_stage.training.steps={steps['first_stage']}"]
         recipe = load_recipe(arguments.recipe, [*changes, *lengths, "validation.share=0"])
         stage = None if name == UNCHANGED or name in FIRST_STAGE else unchanged / "model" / "first_stage"
@@ -130,15 +142,17 @@ def trained(arguments: argparse.Namespace, name: str, seed: int, folder: Path) -
     return model, steps
 
 
-def measured(arguments: argparse.Namespace, judge: Judge, name: str, seed: int, folder: Path) -> dict[str, Any]:
-    """One line of the results."""
+def measured(
+    arguments: argparse.Namespace, judge: Judge, name: str, seed: int, folder: Path, base: dict[str, int]
+) -> dict[str, Any]:
+    """One line of the results; `base` are the updates of the unchanged recipe."""
     started = time.perf_counter()
     if name in SAMPLING:
         sampling = {"guidance_kind": "classifier_free"} | ({"guidance_scale": 1.0} if name == "no guidance" else {})
         model, steps = folder / f"{UNCHANGED}-{seed}" / "model", {}
         scores = judge(model, **sampling)
     else:
-        model, steps = trained(arguments, name, seed, folder)
+        model, steps = trained(arguments, name, seed, folder, base)
         scores = judge(model)
     if model == folder / "model":
         model.rename(folder / f"{name}-{seed}".replace(" ", "-"))
@@ -194,7 +208,8 @@ def main() -> None:
     for seed in arguments.seeds:
         for name in [UNCHANGED, *changing(arguments, arguments.only or list(SWITCHES))]:
             if (name, seed) not in done:
-                rows.append(measured(arguments, judge, name, seed, folder))
+                base = next((row["steps"] for row in rows if (row["switch"], row["seed"]) == (UNCHANGED, seed)), {})
+                rows.append(measured(arguments, judge, name, seed, folder, base))
                 with arguments.results.open("a") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
                 print(rows[-1], file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """A set of training items with labels and class names, whatever the items are."""
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -75,6 +76,20 @@ def class_order(name: str) -> tuple[bool, int, str]:
     """Numbers by value and before words, which go by the alphabet."""
     number = name.isascii() and name.removeprefix("-").isdigit() and len(name) < 19
     return not number, int(name) if number else 0, name
+
+
+def rows_to_show(labels: NDArray[np.int64] | None, total: int, count: int) -> NDArray[np.int64]:
+    """Numbers of at most `count` of `total` items to look at: classes in turn, and evenly spread in each of them."""
+    kinds = [np.arange(total)] if labels is None else [np.flatnonzero(labels == kind) for kind in np.unique(labels)]
+    kinds = [kinds[i] for i in evenly(len(kinds), count)]
+    share = math.ceil(count / len(kinds))
+    chosen = [rows[evenly(len(rows), share)] for rows in kinds]
+    return np.array([rows[i] for i in range(share) for rows in chosen if i < len(rows)][:count])
+
+
+def evenly(total: int, count: int) -> NDArray[np.int64]:
+    """At most `count` of the numbers 0 … total − 1, evenly spread, first and last among them where there are two."""
+    return np.linspace(0, total - 1, min(total, count)).round().astype(np.int64)
 
 
 View = Callable[[NDArray[np.int64]], Tensor]

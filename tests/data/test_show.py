@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from latentia.errors import LatentiaError
+from latentia.items import rows_to_show
 from latentia.modalities.image.grids import picture_grid, rows_by_class, save_gif, save_png
 
 
@@ -23,6 +26,22 @@ def pictures(count, channels):
 def test_each_class_has_a_row(labels: list[int], order: list[int], columns: int | None) -> None:
     got = rows_by_class(np.array(labels))
     assert (got[0].tolist(), got[1]) == (order, columns)
+
+
+@given(labels=st.lists(st.integers(0, 6), min_size=1, max_size=50), count=st.integers(1, 60))
+def test_a_look_is_at_all_classes_alike(labels: list[int], count: int) -> None:
+    kinds = np.array(labels)
+    rows = rows_to_show(kinds, len(labels), count)
+    assert len(set(rows.tolist())) == len(rows) <= count
+    numbers = dict(zip(*np.unique(kinds[rows], return_counts=True), strict=True))
+    assert len(numbers) == min(count, len(set(labels)))
+    most = max(numbers.values())
+    assert all(number >= min(most - 1, (kinds == kind).sum()) for kind, number in numbers.items())
+
+
+def test_a_look_at_what_has_no_classes_goes_from_end_to_end() -> None:
+    assert rows_to_show(None, 100, 3).tolist() == [0, 50, 99]
+    assert rows_to_show(None, 2, 3).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])

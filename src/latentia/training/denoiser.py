@@ -102,6 +102,7 @@ def train_denoiser(
     accelerator: Accelerator,
     *,
     run: Path | None = None,
+    until: int | None = None,
     keep: Callable[[LatentModel, int], None] = lambda model, step: None,
     say: Say = print,
     note: Say = silent,
@@ -109,8 +110,8 @@ def train_denoiser(
     """Trains, or continues, the recipe's denoiser on cached latents and returns the model with averaged weights.
 
     Writes log, checkpoint and previews into `folder`; what conditions must keep, such as a tokenizer, lies in the
-    folder `run`, or its parent. A batch holds latents of one shape. `keep(model, step)` is called after each checkpoint
-    but the last.
+    folder `run`, or its parent. A batch holds latents of one shape. With `until` it ends after so many updates, and
+    another call goes on. `keep(model, step)` is called after each checkpoint but the last.
     `note` gets what a person should know of training these conditions on these items.
 
     Raises LatentiaError where sizes do not fit or the loss breaks, and Stopped on Ctrl-C.
@@ -145,13 +146,13 @@ def train_denoiser(
         if step < loop.steps:
             keep(averaged(step), step)
 
-    saves = Checkpoint(checkpoint, {"denoiser": trainee}, identity(recipe, items))
+    state = Checkpoint(checkpoint, {"denoiser": trainee}, identity(recipe, items))
+    how: dict[str, Any] = {"folder": folder, "loop": loop, "looks": looks, "saved": saved, "until": until}
     try:
-        step = snapshot.before(update) if snapshot else update
-        run_loop(accelerator, saves, step, title="denoiser", folder=folder, loop=loop, looks=looks, saved=saved)
+        run_loop(accelerator, state, snapshot.before(update) if snapshot else update, title="denoiser", **how)
     finally:
         on_device.close()
-    return averaged(loop.steps)
+    return averaged(loop.steps if until is None else until)
 
 
 class Snapshot:

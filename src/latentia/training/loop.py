@@ -42,8 +42,11 @@ def run_loop(
     loop: Loop,
     looks: Sequence[Look],
     saved: Callable[[int], None] = lambda step: None,
+    until: int | None = None,
 ) -> None:
     """Runs `update(step)` from the checkpoint's step to `loop.steps`; at the intervals of `loop` it logs and saves.
+
+    With `until` it ends there, with a checkpoint from which another call goes on.
 
     `looks`, and `saved(step)` after each checkpoint, are called in every process, since a sharded network needs them
     all; the main one writes.
@@ -55,9 +58,8 @@ def run_loop(
     """
     main = accelerator.is_main_process
     steps, first = loop.steps, checkpoint.restore()
-    log = Log(folder, first) if main else None
-    pending: list[dict[str, Tensor]] = []
-    started, watch = time.perf_counter() - (log.seconds if log is not None else 0), Watch()
+    last = steps if until is None else min(until, steps)
+    record = Record(title, checkpoint, Log(folder, first) if main else None)
     bar = progress(shown=main, total=steps, initial=first, desc=title, unit="step")
 
     def save(done: int) -> None:
@@ -65,39 +67,55 @@ def run_loop(
         saved(done)
 
     with bar, _stop_requests() as requested:
-        for step in range(first, steps):
-            pending.append(update(step))
+        for step in range(first, last):
+            record.pending.append(update(step))
             done = step + 1
             for trainee in checkpoint.trainees.values():
                 if trainee.ema is not None:
                     trainee.ema.update(done)
             bar.update()
             stop = _any_process(accelerator, bool(requested), done)
-            saves = stop or done == steps or done % loop.checkpoint_every == 0
+            saves = stop or done == last or done % loop.checkpoint_every == 0
             if saves or done % loop.log_every == 0:
-                means = _means(pending)
-                if fault := watch.fault(means):
-                    raise LatentiaError(f"{title}: {fault} by step {done}; {_way_on(checkpoint)}")
-                pending = []
-                bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()}, refresh=False)
-                if log is not None:
-                    log.write(done, {**means, "seconds": round(time.perf_counter() - started, 2)})
+                bar.set_postfix(record.write(done), refresh=False)
             if saves:
                 save(done)
             for look in looks:
                 if done == steps or done % look.every == 0:
                     look.call(done)
             # A request may also come while a checkpoint is written or a preview drawn; 0 makes the processes compare.
-            if stop or _any_process(accelerator, bool(requested), 0 if done == steps else done):
-                if not stop and done < steps:
+            if stop or _any_process(accelerator, bool(requested), 0 if done == last else done):
+                if not saves:
                     save(done)
-                raise Stopped(
-                    f"stopped after step {done} of {steps}; continue with --resume",
-                    requested[0] if requested else signal.SIGINT,
-                )
-    if log is not None:
+                words = f"stopped after step {done} of {steps}; continue with --resume"
+                raise Stopped(words, requested[0] if requested else signal.SIGINT)
+    if main and last == steps:
         checkpoint.prune()
-        log.close()
+    record.close()
+
+
+class Record:
+    """What updates return, as means in the log of the main process; raises LatentiaError where training diverges."""
+
+    def __init__(self, title: str, checkpoint: Checkpoint, log: Log | None) -> None:
+        self.title, self.checkpoint, self.log = title, checkpoint, log
+        self.pending: list[dict[str, Tensor]] = []
+        self.watch = Watch()
+        self.started = time.perf_counter() - (0 if log is None else log.seconds)
+
+    def write(self, done: int) -> dict[str, str]:
+        """Writes a row of the means since the last one, and returns them for the eye."""
+        means = _means(self.pending)
+        if fault := self.watch.fault(means):
+            raise LatentiaError(f"{self.title}: {fault} by step {done}; {_way_on(self.checkpoint)}")
+        self.pending = []
+        if self.log is not None:
+            self.log.write(done, {**means, "seconds": round(time.perf_counter() - self.started, 2)})
+        return {name: f"{value:.4g}" for name, value in means.items()}
+
+    def close(self) -> None:
+        if self.log is not None:
+            self.log.close()
 
 
 def _means(pending: list[dict[str, Tensor]]) -> dict[str, float]:

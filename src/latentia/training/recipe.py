@@ -34,7 +34,7 @@ from latentia.errors import LatentiaError, first_line
 from latentia.modalities.registry import first_stages, modalities, modality_of_stage
 from latentia.model import model_folder
 
-FREE_SECTIONS = ("name", "description", "sampling", "compute")
+FREE_SECTIONS = ("name", "description", "minutes", "sampling", "compute")
 FREE_FIELDS = ("log_every", "checkpoint_every", "preview_every", "keep", "learning_rate", "every")
 STEPS = "training.steps"  # may become more, or fewer, than a run began with
 PRESET = f"a size that fills what is not given: {', '.join(PRESETS)}"
@@ -99,6 +99,9 @@ class Recipe(Section):
     name: str = Field("run", description="name of the run")
     description: str = Field("", description="what the recipe is for")
     seed: int = Field(0, ge=0, description="seed of everything random")
+    minutes: float | None = Field(
+        None, gt=0, description="time that the run may take: the denoiser makes as many updates as fit; null: any"
+    )
     data: Any = Field(None, description="the examples")
     first_stage: Any = Field(description="the autoencoder")
     process: Any = Field(description="the diffusion process")

@@ -19,6 +19,7 @@ from latentia.latents.cache import cached_latents
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.registry import first_stages, modality_of_stage, upgraded_index
 from latentia.model import DTYPES, INDEX_NAME, MODEL_NAME, TRAINING_NAME, LatentModel
+from latentia.training.budget import Budget
 from latentia.training.checkpoint import require_own, step_of
 from latentia.training.denoiser import train_denoiser
 from latentia.training.engine import build_accelerator
@@ -55,7 +56,8 @@ def train(
     Raises LatentiaError for what the user can mend, and Stopped on Ctrl-C.
     """
     out, commit = Path(out), git_commit()  # of the code that runs, whatever is committed meanwhile
-    recipe = _recipe_of(out, recipe, resume, say)
+    recipe, finished = _recipe_of(out, recipe, resume, say)
+    budget = None if recipe.minutes is None or finished else Budget(recipe.minutes, out)
     require_own(out / "denoiser" / "checkpoint.safetensors")
     accelerator = build_accelerator(recipe.compute)
     main, new = accelerator.is_main_process, not out.exists()
@@ -73,10 +75,17 @@ def train(
             stage = stage.to(accelerator.device).eval().requires_grad_(False)
             with accelerator.main_process_first():
                 latents = cached_latents(stage, learned, out / "latents", device=accelerator.device, progress=main)
-            keep = partial(_keep_model, recipe, items, accelerator, out, commit)
-            how: dict[str, Any] = {"run": out, "keep": keep, "say": inform}
-            model = train_denoiser(recipe, stage, latents, learned, out / "denoiser", accelerator, **how)
-            keep(model, recipe.training.steps)
+            keep = partial(_keep_model, items, accelerator, out, commit)
+
+            def part(recipe: Recipe, until: int | None = None) -> LatentModel:
+                how: dict[str, Any] = {"run": out, "until": until, "keep": partial(keep, recipe), "say": inform}
+                if main:
+                    write_text(out / RECIPE_NAME, dump_recipe(recipe))
+                return train_denoiser(recipe, stage, latents, learned, out / "denoiser", accelerator, **how)
+
+            if budget is not None:
+                recipe = budget.fitted(recipe, accelerator, part)
+            keep(recipe, part(recipe), recipe.training.steps)
             _finish(accelerator, out, inform)
         except KeyboardInterrupt:  # between the loops, which know at which step they stop
             raise Stopped("stopped; continue with --resume") from None
@@ -135,11 +144,11 @@ def _train_stage(
 
 
 def _keep_model(
-    recipe: Recipe,
     items: ItemSet,
     accelerator: Accelerator,
     out: Path,
     commit: str | None,
+    recipe: Recipe,
     model: LatentModel,
     step: int,
 ) -> None:
@@ -159,13 +168,14 @@ def _finish(accelerator: Accelerator, out: Path, say: Say) -> None:
     accelerator.end_training()
 
 
-def _recipe_of(out: Path, recipe: Recipe | None, resume: bool, say: Say) -> Recipe:
-    """What to train in `out`; nothing is written where a run there is not to be resumed, or not with this recipe."""
+def _recipe_of(out: Path, recipe: Recipe | None, resume: bool, say: Say) -> tuple[Recipe, bool]:
+    """What to train in `out`, and whether that is done; nothing is written where a run there is not to be resumed, or
+    not with this recipe."""
     path = out / RECIPE_NAME
     if not path.exists():
         if recipe is None:
             raise LatentiaError(f"{path} does not exist: there is no run to resume, name a recipe")
-        return sized_as_begun(recipe)
+        return sized_as_begun(recipe), False
     if not resume:
         raise LatentiaError(f"{out} already holds a run; add --resume to continue it, or choose another folder")
     begun = load_recipe(str(path))
@@ -179,7 +189,8 @@ def _recipe_of(out: Path, recipe: Recipe | None, resume: bool, say: Say) -> Reci
         raise LatentiaError(
             f"training.steps is {recipe.training.steps}, but the run has made {done} updates: choose {done} or more"
         )
-    finished = _updates_of(out / MODEL_NAME, done) == steps == recipe.training.steps
+    same = steps == recipe.training.steps and begun.minutes == recipe.minutes
+    finished = same and _updates_of(out / MODEL_NAME, done) == steps
     ended = {"first_stage.training.learning_rate": (out / FINISHED).exists(), "training.learning_rate": finished}
     for name, is_over in ended.items():
         before, after = begun.fields().get(name), recipe.fields().get(name)
@@ -189,7 +200,7 @@ def _recipe_of(out: Path, recipe: Recipe | None, resume: bool, say: Say) -> Reci
             say(f"{name} is {after} from here on, instead of {before}")
     if finished:
         say(f"the run is finished after {begun.training.steps} steps; --set training.steps=N trains on")
-    return recipe
+    return recipe, finished
 
 
 def _updates_of(folder: Path, unknown: int) -> int | None:

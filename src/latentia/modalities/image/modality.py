@@ -11,13 +11,13 @@ from pydantic import Field
 
 from latentia.config import config, located
 from latentia.errors import LatentiaError
-from latentia.items import ItemSet, joined
+from latentia.items import ItemSet, joined, rows_to_show
 from latentia.language.tokenizer import OnLong
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.base import Evaluation, Modality, Say, Summary, Writer, summary
 from latentia.modalities.image import grids
 from latentia.modalities.image.first_stage import STAGES
-from latentia.modalities.image.grids import picture_grid, save_png, scale_of
+from latentia.modalities.image.grids import picture_grid, rows_by_class, save_png, scale_of
 from latentia.modalities.image.items import PictureCodec, mirrored, picture_items, with_clusters
 from latentia.modalities.image.pictures import MAX_SIDE, levels_of, parse_size
 from latentia.modalities.image.readers.builtin import BUILT_IN, load_framed, load_pictures
@@ -25,6 +25,8 @@ from latentia.modalities.image.readers.cifar import fetch_cifar10
 from latentia.modalities.image.readers.idx import fetch_fashion_mnist
 from latentia.modalities.image.readers.image_cache import read_one
 from latentia.modalities.image.repair_task import RepairTask, with_damage
+
+SHOWN = 64  # pictures of a look at a data set
 
 
 @config
@@ -200,11 +202,16 @@ class Pictures(Modality):
         return 2 if name in BUILT_IN else 1
 
     def show(self, name: str, split: Any, how: Mapping[str, Any]) -> Summary:
-        """`out` gets a grid of the first 64 pictures."""
+        """`out` gets a grid of pictures of all classes."""
         pictures = load_pictures(name, split, how["size"], how["on_corrupt"], how["root"])
         side, out = pictures.size, how["out"]
         if out:
-            save_png(picture_grid(pictures.images[:64], scale=scale_of(side)), out)
+            same = SHOWN - SHOWN % max(1, len(pictures.class_names))  # as many of each class
+            rows = rows_to_show(pictures.labels, len(pictures), same or SHOWN)
+            order, columns = rows_by_class(
+                np.zeros(len(rows), np.int64) if pictures.labels is None else pictures.labels[rows]
+            )
+            save_png(picture_grid(pictures.images[rows[order]], columns, scale_of(side)), out)
         what = f"{len(pictures)} pictures of {side}×{side}×{pictures.channels}"
         return summary(pictures, what, [f"wrote {out}"] if out else [])
 

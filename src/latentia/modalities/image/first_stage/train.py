@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from latentia.config import part_of
 from latentia.errors import LatentiaError
-from latentia.items import ItemSet
+from latentia.items import ItemSet, rows_to_show
 from latentia.latents.first_stage import FirstStage
 from latentia.modalities.image.first_stage import STAGES
 from latentia.modalities.image.first_stage.changes import change_of
@@ -29,6 +29,7 @@ from latentia.training.first_stage import new_stage, train_first_stage
 from latentia.training.recipe import Recipe
 from latentia.training.speed import Say
 
+SHOWN = 16  # pictures of a preview
 RECONSTRUCTION = {"l1": F.l1_loss, "l2": F.mse_loss}  # mean absolute, or squared, difference over all elements
 
 
@@ -111,11 +112,13 @@ def train_picture_stage(
     critic = None if settings.discriminator is None else Critic(recipe, pictures, accelerator, say)
     loss = PictureLoss(settings, stage, perceptual, critic, mirrored=recipe.data.flips, seed=recipe.seed)
 
+    shown = rows_to_show(pictures.labels, len(pictures), SHOWN)
+
     def preview(trained: FirstStage, stem: Path) -> None:
-        x = pictures.tensor(slice(16)).to(accelerator.device)
+        x = pictures.tensor(shown).to(accelerator.device)
         y = trained.decode(trained.encode(x))
         if accelerator.is_main_process:
-            picture_grid(to_uint8(torch.cat([x, y])), columns=16).save(stem.with_suffix(".png"))
+            picture_grid(to_uint8(torch.cat([x, y])), columns=len(shown)).save(stem.with_suffix(".png"))
 
     extra: dict[str, Any] = {"preview": preview, "say": say}
     if critic is not None:
