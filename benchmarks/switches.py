@@ -18,6 +18,7 @@ on where it was stopped.
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -155,7 +156,9 @@ def measured(
         model, steps = trained(arguments, name, seed, folder, base)
         scores = judge(model)
     if model == folder / "model":
-        model.rename(folder / f"{name}-{seed}".replace(" ", "-"))
+        kept = folder / f"{name}-{seed}".replace(" ", "-")
+        shutil.rmtree(kept, ignore_errors=True)  # of a benchmark that was stopped
+        model.rename(kept)
     return {"switch": name, "seed": seed, "steps": steps, **scores, "seconds": time.perf_counter() - started}
 
 

@@ -166,12 +166,22 @@ def recipe_show(
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="Folder of the run; the model is left in its subfolder model/.")],
-    recipe: Annotated[
+    what: Annotated[
         str | None,
         typer.Argument(
-            help="A bundled recipe (see `latentia recipe list`) or a YAML file; with --resume that of the run, if none "
-            "is named.",
+            metavar="DATA|RECIPE",
+            help="A data set, for which settings are chosen: a folder, a file, or the name of one. Or a bundled recipe "
+            "(see `latentia recipe list`) or a YAML file. With --resume nothing: the run has its recipe.",
+            show_default=False,
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time that the training may take; more or less of it with --resume.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the run; the model is left in its subfolder model/. Without it runs/ and the name.",
             show_default=False,
         ),
     ] = None,
@@ -188,16 +198,16 @@ def train(
         str | None, typer.Option(help="Start from this model folder: its first stage, its denoiser's weights.")
     ] = None,
 ) -> None:
-    """Train both stages of a recipe and leave a model folder, logs, previews and a loss plot."""
-    from latentia.training import RECIPE_NAME, load_recipe
+    """Train both stages on a data set, or by a recipe, and leave a model folder, logs, previews and a loss plot."""
+    from latentia.cli.plan import chosen_recipe, default_out
     from latentia.training import train as run
 
     short = [f"task.kind={task}"] if task else []
     short += [f"init={init}"] if init else []
-    name = recipe or str(out / RECIPE_NAME)
-    if recipe is None and not (resume and Path(name).is_file()):
-        raise LatentiaError(f"RECIPE is missing, and --resume finds none in {out}: see latentia recipe list")
-    run(load_recipe(name, [*(overrides or []), *short]), out, resume=resume, first_stage=first_stage, say=inform)
+    folder = out or default_out(what)
+    recipe = chosen_recipe(what, minutes, folder, resume, [*(overrides or []), *short])
+    if recipe is not None:
+        run(recipe, folder, resume=resume, first_stage=first_stage, say=inform)
 
 
 def warn_of_no_guidance(model: "LatentModel", guidance: float | None, given: dict[str, object]) -> None:

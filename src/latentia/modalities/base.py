@@ -52,6 +52,14 @@ class Evaluation:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Proposal(NamedTuple):
+    """A recipe as a tree, in lines what its data set holds, and in words what was chosen."""
+
+    tree: dict[str, Any]
+    found: Sequence[str]
+    choice: str
+
+
 class Summary(NamedTuple):
     """A data set in words: names and values of what is known of it, and lines that follow."""
 
@@ -216,6 +224,13 @@ class Modality:
     def claims(self, name: str) -> int:
         """How surely a data set of that name has such items: 2 surely, 1 unless another modality is sure, 0 not."""
         return 0
+
+    def plan(self, name: str, root: str | None, minutes: float, device: str) -> Proposal:
+        """Settings for a data set and so many minutes of training on the device.
+
+        The denoiser's updates are a guess, which the run corrects. Raises LatentiaError where the set cannot be read.
+        """
+        raise LatentiaError(f"there is no plan for {self.plural} yet: name a recipe")
 
     def show(self, name: str, split: str, how: Mapping[str, Any]) -> Summary:
         """What a data set holds. `how`: root, on_corrupt, size (None for the set's own) and out (a file, or None)."""

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 
@@ -243,11 +244,16 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise LatentiaError(
             f"{name} is neither a recipe file nor one of the bundled recipes: {', '.join(bundled_recipes())}"
         )
+    return read_recipe(path, str(path), overrides)
+
+
+def read_recipe(source: Path | StringIO, path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """`load_recipe` of YAML in a file or in memory, called `path` in errors."""
     for override in overrides:
         if "=" not in override:
             raise LatentiaError(f"--set {override}: expected field=value, such as denoiser.depth=8")
     try:
-        tree = OmegaConf.load(path)
+        tree = OmegaConf.load(source)
         for override in overrides:
             apply(tree, override)
         if foreign := next(environment(OmegaConf.to_container(tree, resolve=False)), None):

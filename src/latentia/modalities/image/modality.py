@@ -14,13 +14,13 @@ from latentia.errors import LatentiaError
 from latentia.items import ItemSet, joined, rows_to_show
 from latentia.language.tokenizer import OnLong
 from latentia.latents.first_stage import FirstStage
-from latentia.modalities.base import Evaluation, Modality, Say, Summary, Writer, summary
+from latentia.modalities.base import Evaluation, Modality, Proposal, Say, Summary, Writer, summary
 from latentia.modalities.image import grids
 from latentia.modalities.image.first_stage import STAGES
 from latentia.modalities.image.grids import picture_grid, rows_by_class, save_png, scale_of
 from latentia.modalities.image.items import PictureCodec, mirrored, picture_items, with_clusters
 from latentia.modalities.image.pictures import MAX_SIDE, levels_of, parse_size
-from latentia.modalities.image.readers.builtin import BUILT_IN, load_framed, load_pictures
+from latentia.modalities.image.readers.builtin import BUILT_IN, load_framed, load_pictures, survey_pictures
 from latentia.modalities.image.readers.cifar import fetch_cifar10
 from latentia.modalities.image.readers.idx import fetch_fashion_mnist
 from latentia.modalities.image.readers.image_cache import read_one
@@ -200,6 +200,11 @@ class Pictures(Modality):
 
     def claims(self, name: str) -> int:
         return 2 if name in BUILT_IN else 1
+
+    def plan(self, name: str, root: str | None, minutes: float, device: str) -> Proposal:
+        from latentia.modalities.image.plan import proposal
+
+        return proposal(survey_pictures(name, "train", root), name, root, minutes, device)
 
     def show(self, name: str, split: Any, how: Mapping[str, Any]) -> Summary:
         """`out` gets a grid of pictures of all classes."""

@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latentia.errors import LatentiaError
 from latentia.items import OnCorrupt, Split, check_choices
@@ -14,7 +16,7 @@ from latentia.modalities.image.readers.cifar import cifar10, read_cifar10
 from latentia.modalities.image.readers.folder import read_folder
 from latentia.modalities.image.readers.hub import read_hub, read_parquet
 from latentia.modalities.image.readers.idx import fashion_mnist, fetch_fashion_mnist, find_idx, read_idx_folder
-from latentia.modalities.image.readers.image_cache import Choice
+from latentia.modalities.image.readers.image_cache import Choice, Head
 from latentia.modalities.image.readers.shards import read_shards, shard_files
 from latentia.sources.folders import inside
 from latentia.sources.parquet import parquet_files
@@ -94,6 +96,34 @@ def load_pictures(
     if not isinstance(size, Frame):
         _ = pictures.size  # raises where they are no squares
     return pictures
+
+
+class Survey(NamedTuple):
+    """A look at one split of a set: `held` has its labels, captions and what was skipped, and pictures of one pixel."""
+
+    held: PictureSet
+    heads: Sequence[Head]
+
+    def sides(self) -> NDArray[np.int64]:
+        """The shorter side (N,) of each picture in pixels."""
+        return np.array([min(head.height, head.width) for head in self.heads], np.int64)
+
+
+def survey_pictures(name: str | Path, split: Split = "train", root: str | Path | None = None) -> Survey:
+    """Looks at the files of one split of a set without decoding them; name, root and errors are `load_pictures`'s.
+
+    Files that cannot be read are left out and listed.
+    """
+    check_choices(split, "skip")
+    heads: list[Head] = []
+    base = None if root is None else Path(root).expanduser()
+    held = _read(name, base, Choice(split, None, "skip", None, heads))
+    if not heads:  # a set of arrays
+        height, width = held.images.shape[1:3]
+        grey = held.channels == 1
+        heads = [Head(grey, False, height, width, "L" if grey else "RGB")] * len(held)
+        held = replace(held, images=np.zeros((len(held), 1, 1, held.channels), np.uint8))
+    return Survey(held, heads)
 
 
 def load_framed(

@@ -1,0 +1,50 @@
+"""From a set of data and some minutes to a recipe."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from latentia.errors import LatentiaError
+from latentia.modalities.registry import modalities
+from latentia.training.recipe import Recipe, bundled_recipes
+
+PROPOSED = (10.0, 60.0, 480.0)  # minutes
+FEWEST = 1.0  # minutes
+SURE = 2  # of `Modality.claims`
+
+
+class Plan(NamedTuple):
+    """A recipe for a set, what the set holds in lines, and what was chosen in one."""
+
+    recipe: Recipe
+    found: Sequence[str]
+    choice: str
+
+
+def is_recipe(name: str, minutes: float | None) -> bool:
+    """Whether a name is that of a recipe: a file, or one that comes along; with minutes data sets of that name are
+    meant instead."""
+    if name.endswith((".yaml", ".yml")):
+        return True
+    sure = max(modality.claims(name) for modality in modalities().values()) == SURE
+    return name in bundled_recipes() and not (sure and minutes is not None)
+
+
+def plan(source: str, minutes: float, root: str | Path | None = None) -> Plan:
+    """Chooses modality, sizes and settings for a set, so that training takes the minutes on this machine.
+
+    Raises LatentiaError where the set cannot be read, or the minutes are too few.
+    """
+    if not minutes >= FEWEST:
+        raise LatentiaError(f"--minutes {minutes:g}: expected {FEWEST:g} or more")
+    modality = max(modalities().values(), key=lambda known: known.claims(source))
+    device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+    try:
+        made = modality.plan(source, None if root is None else str(root), minutes, device)
+    except LatentiaError as error:
+        if Path(source).exists() or ":" in source:
+            raise
+        raise LatentiaError(f"{error}, nor a recipe: {', '.join(bundled_recipes())}, or a .yaml file") from None
+    return Plan(Recipe.model_validate(made.tree), made.found, made.choice)

@@ -1,0 +1,132 @@
+"""Settings for a data set and some minutes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
+
+from latentia.cli import app
+from latentia.errors import LatentiaError
+from latentia.modalities.image import plan as rule
+from latentia.modalities.image.readers.builtin import survey_pictures
+from latentia.model import load
+from latentia.training import Recipe, load_recipe
+from latentia.training.capacity import fastest_update, flops_of
+from latentia.training.plan import is_recipe, plan
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two classes in colour, of several sizes, and a file that is no picture."""
+    random = np.random.default_rng(0)
+    for number in range(40):
+        side = 20 + number % 3
+        path = tmp_path / "pictures" / ("cats", "dogs")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (side, side + 5, 3), np.uint8)).save(path)
+    (tmp_path / "pictures" / "cats" / "broken.png").write_bytes(b"no picture")
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that makes an update of a first stage in 10 ms and 10¹¹ operations a second."""
+    monkeypatch.setattr(rule, "fastest_update", lambda *inputs: 0.01)
+    monkeypatch.setattr(rule, "flops_a_second", lambda *inputs: 1e11)
+
+
+def test_a_survey_reads_heads_alone(pictures: Path) -> None:
+    survey = survey_pictures(str(pictures))
+    assert survey.held.images.shape[1:] == (1, 1, 3)
+    assert survey.held.class_names == ("cats", "dogs")
+    assert len(survey.heads) == len(survey.held.images) == len(survey.held.known_labels()) < 40
+    assert set(survey.sides().tolist()) <= {20, 21, 22}
+    assert survey.held.skipped[0].startswith("cats/broken.png: not a picture")
+    digits = survey_pictures("digits")
+    assert set(digits.sides().tolist()) == {8}
+    assert len(digits.held) == len(digits.heads)
+
+
+@given(sides=st.lists(st.integers(1, 3000), min_size=1), minutes=st.floats(1, 5000), accelerated=st.booleans())
+def test_pictures_are_not_enlarged_for_more_time(sides: list[int], minutes: float, accelerated: bool) -> None:
+    side = rule.side_for(np.array(sides), minutes, accelerated)
+    assert side in rule.SIDES
+    assert side <= max(np.median(sides), rule.SIDES[0])
+    assert side <= rule.side_for(np.array(sides), 2 * minutes, accelerated)
+    for grey in (True, False):
+        stage = rule.stage_for(side, grey)
+        assert side % stage.factor == 0
+        assert 4 <= side // stage.factor <= 16
+
+
+@pytest.mark.usefixtures("fast")
+def test_more_time_and_more_pictures_give_larger_networks() -> None:
+    stage = rule.stage_for(32, grey=False)
+    widths = [rule.size_for(stage, 32, 50_000, minutes, "cpu")[0].width for minutes in (1, 10, 60, 480, 5000)]
+    assert widths == sorted(widths)
+    assert widths[0] == rule.LADDER[0].width < widths[-1] == rule.LADDER[-1].width
+    assert rule.size_for(stage, 32, 100, 5000, "cpu")[0].width < widths[-1]
+
+
+def test_operations_are_counted() -> None:
+    import torch
+
+    layer, x = torch.nn.Linear(10, 20, bias=False), torch.randn(3, 10)
+    assert flops_of(layer, x) == 3 * (2 * 3 * 10 * 20)
+    assert fastest_update(layer, x) > 0
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_plan_says_what_is_there(pictures: Path) -> None:
+    made = plan(str(pictures), 30)
+    recipe = made.recipe
+    assert isinstance(recipe, Recipe)
+    assert (recipe.minutes, recipe.data.size, recipe.first_stage.latent_channels) == (30, 16, 8)
+    assert recipe.first_stage.perceptual is None
+    assert plan("digits", 30).recipe.first_stage.perceptual is not None
+    text = " ".join(made.found)
+    for words in ("pictures in colour of 3 sizes, sides from 20 to 27 pixels", "2 classes of", "1 files are left out"):
+        assert words in text
+    with pytest.raises(LatentiaError, match="expected 1 or more"):
+        plan(str(pictures), 0.5)
+    with pytest.raises(LatentiaError, match=r"nowhere is neither a path .* nor a recipe: cifar10, "):
+        plan("nowhere", 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "minutes", "recipe"),
+    [("demo", None, True), ("demo", 5, True), ("cifar10", None, True), ("cifar10", 60, False), ("own.yaml", 9, True)],
+)
+def test_a_name_with_minutes_is_a_data_set_where_there_is_one(name: str, minutes: float | None, recipe: bool) -> None:
+    assert is_recipe(name, minutes) == recipe
+
+
+@pytest.mark.usefixtures("fast")
+def test_without_minutes_plans_are_proposed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["train", "digits"], catch_exceptions=False)
+    assert result.exit_code == 0
+    for minutes in (10, 60, 480):
+        assert f"latentia train digits --minutes {minutes}\n" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_folder_becomes_a_model(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    goals = [4, 5, 6]
+    monkeypatch.setattr("latentia.training.budget.steps_that_fit", lambda rows, seconds: goals.pop(0))
+    short = [f"first_stage.training.{name}" for name in ("steps=3", "batch_size=4")]
+    short += ["training.steps=20", "training.log_every=1", "training.batch_size=4", "denoiser.width=16"]
+    command = ["train", str(pictures), "--minutes", "30", *(part for text in short for part in ("--set", text))]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    model = load(tmp_path / "runs" / "pictures")
+    assert model.class_names == ("cats", "dogs")
+    assert model.generate("dogs", count=2, steps=1).shape == (2, 16, 16, 3)
+    kept = load_recipe(str(tmp_path / "runs" / "pictures" / "recipe.yaml"))
+    assert (kept.minutes, kept.training.steps, kept.data.name) == (30, 5, str(pictures))
