@@ -13,6 +13,7 @@ from latentia.cli import app
 from latentia.errors import LatentiaError
 from latentia.modalities.image import plan as rule
 from latentia.modalities.image.readers.builtin import survey_pictures
+from latentia.modalities.registry import modalities
 from latentia.model import load
 from latentia.training import Recipe, load_recipe
 from latentia.training.capacity import fastest_update, flops_of
@@ -130,3 +131,26 @@ def test_a_folder_becomes_a_model(pictures: Path, tmp_path: Path, monkeypatch: p
     assert model.generate("dogs", count=2, steps=1).shape == (2, 16, 16, 3)
     kept = load_recipe(str(tmp_path / "runs" / "pictures" / "recipe.yaml"))
     assert (kept.minutes, kept.training.steps, kept.data.name) == (30, 5, str(pictures))
+
+
+def test_texts_are_planned_by_their_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentia.modalities.text.plan.fastest_update", lambda *inputs: 0.1)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("".join(f"The number {n} is one of many. " for n in range(300)))
+    sizes = []
+    for minutes in (10, 60):
+        made = plan(str(tmp_path / "notes"), minutes)
+        assert made.recipe.first_stage.kind == "TextAutoencoder"
+        assert made.recipe.first_stage.max_tokens == 16
+        sizes.append(made.recipe.denoiser.width)
+        total = made.recipe.first_stage.training.steps + made.recipe.training.steps
+        assert 0.8 * 60 * minutes < 0.1 * total < 60 * minutes
+    assert sizes[0] < sizes[1]
+    assert "texts of" in made.found[0]
+
+
+def test_captions_beside_pictures_make_no_set_of_texts(pictures: Path) -> None:
+    for picture in pictures.rglob("*.png"):
+        picture.with_suffix(".txt").write_text("a caption")
+    surest = max(modalities().values(), key=lambda known: known.claims(str(pictures)))
+    assert surest.name == "image"

@@ -222,7 +222,11 @@ class Modality:
         raise LatentiaError(f"--between is not for a model that makes {self.plural}")
 
     def claims(self, name: str) -> int:
-        """How surely a data set of that name has such items: 2 surely, 1 unless another modality is sure, 0 not."""
+        """How surely a data set of that name has such items: the surest modality reads it.
+
+        3: it holds files of such items, which may have others beside them, such as captions. 2: its name, or all that
+        it holds, says so. 1: unless another modality is sure. 0: not.
+        """
         return 0
 
     def plan(self, name: str, root: str | None, minutes: float, device: str) -> Proposal:

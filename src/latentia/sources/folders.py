@@ -8,6 +8,7 @@ from pathlib import Path
 from latentia.errors import LatentiaError
 from latentia.sources.lines import is_unicode
 
+LOOKED_AT = 10_000  # files
 TEST_NAMES = ("test", "val", "valid", "validation")
 
 
@@ -24,6 +25,19 @@ def split_folders(path: Path, suffixes: tuple[str, ...]) -> tuple[Path, Path | N
     if test is None and any(list_files(path / name, path, suffixes)[0] for name in folders - {"train"}):
         return path, None  # files in folders beside it make "train" a class, as in COCO
     return path / "train", test
+
+
+def holds(path: Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether a folder, or one below it, has a file with one of these suffixes among the first that are looked at."""
+    looked = 0
+    for _, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if any(name.lower().endswith(suffixes) and not name.startswith(".") for name in names):
+            return True
+        looked += len(names)
+        if looked > LOOKED_AT:
+            break
+    return False
 
 
 def list_files(base: Path, root: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, os.stat_result], list[str]]:

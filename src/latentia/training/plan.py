@@ -28,8 +28,9 @@ def is_recipe(name: str, minutes: float | None) -> bool:
     meant instead."""
     if name.endswith((".yaml", ".yml")):
         return True
-    sure = max(modality.claims(name) for modality in modalities().values()) == SURE
-    return name in bundled_recipes() and not (sure and minutes is not None)
+    if name not in bundled_recipes() or minutes is None:
+        return name in bundled_recipes()
+    return max(modality.claims(name) for modality in modalities().values()) < SURE
 
 
 def plan(source: str, minutes: float, root: str | Path | None = None) -> Plan:

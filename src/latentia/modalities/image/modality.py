@@ -22,9 +22,11 @@ from latentia.modalities.image.items import PictureCodec, mirrored, picture_item
 from latentia.modalities.image.pictures import MAX_SIDE, levels_of, parse_size
 from latentia.modalities.image.readers.builtin import BUILT_IN, load_framed, load_pictures, survey_pictures
 from latentia.modalities.image.readers.cifar import fetch_cifar10
+from latentia.modalities.image.readers.folder import SUFFIXES
 from latentia.modalities.image.readers.idx import fetch_fashion_mnist
 from latentia.modalities.image.readers.image_cache import read_one
 from latentia.modalities.image.repair_task import RepairTask, with_damage
+from latentia.sources.folders import holds
 
 SHOWN = 64  # pictures of a look at a data set
 
@@ -199,7 +201,7 @@ class Pictures(Modality):
         return parse_size(option, text)
 
     def claims(self, name: str) -> int:
-        return 2 if name in BUILT_IN else 1
+        return 3 if holds(Path(name).expanduser(), SUFFIXES) else 2 if name in BUILT_IN else 1
 
     def plan(self, name: str, root: str | None, minutes: float, device: str) -> Proposal:
         from latentia.modalities.image.plan import proposal

@@ -12,11 +12,14 @@ from latentia.files import write_text
 from latentia.items import ItemSet, OnCorrupt
 from latentia.language.tokenizer import TOKENIZER_NAME, OnLong, Tokenizer, adopt_tokenizer, train_tokenizer
 from latentia.latents.first_stage import FirstStage
-from latentia.modalities.base import Evaluation, Modality, Say, Summary, summary
+from latentia.modalities.base import Evaluation, Modality, Proposal, Say, Summary, summary
 from latentia.modalities.text.autoencoder import TextAutoencoder
 from latentia.modalities.text.codec import GAP, TextCodec, text_items, with_gaps
 from latentia.modalities.text.readers.corpora import load_texts
 from latentia.modalities.text.readers.wordnet import fetch_wordnet
+from latentia.sources.folders import holds
+
+ENDINGS = (".txt", ".jsonl")
 
 
 @config
@@ -108,7 +111,12 @@ class Texts(Modality):
         return interpolate(model, first, last, count)
 
     def claims(self, name: str) -> int:
-        return 2 if name == "wordnet" or name.endswith((".txt", ".jsonl")) else 0
+        return 2 if name == "wordnet" or name.endswith(ENDINGS) or holds(Path(name).expanduser(), ENDINGS) else 0
+
+    def plan(self, name: str, root: str | None, minutes: float, device: str) -> Proposal:
+        from latentia.modalities.text.plan import proposal
+
+        return proposal(load_texts(name, "train", "skip", root), name, root, minutes, device)
 
     def show(self, name: str, split: Any, how: Mapping[str, Any]) -> Summary:
         """The first ten texts follow."""
