@@ -67,10 +67,12 @@ def test_pictures_are_not_enlarged_for_more_time(sides: list[int], minutes: floa
 @pytest.mark.usefixtures("fast")
 def test_more_time_and_more_pictures_give_larger_networks() -> None:
     stage = rule.stage_for(32, grey=False)
-    widths = [rule.size_for(stage, 32, 50_000, minutes, "cpu")[0].width for minutes in (1, 10, 60, 480, 5000)]
-    assert widths == sorted(widths)
-    assert widths[0] == rule.LADDER[0].width < widths[-1] == rule.LADDER[-1].width
-    assert rule.size_for(stage, 32, 100, 5000, "cpu")[0].width < widths[-1]
+    for ladder in (rule.UNETS, rule.DITS):
+        chosen = [rule.size_for(ladder, stage, 32, 50_000, minutes, "cpu")[0] for minutes in (1, 10, 60, 480, 5000)]
+        places = [ladder.index(size) for size in chosen]
+        assert places == sorted(places)
+        assert (places[0], places[-1]) == (0, len(ladder) - 1)
+        assert rule.size_for(ladder, stage, 32, 100, 5000, "cpu")[0] != chosen[-1]
 
 
 def test_operations_are_counted() -> None:
@@ -149,8 +151,13 @@ def test_texts_are_planned_by_their_length(tmp_path: Path, monkeypatch: pytest.M
     assert "texts of" in made.found[0]
 
 
+@pytest.mark.usefixtures("fast")
 def test_captions_beside_pictures_make_no_set_of_texts(pictures: Path) -> None:
     for picture in pictures.rglob("*.png"):
         picture.with_suffix(".txt").write_text("a caption")
     surest = max(modalities().values(), key=lambda known: known.claims(str(pictures)))
     assert surest.name == "image"
+    (pictures / "cats" / "broken.png").unlink()
+    made = plan(str(pictures), 10)
+    assert (made.recipe.denoiser.kind, made.recipe.prompt is None) == ("DiT", False)
+    assert any("captions, such as 'a caption'" in line for line in made.found)

@@ -1,13 +1,14 @@
 """The rule by which settings for a set of pictures are chosen: docs/choosing.md explains it."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from latentia.denoiser.unet import UNet
+from latentia.denoiser.denoiser import CORES
 from latentia.modalities.base import Proposal
 from latentia.modalities.image.first_stage.kl import AutoencoderKL
 from latentia.modalities.image.readers.builtin import Survey
@@ -23,15 +24,27 @@ SPARE = 0.9  # of the time is training; the rest reads, encodes, draws previews
 
 
 class Size(NamedTuple):
-    """A UNet's width and blocks a level, and the learning rate that suits it."""
+    """A denoiser: its kind, its sizes, the learning rate that suits it, and for how many pictures on."""
 
-    width: int
-    blocks: int
+    kind: str
+    sizes: Mapping[str, Any]
     learning_rate: float
+    pictures: int = 0
 
 
-LADDER = (Size(32, 1, 3e-3), Size(48, 2, 2e-3), Size(64, 2, 2e-3), Size(96, 2, 1.5e-3), Size(128, 3, 1e-3))
-FEWEST_PICTURES = (0, 0, 1_000, 5_000, 20_000)  # for which a network of the ladder is not too large
+UNETS = (
+    Size("UNet", {"width": 32, "blocks": 1}, 3e-3),
+    Size("UNet", {"width": 48, "blocks": 2}, 2e-3),
+    Size("UNet", {"width": 64, "blocks": 2}, 2e-3, 1_000),
+    Size("UNet", {"width": 96, "blocks": 2}, 1.5e-3, 5_000),
+    Size("UNet", {"width": 128, "blocks": 3}, 1e-3, 20_000),
+)
+DITS = (  # read prompts
+    Size("DiT", {"width": 192, "depth": 6, "heads": 3}, 1.5e-3),
+    Size("DiT", {"width": 256, "depth": 8, "heads": 4}, 1e-3, 1_000),
+    Size("DiT", {"width": 384, "depth": 12, "heads": 6}, 7e-4, 20_000),
+)
+PROMPT = {"vocab_size": 4096, "max_tokens": 32, "depth": 2}
 MOST_FIRST = 40_000  # updates of a first stage, after which it hardly improves
 
 
@@ -60,23 +73,26 @@ def side_for(sides: Any, minutes: float, accelerated: bool) -> int:
     return max(fitting, default=SIDES[0])
 
 
-def network(size: Size, stage: Stage, side: int, device: str) -> tuple[UNet, torch.Tensor, torch.Tensor]:
-    """A UNet of that size with a batch of noise and times."""
+def network(size: Size, stage: Stage, side: int, device: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """A denoiser of that size with a batch of noise and times."""
     cells = side // stage.factor
     with torch.device(device):
-        net = UNet(in_channels=stage.latent_channels, grid=(cells, cells), width=size.width, blocks=size.blocks)
-        return net, torch.randn(BATCH, stage.latent_channels, cells, cells), torch.rand(BATCH) * 1000
+        made = CORES[size.kind](in_channels=stage.latent_channels, grid=(cells, cells), **size.sizes)
+        return made, torch.randn(BATCH, stage.latent_channels, cells, cells), torch.rand(BATCH) * 1000
 
 
-def size_for(stage: Stage, side: int, count: int, minutes: float, device: str) -> tuple[Size, float]:
-    """The largest UNet for so many pictures that makes enough updates in the time, and how many a second it makes."""
-    speed = flops_a_second(*network(LADDER[0], stage, side, device))
+def size_for(
+    ladder: Sequence[Size], stage: Stage, side: int, count: int, minutes: float, device: str
+) -> tuple[Size, float]:
+    """The largest denoiser for so many pictures that makes enough updates in the time, and how many a second."""
+    speed = flops_a_second(*network(ladder[0], stage, side, device))
     seconds = 60 * minutes * SPARE * (1 - FIRST_STAGE)
-    paces = {size: speed / flops_of(*network(size, stage, side, "meta")) for size in LADDER}
-    allowed = [size for size, fewest in zip(LADDER, FEWEST_PICTURES, strict=True) if count >= fewest]
-    fitting = [size for size in allowed if paces[size] * seconds >= FEWEST_UPDATES]
-    size = max(fitting, default=LADDER[0])
-    return size, paces[size]
+    chosen, pace = ladder[0], speed / flops_of(*network(ladder[0], stage, side, "meta"))
+    for size in ladder[1:]:
+        updates = speed / flops_of(*network(size, stage, side, "meta"))
+        if count >= size.pictures and updates * seconds >= FEWEST_UPDATES:
+            chosen, pace = size, updates
+    return chosen, pace
 
 
 class Reconstruction(nn.Module):
@@ -106,8 +122,8 @@ def proposal(survey: Survey, name: str, root: str | None, minutes: float, device
     """See `Modality.plan`."""
     held = survey.held
     side = side_for(survey.sides(), minutes, device != "cpu")
-    stage = stage_for(side, held.channels == 1)
-    size, pace = size_for(stage, side, len(held), minutes, device)
+    stage, ladder = stage_for(side, held.channels == 1), UNETS if held.captions is None else DITS
+    size, pace = size_for(ladder, stage, side, len(held), minutes, device)
     first = first_stage_for(stage, side, held.channels, minutes, device)
     if held.channels == 1 and held.num_classes > 1:
         first["perceptual"] = {"weight": 0.1}
@@ -120,7 +136,8 @@ def proposal(survey: Survey, name: str, root: str | None, minutes: float, device
         "data": {"name": name, "root": root, "size": side, "on_corrupt": "skip"},
         "first_stage": first,
         "process": {"kind": "RectifiedFlow"},
-        "denoiser": {"kind": "UNet", "width": size.width, "multipliers": [1, 2], "blocks": size.blocks},
+        "denoiser": {"kind": size.kind, **size.sizes},
+        "prompt": None if held.captions is None else PROMPT,
         "training": {
             "steps": steps,
             "batch_size": BATCH,
@@ -134,9 +151,9 @@ def proposal(survey: Survey, name: str, root: str | None, minutes: float, device
         "sampling": {"guidance_kind": "autoguidance", "guidance_scale": 2.0 if held.channels == 1 else 3.0},
         "compute": {"weights_dtype": "float16"},
     }
-    cells = side // stage.factor
+    latents = "×".join(map(str, (stage.latent_channels, side // stage.factor, side // stage.factor)))
     choice = (
-        f"pictures of {side}×{side}, latents of {stage.latent_channels}×{cells}×{cells}, a UNet of width {size.width}; "
+        f"pictures of {side}×{side}, latents of {latents}, a {size.kind} of width {size.sizes['width']}; "
         f"{first['training']['steps']} updates of the autoencoder, about {steps} of the denoiser"
     )
     return Proposal(tree, in_words(survey), choice)
