@@ -56,11 +56,11 @@ def test_a_training_that_memorises_is_named() -> None:
     assert not remarks(fine)
     worse = [*fine, (500, figures(0.75, 0.4))]
     assert set(remarks(worse)) == {"memorise"}
-    assert "since step 400" in remarks(worse)["memorise"]
+    assert "since step 400" in remarks(worse)["memorise"].what
     assert set(remarks([*fine, (500, figures(0.5, 0.5, nearest=0.3))])) == {"copies"}
     still = [*fine, *((step, figures(0.6, 0.6)) for step in range(500, 900, 100))]
     assert set(remarks(still)) == {"stopped"}
-    assert "since step 400" in remarks(still)["stopped"]
+    assert "since step 400" in remarks(still)["stopped"].what
 
 
 def test_a_run_measures_what_it_does_not_learn(tiny_recipe: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from latentia.cli.shared import (
     say,
     show_pairs,
 )
-from latentia.errors import LatentiaError, Stopped, first_line, is_out_of_memory
+from latentia.errors import LatentiaError, Stopped, first_line, is_out_of_memory, printable
 from latentia.plugins import plugins
 from latentia.shipped import EMOJI
 from latentia.threads import settle
@@ -125,6 +125,18 @@ def data_show(
     show_pairs(held.facts)
     for line in held.lines:
         typer.echo(line)
+
+
+@data_app.command("doctor")
+def data_doctor(
+    what: Annotated[str, typer.Argument(metavar="DATA|RUN|MODEL", help="A data set, a run or a model folder.")],
+    root: Root = None,
+) -> None:
+    """Look a data set, a run or a model over, and say what to do about each finding."""
+    from latentia.evaluation.doctor import examine
+
+    for what_is, advice in examine(what, None if root is None else str(root)):
+        typer.echo(printable(f"! {what_is}: {advice}" if advice else f"  {what_is}"))
 
 
 @data_app.command("fetch")

@@ -9,11 +9,16 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latentia.errors import LatentiaError
 from latentia.files import MANIFEST_NAME, write_manifest
 from latentia.items import Codec, ItemSet
 from latentia.latents.first_stage import FirstStage
+
+FEW, FEW_OF_A_CLASS = 500, 20  # items
+UNEVEN = 10  # times as many of one class as of another
+NAMED = 5  # classes
 
 Say = Callable[[str], None]
 
@@ -50,6 +55,38 @@ class Evaluation:
     device: str = "cpu"
     say: Say = print
     more: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Finding(NamedTuple):
+    """Something about data, a run or a model, and what to do about it; "" where that is nothing."""
+
+    what: str
+    advice: str = ""
+
+
+def class_findings(labels: NDArray[np.int64] | None, names: Sequence[str], plural: str) -> list[Finding]:
+    """Classes of which there are few items, or far more than of others."""
+    if labels is None:
+        return []
+    counts = np.bincount(labels, minlength=len(names))
+    least, most = int(counts.argmin()), int(counts.argmax())
+    found = []
+    if few := [names[number] for number in np.flatnonzero(counts < FEW_OF_A_CLASS).tolist()]:
+        named = ", ".join(few[:NAMED]) + (", …" if len(few) > NAMED else "")
+        advice = "they will hardly be learned: add some, or merge classes"
+        found.append(Finding(f"{len(few)} classes have fewer than {FEW_OF_A_CLASS} {plural}: {named}", advice))
+    if counts[most] > UNEVEN * counts[least]:
+        advice = "the rare ones are learned worse: add some, or leave some of the others out"
+        found.append(Finding(f"{names[most]} has {counts[most]} {plural}, {names[least]} {counts[least]}", advice))
+    return found
+
+
+def count_findings(count: int, plural: str) -> list[Finding]:
+    """Whether there are so few items that a model copies them."""
+    if count >= FEW:
+        return []
+    advice = "a model trained on them alone copies them: add more, or train few minutes"
+    return [Finding(f"{count} {plural} are few", advice)]
 
 
 class Proposal(NamedTuple):
@@ -235,6 +272,10 @@ class Modality:
         The denoiser's updates are a guess, which the run corrects. Raises LatentiaError where the set cannot be read.
         """
         raise LatentiaError(f"there is no plan for {self.plural} yet: name a recipe")
+
+    def examine(self, name: str, root: str | None) -> list[Finding]:
+        """What is good to know of a data set before it is learned. Raises LatentiaError where it cannot be read."""
+        raise LatentiaError(f"data sets of {self.plural} cannot be examined")
 
     def show(self, name: str, split: str, how: Mapping[str, Any]) -> Summary:
         """What a data set holds. `how`: root, on_corrupt, size (None for the set's own) and out (a file, or None)."""

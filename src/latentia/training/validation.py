@@ -15,6 +15,7 @@ from torch import Tensor
 
 from latentia.conditions import TrainingData, Values
 from latentia.latents.cache import JoinedCache
+from latentia.modalities.base import Finding
 from latentia.model import LatentModel
 from latentia.randomness import normal, seeded
 from latentia.training.checkpoint import Trainee
@@ -37,6 +38,7 @@ MOST = 20  # validations a training
 RISE = 1.05  # times the lowest held-out loss: the loss rises
 GAIN = 0.999  # times the lowest held-out loss: a gain
 NEAR = 0.5  # times the distance of items held out from the nearest one learned: copies
+LESS = "more data, a smaller network or fewer steps would help"
 PATIENCE = 0.3  # the share of the steps so far without a gain, after which training has stopped improving
 
 
@@ -114,10 +116,10 @@ class Validation:
         if self.log is not None:
             self.log.write(step, figures)
             self.log.board.flush()
-            for kind, line in remarks(self.history).items():
+            for kind, (what, advice) in remarks(self.history).items():
                 if kind not in self.noticed:
                     self.noticed.add(kind)
-                    self.say(line)
+                    self.say(f"validation: {what}; {advice}")
 
     def figures(self) -> dict[str, float]:
         """The loss of items held out and of as many that are learned, of the former by σ/α, and how near items come.
@@ -199,7 +201,7 @@ def spread(rows: Tensor, most: int) -> Tensor:
     return rows[torch.linspace(0, len(rows) - 1, min(most, len(rows))).long()]
 
 
-def remarks(history: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, str]:
+def remarks(history: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, Finding]:
     """What a person should know of a training, by its kind, from the figures of each validation and its step."""
     step, now = history[-1]
     best_step, best = min(history, key=lambda row: row[1]["held_out_loss"])
@@ -211,19 +213,20 @@ def remarks(history: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, str
             lowest = figures["held_out_loss"]
     found = {}
     if now["held_out_loss"] > RISE * best["held_out_loss"] and now["learned_loss"] < best["learned_loss"]:
-        found["memorise"] = (
-            f"validation: since step {best_step} the loss of items held out rises, {best['held_out_loss']:.4g} to "
-            f"{now['held_out_loss']:.4g}, while that of items learned falls: the denoiser begins to memorise; "
-            "more data, a smaller network or fewer steps would help"
+        found["memorise"] = Finding(
+            f"since step {best_step} the loss of items held out rises, {best['held_out_loss']:.4g} to "
+            f"{now['held_out_loss']:.4g}, while that of items learned falls: the denoiser begins to memorise",
+            LESS,
         )
     if now["nearest"] < NEAR:
-        found["copies"] = (
-            f"validation: what is drawn lies {now['nearest']:.2g} times as far from the nearest item learned as items "
-            "held out do: the denoiser copies; more data, a smaller network or fewer steps would help"
+        found["copies"] = Finding(
+            f"what is drawn lies {now['nearest']:.2g} times as far from the nearest item learned as items held out do: "
+            "the denoiser copies",
+            LESS,
         )
     if len(history) > 3 and step - gains[-1] > PATIENCE * step:
-        found["stopped"] = (
-            f"validation: the loss of items held out has not fallen since step {gains[-1]} ({lowest:.4g}): "
-            "more steps will hardly help"
+        found["stopped"] = Finding(
+            f"the loss of items held out has not fallen since step {gains[-1]} ({lowest:.4g})",
+            "more steps will hardly help",
         )
     return found

@@ -14,7 +14,7 @@ from latentia.errors import LatentiaError
 from latentia.items import ItemSet, joined, rows_to_show
 from latentia.language.tokenizer import OnLong
 from latentia.latents.first_stage import FirstStage
-from latentia.modalities.base import Evaluation, Modality, Proposal, Say, Summary, Writer, summary
+from latentia.modalities.base import Evaluation, Finding, Modality, Proposal, Say, Summary, Writer, summary
 from latentia.modalities.image import grids
 from latentia.modalities.image.first_stage import STAGES
 from latentia.modalities.image.grids import picture_grid, rows_by_class, save_png, scale_of
@@ -207,6 +207,12 @@ class Pictures(Modality):
         from latentia.modalities.image.plan import proposal
 
         return proposal(survey_pictures(name, "train", root), name, root, minutes, device)
+
+    def examine(self, name: str, root: str | None) -> list[Finding]:
+        from latentia.modalities.image import examine
+
+        small = load_pictures(name, "train", examine.SIDE, "skip", root)
+        return examine.examine(survey_pictures(name, "train", root), small)
 
     def show(self, name: str, split: Any, how: Mapping[str, Any]) -> Summary:
         """`out` gets a grid of pictures of all classes."""

@@ -12,7 +12,7 @@ from latentia.files import write_text
 from latentia.items import ItemSet, OnCorrupt
 from latentia.language.tokenizer import TOKENIZER_NAME, OnLong, Tokenizer, adopt_tokenizer, train_tokenizer
 from latentia.latents.first_stage import FirstStage
-from latentia.modalities.base import Evaluation, Modality, Proposal, Say, Summary, summary
+from latentia.modalities.base import Evaluation, Finding, Modality, Proposal, Say, Summary, summary
 from latentia.modalities.text.autoencoder import TextAutoencoder
 from latentia.modalities.text.codec import GAP, TextCodec, text_items, with_gaps
 from latentia.modalities.text.readers.corpora import load_texts
@@ -117,6 +117,11 @@ class Texts(Modality):
         from latentia.modalities.text.plan import proposal
 
         return proposal(load_texts(name, "train", "skip", root), name, root, minutes, device)
+
+    def examine(self, name: str, root: str | None) -> list[Finding]:
+        from latentia.modalities.text.examine import examine
+
+        return examine(load_texts(name, "train", "skip", root))
 
     def show(self, name: str, split: Any, how: Mapping[str, Any]) -> Summary:
         """The first ten texts follow."""
