@@ -6,7 +6,7 @@ from PIL import Image
 
 from latentia.errors import LatentiaError
 from latentia.items import rows_to_show
-from latentia.modalities.image.grids import picture_grid, rows_by_class, save_gif, save_png
+from latentia.modalities.image.grids import picture_grid, rows_by_class, save_gif, save_picture
 
 
 def pictures(count, channels):
@@ -68,7 +68,7 @@ def test_columns(count, columns, size):
 def test_png_comes_back(tmp_path):
     assert picture_grid(pictures(1, 3)).size == pictures(1, 3).shape[2:0:-1]  # alone, a picture stays as it is
     grid = picture_grid(pictures(4, 3))
-    save_png(grid, tmp_path / "new" / "grid.png")
+    save_picture(grid, tmp_path / "new" / "grid.png")
     with Image.open(tmp_path / "new" / "grid.png") as image:
         assert image.format == "PNG"
         assert (np.asarray(image) == np.asarray(grid)).all()
@@ -112,4 +112,4 @@ def test_gif_refuses(tmp_path):
 def test_unwritable_path_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(LatentiaError, match=r"grid.png cannot be written"):
-        save_png(Image.new("L", (5, 4)), tmp_path / "file" / "grid.png")
+        save_picture(Image.new("L", (5, 4)), tmp_path / "file" / "grid.png")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from typer.testing import CliRunner
 
 import latentia
@@ -126,7 +126,7 @@ def test_errors_are_one_line_and_status_1(arguments: list[str], said: str, tmp_p
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--out", "x.jpg"], ".png, .npy or .gif"),
+        (["--out", "x.tiff"], ".npy or .gif"),
         (["--out", "x.png", "--class", "sandal"], "sandal"),
         (["--out", "x.png", "--interval", "wide"], "--interval wide"),
         (["--out", "x.png", "--guidance", "-1"], "guidance_scale"),
@@ -270,3 +270,40 @@ def test_a_set_is_read_as_one_of_a_modality(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "--texts is an old spelling of --modality text" in done.stderr
     assert "expected one of image, text" in run("data", "show", str(folder), "--modality", "smell").stderr
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_pictures_of_every_kind_hold_their_settings(ending: str, tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / f"grid.{ending}"
+    say("sample", str(tiny_model), "3", "--count", "4", "--steps", "2", "--scale", "3", "--out", str(out))
+    with Image.open(out) as picture:
+        assert picture.size == (2 * 24 + 6, 2 * 24 + 6)
+        exif = picture.getexif()
+        facts = json.loads(picture.text["latentia"] if ending == "png" else exif[ExifTags.Base.ImageDescription])
+        pixels = np.asarray(picture.convert("L"))
+    assert facts["steps"] == 2
+    expected = latentia.load(tiny_model).generate("3", count=4, steps=2)[0, ..., 0].repeat(3, 0).repeat(3, 1)
+    assert np.abs(pixels[2:26, 2:26].astype(int) - expected).max() <= (24 if ending == "jpg" else 0)
+
+
+def test_words_are_understood_or_one_line(tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "heart.png"
+    result = runner.invoke(app, ["sample", "a red heart", "--steps", "1", "--out", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "drawn by the emoji model" in result.output
+    same = tmp_path / "same.png"
+    say("sample", "--prompt", "a red heart", "--steps", "1", "--out", str(same))
+    assert np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(same)))
+    for arguments, words in (
+        (["heart"], "words are given by --prompt 'heart'"),
+        (["runs/heart of it"], "does not exist"),
+        ([str(tiny_model), "3", "--class", "4"], "say both what to draw"),
+        ([str(tiny_model), "a heart"], "no class 'a heart'"),
+    ):
+        refused = runner.invoke(app, ["sample", *arguments, "--out", str(tmp_path / "no.png")])
+        assert words in str(refused.exception), arguments
+        assert not (tmp_path / "no.png").exists()
+    for name in ("array.npy", "folder"):
+        command = ["sample", str(tiny_model), "--count", "2", "--scale", "2", "--out", str(tmp_path / name)]
+        refused = runner.invoke(app, command)
+        assert "--scale is for grids and films" in str(refused.exception)

@@ -3,19 +3,15 @@
 import os
 import signal
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from latentia.cli import edit
+from latentia.cli import draw, edit
 from latentia.cli.shared import (
-    Asked,
     Device,
     Guidance,
-    Index,
-    Metadata,
     Model,
     ModelOrShipped,
     OnCorrupt,
@@ -25,10 +21,7 @@ from latentia.cli.shared import (
     SetName,
     Size,
     Steps,
-    asked_options,
     inform,
-    interval_of,
-    load_with_modality,
     one_of,
     say,
     show_pairs,
@@ -39,52 +32,6 @@ from latentia.shipped import EMOJI
 from latentia.threads import settle
 from latentia.version import __version__
 
-if TYPE_CHECKING:
-    from latentia.modalities.base import Modality
-    from latentia.model import LatentModel
-
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        help="Pictures: a .png grid, a .npy array, a .gif of the denoising, or a folder of PNGs. Texts: a .txt file; "
-        "without it they are printed."
-    ),
-]
-ClassInTurn = Annotated[
-    str | None, typer.Option("--class", help="Class by name, or by number as #2; without one, all in turn.")
-]
-Count = Annotated[
-    int | None,
-    typer.Option(min=1, help="How many; without it 64, or 1 of a prompt.", show_default=False),
-]
-Interval = Annotated[str | None, typer.Option(help="Guide only for σ/α within LOW,HIGH.")]
-GuidanceKind = Annotated[
-    str | None, typer.Option(help="classifier_free, or autoguidance: away from the model's own early snapshot.")
-]
-Rescale = Annotated[float | None, typer.Option(help="Guidance rescale, 0 to 1.")]
-Solver = Annotated[str | None, typer.Option(help="ddpm, ddim, euler, heun, dpm_solver_2m or unipc_2.")]
-Spacing = Annotated[str | None, typer.Option(help="uniform, trailing or karras.")]
-Weaker = Annotated[
-    Path | None, typer.Option(help="Model folder of a weaker denoiser to be guided away from (autoguidance).")
-]
-Unconditional = Annotated[bool, typer.Option("--unconditional", help="Draw without a class.")]
-Length = Annotated[int | None, typer.Option(min=1, help="Texts: how many tokens each has.")]
-Prompt = Annotated[str | None, typer.Option(help='What the items show, such as "a (sad:1.5) cat", emphasised by 1.5.')]
-Negative = Annotated[str, typer.Option(help="A prompt that guidance leads away from.")]
-Shape = Annotated[
-    str | None, typer.Option(help="Pictures: WIDTHxHEIGHT in pixels, if not that of the training pictures.")
-]
-StopSigma = Annotated[
-    float | None, typer.Option(min=0, help="Texts: σ/α at which diffusion leaves the rest to the decoder.")
-]
-Temperature = Annotated[float | None, typer.Option(min=0, help="Texts: of the decoder's draws; 0 is none.")]
-Prefix = Annotated[str | None, typer.Option(help="Texts: a beginning to be continued.")]
-Infill = Annotated[str | None, typer.Option(help="Texts: a template whose ___ is to be filled.")]
-Between = Annotated[
-    tuple[str, str] | None, typer.Option(help="Texts: two texts; COUNT on the way from one to the other.")
-]
-BatchSize = Annotated[int, typer.Option(min=1, help="Items at a time.")]
-
 # The status of a command that was asked to end, or by Ctrl-C.
 TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
 
@@ -92,7 +39,6 @@ app = typer.Typer(
     name="latentia",
     help="Train, use and measure latent diffusion models on your own data.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(help="Look at data sets, and fetch the public ones.", no_args_is_help=True)
@@ -222,75 +168,6 @@ def train(
         run(recipe, folder, resume=resume, first_stage=first_stage, say=inform)
 
 
-def warn_of_no_guidance(model: "LatentModel", guidance: float | None, given: dict[str, object]) -> None:
-    """Names the options of guidance that change nothing, since its scale is 1."""
-    if model.settings({"guidance_scale": guidance}).guidance_scale == 1:
-        for option in [name for name, value in given.items() if value]:
-            say(f"{option} changes nothing at a guidance of 1: give --guidance 2 or so")
-
-
-@app.command()
-def sample(
-    model: ModelOrShipped = EMOJI,
-    out: Out = None,
-    class_: ClassInTurn = None,
-    count: Count = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    interval: Interval = None,
-    guidance_kind: GuidanceKind = None,
-    rescale: Rescale = None,
-    sampler: Solver = None,
-    spacing: Spacing = None,
-    weaker: Weaker = None,
-    unconditional: Unconditional = False,
-    length: Length = None,
-    prompt: Prompt = None,
-    negative: Negative = "",
-    condition: Asked = None,
-    size: Shape = None,
-    stop_sigma: StopSigma = None,
-    temperature: Temperature = None,
-    prefix: Prefix = None,
-    infill: Infill = None,
-    between: Between = None,
-    seed: Seed = 0,
-    index: Index = 0,
-    metadata: Metadata = True,
-    batch_size: BatchSize = 256,
-    device: Device = "cpu",
-) -> None:
-    """Draw items from a model, and say how long it took from the start of the process on."""
-    import psutil
-
-    from latentia.applications.provenance import provenance
-    from latentia.applications.requests import weaker_denoiser
-    from latentia.modalities.base import Drawing
-    from latentia.model import check_amount
-
-    loaded, modality = load_with_modality(model, device)
-    count = count or (64 if prompt is None and not index else 1)
-    check_amount(count, index, batch_size, loaded.latent_shape)
-    settings: dict[str, Any] = {"sampler": sampler, "steps": steps, "spacing": spacing, "guidance_scale": guidance}
-    settings |= {"guidance_interval": interval_of(interval), "guidance_rescale": rescale, "seed": seed, "index": index}
-    settings |= {"guidance_kind": guidance_kind, "stop_sigma": stop_sigma, "temperature": temperature}
-    settings |= {"weaker": None if weaker is None else weaker_denoiser(weaker, loaded), "batch_size": batch_size}
-    warn_of_no_guidance(loaded, guidance, {"--weaker": weaker, "--negative": negative})
-    settings |= {"lengths": None if length is None else [length] * count}
-    settings |= {"size": None if size is None else modality.size_of("--size", size)}
-    settings |= {"prompts": None if prompt is None else [prompt] * count, "negative_prompt": negative or None}
-    settings |= asked_options(loaded, condition, count, settings)
-    writer = _writer(modality, out)
-    templates = {"prefix": prefix, "infill": infill, "between": between}
-    labels, draw = _drawing(loaded, modality, class_, count, unconditional, templates, settings)
-    if out is None:
-        typer.echo("\n".join(draw()))
-        return
-    facts = provenance(loaded, labels, settings) if metadata and labels is not None else []
-    writer(Drawing(loaded, draw, labels, facts), out)
-    typer.echo(f"wrote {out} after {time.time() - psutil.Process().create_time():.1f} s")
-
-
 @app.command()
 def evaluate(
     model: Model,
@@ -327,6 +204,7 @@ def evaluate(
     typer.echo(f"wrote {out}")
 
 
+app.command()(draw.sample)
 app.command()(edit.vary)
 app.command()(edit.interpolate)
 
@@ -341,66 +219,6 @@ def info(model: ModelOrShipped = EMOJI) -> None:
     size = sum(path.stat().st_size for path in model_folder(model).rglob("*") if path.is_file())
     hashes = {"hash": loaded.hash, "folder": model, "size on disk": f"{size / 2**20:.1f} MiB"}
     show_pairs(described(loaded) | hashes)
-
-
-def _writer(modality: "Modality", out: Path | None) -> Any:
-    """What writes the items, by the ending of the file's name; None where they are printed."""
-    if out is None:
-        if modality.prints:
-            return None
-        example = f"grid{modality.ending}"
-        raise LatentiaError(f"--out is missing: say where the {modality.plural} go, such as --out {example}")
-    from latentia.files import check_writable
-
-    check_writable(out)
-    writers = modality.all_writers()
-    if out.suffix.lower() not in writers:
-        *most, last = [ending for ending in writers if ending]
-        endings = f"{', '.join(most)} or {last}" if most else last
-        endings += ", or a folder" if "" in writers else ""
-        raise LatentiaError(f"--out {out}: expected a name that ends in {endings}")
-    return writers[out.suffix.lower()]
-
-
-def _drawing(
-    model: "LatentModel",
-    modality: "Modality",
-    class_: str | None,
-    count: int,
-    unconditional: bool,
-    templates: dict[str, Any],
-    settings: dict[str, Any],
-) -> tuple[Any, Any]:
-    """Labels, and a function that draws the items: plainly, by a template, or between two items."""
-    if sum(value is not None for value in templates.values()) > 1:
-        raise LatentiaError("--prefix, --infill and --between exclude each other")
-    if (ends := templates.pop("between")) is not None:
-        first, last = ends
-        return None, lambda **more: modality.between(model, first, last, count)
-    if any(value is not None for value in templates.values()):
-        label = None if class_ is None else model.class_index(class_)
-
-        def complete(**more: Any) -> Any:
-            items, missed = modality.complete(model, count, label=label, **templates, **(settings | more))
-            if missed:
-                say(f"{missed} of {count} {modality.plural} do not keep the template word for word")
-            return items
-
-        return None, complete
-    labels = _labels(model, class_, range(settings["index"], settings["index"] + count), unconditional)
-    return labels, lambda **more: model.generate(labels, progress=True, **(settings | more))
-
-
-def _labels(model: "LatentModel", class_: str | None, indices: range, unconditional: bool) -> Any:
-    import numpy as np
-
-    names, count = model.class_names, len(indices)
-    if unconditional or not names:
-        if class_ is not None:
-            reason = "--unconditional forbids one" if names else "the model has no classes"
-            raise LatentiaError(f"--class {class_}: {reason}")
-        return np.full(count, len(names))
-    return np.full(count, model.class_index(class_)) if class_ is not None else np.array(indices) % len(names)
 
 
 @app.command()

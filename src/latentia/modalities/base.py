@@ -31,12 +31,14 @@ class Drawing:
     """Items that a model is to draw, once: by `draw`, for `labels` (N,) or None for texts by a template.
 
     facts: how each item comes to be (see `applications.provenance`), to be written beside it; () to leave it out.
+    options: of the writer, by the names in `Modality.drawing_options`.
     """
 
     model: Any
     draw: Draw
     labels: Any
     facts: Sequence[Mapping[str, Any]] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 Writer = Callable[[Drawing, Path], None]
@@ -125,7 +127,7 @@ class Modality:
     `data`. stages: first stages by class name; one that can be trained has a configuration `Recipe`, a recipe's section
     `first_stage`, with a field `kind` (its name) and a field `training`. objective: that of its denoisers unless a
     recipe names another. ending: of the files that `save` writes. writers: more ways to write items, by a file name's
-    ending, "" for a folder. options: of `Evaluation.more`.
+    ending, "" for a folder. drawing_options: what they may be told, such as "scale". options: of `Evaluation.more`.
     fetchers: what puts public data sets into the cache, by their names. prints: whether items are lines to be printed.
     verb: what a model does, on the page; shows_way: whether `frame` shows a sampler's way there. way_endings: of the
     files that `write_way` writes; () for `ending` alone.
@@ -140,6 +142,7 @@ class Modality:
     objective: str = "denoising"
     ending: str
     writers: Mapping[str, Writer] = MappingProxyType({})
+    drawing_options: frozenset[str] = frozenset()
     uploads: frozenset[str] = frozenset()
     options: frozenset[str] = frozenset()
     fetchers: Mapping[str, Callable[[], Path]] = MappingProxyType({})

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from latentia.metrics.checks import check_pictures
 from latentia.modalities.base import Drawing
 
 BACKGROUND = 255  # white, between and behind the pictures
+KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # of pictures, by a name's ending
 CHUNK = "latentia"  # the keyword of a PNG's text chunk
 PAD = 2  # pixels between them
 FRAMES_A_SECOND = 10
@@ -49,15 +50,23 @@ def picture_grid(images: NDArray[np.uint8], columns: int | None = None, scale: i
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
-def save_png(image: Image.Image, path: Path, facts: Sequence[Facts] = ()) -> None:
-    """Writes a PNG, whole or not at all, with the facts of its pictures as JSON in a text chunk named "latentia".
+def save_picture(image: Image.Image, path: Path, facts: Sequence[Facts] = ()) -> None:
+    """Writes a PNG, JPEG or WebP, by the name's ending, whole or not at all, with the facts of its pictures as JSON.
 
+    They stand in a PNG's text chunk named "latentia", in the image description of the others' EXIF.
     Raises LatentiaError where the file cannot be written.
     """
-    chunks = PngInfo()
-    if facts:
-        chunks.add_text(CHUNK, json.dumps(common(facts)))
-    _save(image, path, "PNG", pnginfo=chunks)
+    text, kind = json.dumps(common(facts)) if facts else "", KINDS.get(path.suffix.lower(), "PNG")
+    if kind == "PNG":
+        chunks = PngInfo()
+        if text:
+            chunks.add_text(CHUNK, text)
+        _save(image, path, kind, pnginfo=chunks)
+        return
+    exif = Image.Exif()
+    if text:
+        exif[ExifTags.Base.ImageDescription] = text
+    _save(image, path, kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {"lossless": True}))
 
 
 def write_pictures(
@@ -82,7 +91,7 @@ def write_pictures(
         own = [facts[number]] if facts else []
         name = own[0]["index"] if own else number
         paths.append(f"{folders[label] if label < len(folders) else ''}{name:06d}.png")
-        save_png(picture_grid(image[None]), Path(folder) / paths[-1], own)
+        save_picture(picture_grid(image[None]), Path(folder) / paths[-1], own)
     rows = [{"file": path, **own} for path, own in zip(paths, facts, strict=False)]
     write_manifest(Path(folder) / MANIFEST_NAME, rows, paths)
     return paths
@@ -126,16 +135,18 @@ def rows_by_class(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], int | N
 
 
 def write_grid(drawing: Drawing, out: Path) -> None:
-    """Small pictures are enlarged for the eye, classes have rows; one alone is left as it was drawn."""
+    """Classes have rows. Small pictures are enlarged for the eye, by "scale" if given, else one alone is not."""
     images = drawing.draw()
     order, columns = rows_by_class(drawing.labels)
-    scale = scale_of(drawing.model.codec.size) if len(images) > 1 else 1
+    usual = scale_of(drawing.model.codec.size) if len(images) > 1 else 1
+    scale = drawing.options.get("scale", usual)
     facts = [drawing.facts[number] for number in order] if drawing.facts else ()
-    save_png(picture_grid(images[order], columns, scale), out, facts)
+    save_picture(picture_grid(images[order], columns, scale), out, facts)
 
 
 def write_array(drawing: Drawing, out: Path) -> None:
     """An array, and beside x.npy the manifest x.manifest.jsonl."""
+    refuse_scale(drawing, out)
     images = drawing.draw()
     with atomic_path(out) as temporary, temporary.open("wb") as file:
         np.save(file, images)
@@ -144,13 +155,19 @@ def write_array(drawing: Drawing, out: Path) -> None:
 
 def write_folder(drawing: Drawing, out: Path) -> None:
     """One PNG a picture, in a folder a class: `latentia data show OUT` reads it back."""
+    refuse_scale(drawing, out)
     write_pictures(drawing.draw(), drawing.labels, drawing.model.class_names, out, drawing.facts)
+
+
+def refuse_scale(drawing: Drawing, out: Path) -> None:
+    if "scale" in drawing.options:
+        raise LatentiaError(f"--scale is for grids and films, not for {out}, whose pictures stay as they were drawn")
 
 
 def write_film(drawing: Drawing, out: Path) -> None:
     """Left to right as the sampler goes: what the model believes the clean pictures to be after each step."""
     model, frames = drawing.model, []
-    scale = scale_of(model.codec.size)
+    scale = drawing.options.get("scale", scale_of(model.codec.size))
 
     def keep(step: int, z_t: Tensor, denoised: Tensor) -> None:
         frames.append(picture_grid(model.decode(denoised), scale=scale))

@@ -17,7 +17,7 @@ from latentia.latents.first_stage import FirstStage
 from latentia.modalities.base import Evaluation, Finding, Modality, Proposal, Say, Summary, Writer, summary
 from latentia.modalities.image import grids
 from latentia.modalities.image.first_stage import STAGES
-from latentia.modalities.image.grids import picture_grid, rows_by_class, save_png, scale_of
+from latentia.modalities.image.grids import picture_grid, rows_by_class, save_picture, scale_of
 from latentia.modalities.image.items import PictureCodec, mirrored, picture_items, with_clusters
 from latentia.modalities.image.pictures import MAX_SIDE, levels_of, parse_size
 from latentia.modalities.image.readers.builtin import BUILT_IN, load_framed, load_pictures, survey_pictures
@@ -81,11 +81,12 @@ class Pictures(Modality):
     Data = PictureData
     stages = STAGES
     writers: Mapping[str, Writer] = {
-        ".png": grids.write_grid,
+        **dict.fromkeys(grids.KINDS, grids.write_grid),
         ".npy": grids.write_array,
         ".gif": grids.write_film,
         "": grids.write_folder,
     }
+    drawing_options = frozenset({"scale"})
     options = frozenset({"features", "inception_weights"})
     fetchers: Mapping[str, Callable[[], Path]] = {"fashion-mnist": fetch_fashion_mnist, "cifar10": fetch_cifar10}
     uploads = frozenset({"inpaint"})
@@ -141,7 +142,7 @@ class Pictures(Modality):
         return PictureCodec(size)
 
     def save(self, items: NDArray[np.uint8], path: Path) -> None:
-        save_png(picture_grid(items), path)
+        save_picture(picture_grid(items), path)
 
     def check(self, model: Any, folder: Path) -> None:
         from latentia.modalities.image.applications.repair import repair_task
@@ -171,7 +172,7 @@ class Pictures(Modality):
         """A .gif film there and back, or a .png with all pictures in a row."""
         scale = scale_of(way.shape[1])
         if out.suffix.lower() == ".png":
-            save_png(picture_grid(way, columns=len(way), scale=scale), out)
+            save_picture(picture_grid(way, columns=len(way), scale=scale), out)
         elif out.suffix.lower() == ".gif":
             there = [picture_grid(picture[None], scale=scale) for picture in way]
             grids.save_gif([*there, *there[-2:0:-1]], out)
@@ -191,7 +192,7 @@ class Pictures(Modality):
     ) -> str:
         """A sheet of pictures before and after, and one PNG for each of those after."""
         sheet = np.stack([*before, *after])
-        save_png(
+        save_picture(
             picture_grid(sheet, columns=min(len(sheet), 10), scale=scale_of(sheet.shape[1])), out / "sheet.png", facts
         )
         grids.write_pictures(after, np.zeros(len(after), np.int64), (), out, facts)
@@ -224,7 +225,7 @@ class Pictures(Modality):
             order, columns = rows_by_class(
                 np.zeros(len(rows), np.int64) if pictures.labels is None else pictures.labels[rows]
             )
-            save_png(picture_grid(pictures.images[rows[order]], columns, scale_of(side)), out)
+            save_picture(picture_grid(pictures.images[rows[order]], columns, scale_of(side)), out)
         what = f"{len(pictures)} pictures of {side}×{side}×{pictures.channels}"
         return summary(pictures, what, [f"wrote {out}"] if out else [])
 

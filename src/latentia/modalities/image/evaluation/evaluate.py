@@ -17,7 +17,7 @@ from latentia.metrics.checks import Pictures, check_alike, check_features
 from latentia.metrics.distances import coverage, frechet_distance, kernel_distance
 from latentia.metrics.report import Figure, Report, draw
 from latentia.modalities.base import Evaluation
-from latentia.modalities.image.grids import picture_grid, save_png
+from latentia.modalities.image.grids import picture_grid, save_picture
 from latentia.modalities.image.metrics.classifier import accuracy, classification_accuracy_score
 from latentia.modalities.image.metrics.features import (
     IMAGENET_NAME,
@@ -80,10 +80,10 @@ def evaluate_picture_model(model: LatentModel, out: Path, how: Evaluation) -> st
     if captions is not None:
         figures = _with_retrieval(figures, network, images, test.images[:count], reconstructed[:count])
     columns = classes if 2 < classes <= 16 else None
-    save_png(picture_grid(images[: (GRID // columns) * columns if columns else GRID], columns), out / "samples.png")
-    save_png(neighbour_sheet(images[:SHEET_ROWS], train.images, SHEET_NEIGHBOURS), out / "neighbours.png")
+    save_picture(picture_grid(images[: (GRID // columns) * columns if columns else GRID], columns), out / "samples.png")
+    save_picture(neighbour_sheet(images[:SHEET_ROWS], train.images, SHEET_NEIGHBOURS), out / "neighbours.png")
     both = np.concatenate([test.images[:16], reconstructed[:16]])  # reconstructions under their originals
-    save_png(picture_grid(both, min(16, len(test))), out / "reconstructions.png")
+    save_picture(picture_grid(both, min(16, len(test))), out / "reconstructions.png")
     speed = f"{rate:.1f} pictures a second on {how.device}, sampling {model.sampling | dict(how.sampling)}"
     text = f"{reconstruction.table()}\n{figures.table()}\n{speed}\n"
     write_text(out / "report.md", text)
