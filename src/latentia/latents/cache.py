@@ -84,13 +84,13 @@ def build_latent_cache(
     items: ItemSet,
     folder: Path,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> LatentCache:
     """Opens the cache of these items, in all their views, under this first stage, encoding what it lacks.
 
-    A finished cache is only opened. An interrupted one goes on where progress was last recorded, and ends with the same
+    A finished cache is only opened. `batch_size` None is what suits the first stage. An interrupted one goes on where progress was last recorded, and ends with the same
     bytes as an uninterrupted one. One of other weights, items or layout, or a damaged one, is never used but built
     anew. A second process waits for the first.
 
@@ -106,7 +106,7 @@ def build_latent_cache(
         "shape": [len(items), len(items.views), *first_stage.latent_shape(items.size)],
     }
     views = "" if len(items.views) == 1 else f"-{len(items.views)}"
-    home, training = first_stage.latent_mean.device, first_stage.training
+    home, training, at_once = first_stage.latent_mean.device, first_stage.training, batch_size or first_stage.at_once
     path = folder / f"{expected['first_stage']}-{expected['items']}-float32{views}"
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def build_latent_cache(
             if done is None:
                 create(path, expected)
             if done != len(items):
-                encode_rows(first_stage.to(device).eval(), items, path, expected, done or 0, batch_size, progress)
+                encode_rows(first_stage.to(device).eval(), items, path, expected, done or 0, at_once, progress)
     except OSError as error:
         raise LatentiaError(f"the latent cache {path} cannot be written: {error}; choose another folder") from None
     finally:

@@ -23,6 +23,7 @@ class FirstStage(nn.Module):
     config: dict[str, Any]
     latent_mean: Tensor
     latent_std: Tensor
+    at_once = 256  # items that are encoded at a time
 
     def latent_shape(self, size: Any) -> tuple[int, ...]:
         """(channels, *grid) for items of that size. Raises LatentiaError for a size that does not fit."""

@@ -18,7 +18,7 @@ from latentia.randomness import Generators, choose_rows, exponential
 
 PAD, BOS, EOS, MASK = Tokenizer.pad_id, Tokenizer.bos_id, Tokenizer.eos_id, Tokenizer.mask_id
 MAX_WEIGHTS = 2**28
-AT_ONCE = 256  # texts
+ALIKE, DECODED = 64, 256  # texts of like lengths that are encoded, and decoded, together
 PRE_NORM: Any = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
 WITHOUT_CLASS = 0.1  # share of texts in training whose class the decoder does not see
 
@@ -91,6 +91,7 @@ class TextAutoencoder(FirstStage):
     latent_std: Tensor
 
     Config, Recipe = TextConfig, TextRecipe
+    at_once = 2048  # so that there are many of each length
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
@@ -226,7 +227,7 @@ class TextAutoencoder(FirstStage):
         check_ids("texts", ids, self.config["max_tokens"], self.config["vocab_size"])
         lengths = (ids != PAD).sum(1)
         latents = self.latent_std.new_empty(len(ids), len(self.queries), self.config["latent_channels"])
-        for rows in by_length(lengths):
+        for rows in by_length(lengths, ALIKE):
             latents[rows] = self.unit_latents(ids[rows, : int(lengths[rows].max())])
         return normalise(latents.transpose(1, 2), self.latent_mean, self.latent_std)
 
@@ -258,7 +259,7 @@ class TextAutoencoder(FirstStage):
         if begin is not None:
             ids[:, : begin.shape[1]] = begin
         lengths = torch.maximum(lengths, (ids != PAD).sum(1) + 2)
-        for rows in by_length(lengths):
+        for rows in by_length(lengths, DECODED):
             longest = int(lengths[rows].max())
             part = Memory(*(values[rows] for values in memory))
             own = None if generator is None else choose_rows(generator, rows)
@@ -355,9 +356,9 @@ def draw(logits: Tensor, temperature: float, generator: Generators | None) -> Te
     return logits.argmax(-1)
 
 
-def by_length(lengths: Tensor) -> tuple[Tensor, ...]:
-    """Row numbers, few at a time and of like lengths (B,): padding costs as much as text."""
-    return torch.split(lengths.argsort(stable=True), AT_ONCE)
+def by_length(lengths: Tensor, count: int) -> tuple[Tensor, ...]:
+    """Row numbers, `count` at a time and of like lengths (B,): padding costs as much as text."""
+    return torch.split(lengths.argsort(stable=True), count)
 
 
 def token_loss(logits: Tensor, ids: Tensor) -> Tensor:
