@@ -90,9 +90,9 @@ def build_latent_cache(
 ) -> LatentCache:
     """Opens the cache of these items, in all their views, under this first stage, encoding what it lacks.
 
-    A finished cache is only opened. `batch_size` None is what suits the first stage. An interrupted one goes on where progress was last recorded, and ends with the same
+    A finished cache is only opened. An interrupted one goes on where progress was last recorded, and ends with the same
     bytes as an uninterrupted one. One of other weights, items or layout, or a damaged one, is never used but built
-    anew. A second process waits for the first.
+    anew. A second process waits for the first. `batch_size` None is what suits the first stage.
 
     Raises LatentiaError where the items do not fit the first stage, a latent is not finite, or the disk is too small
     or not writable.

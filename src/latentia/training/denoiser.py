@@ -30,6 +30,7 @@ from latentia.training.previews import preview_items
 from latentia.training.recipe import Recipe
 from latentia.training.speed import Say, silent
 from latentia.training.step import Batches, OnDevice, Order, Update
+from latentia.training.trackers import Send, send_preview, sender
 from latentia.training.validation import FEWEST, Chosen, Validation, split_rows
 
 INPUT_LAYERS = ("core.patch_embed.weight", "core.stem.weight")
@@ -148,6 +149,7 @@ def train_denoiser(
 
     state = Checkpoint(checkpoint, {"denoiser": trainee}, identity(recipe, items))
     how: dict[str, Any] = {"folder": folder, "loop": loop, "looks": looks, "saved": saved, "until": until}
+    how["send"] = sent(recipe, accelerator)
     try:
         run_loop(accelerator, state, snapshot.before(update) if snapshot else update, title="denoiser", **how)
     finally:
@@ -240,10 +242,17 @@ def looks_of(
             drawn = preview_items(model, data, recipe.seed)
         if main:
             modality.preview(drawn, folder / f"samples-{step:06d}", len(data.items.class_names))
+            for path in folder.glob(f"samples-{step:06d}.*"):
+                send_preview(accelerator, "denoiser/samples", path, recipe.first_stage.training.steps + step)
 
-    validation = Validation(recipe, model, data, *rows, trainee, folder, main, say)
+    validation = Validation(recipe, model, data, *rows, trainee, folder, main, say, sent(recipe, accelerator))
     looks = [Look(recipe.training.preview_every, preview), Look(validation.every, validation)]
     return looks if len(validation.held) else looks[:1]
+
+
+def sent(recipe: Recipe, accelerator: Accelerator) -> Send:
+    """What sends numbers of the denoiser to the trackers."""
+    return sender(accelerator, "denoiser", recipe.first_stage.training.steps)
 
 
 def denoiser_with(denoiser: Denoiser, weights: dict[str, Tensor]) -> Denoiser:

@@ -17,6 +17,7 @@ from latentia.training.ema import EMA
 from latentia.training.optimizer import build_optimizers, rate_factor, set_learning_rate
 from latentia.training.recipe import Compute
 from latentia.training.speed import Say, name_brakes, silent
+from latentia.training.trackers import known_trackers
 
 
 def build_accelerator(compute: Compute) -> Accelerator:
@@ -27,7 +28,8 @@ def build_accelerator(compute: Compute) -> Accelerator:
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state()  # an earlier training of this process had another
     # Without `cpu`, several processes on a machine without an accelerator would each train alone.
-    return Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
+    on_cpu = not torch.accelerator.is_available()
+    return Accelerator(mixed_precision=precision, cpu=on_cpu, log_with=known_trackers(compute.trackers) or None)
 
 
 def prepare(

@@ -20,6 +20,7 @@ from latentia.training.order import ShuffledOrder
 from latentia.training.recipe import Recipe
 from latentia.training.speed import Say
 from latentia.training.step import Order
+from latentia.training.trackers import send_preview, sender
 
 MEASURED = 5_000  # items from which the latents' mean and standard deviation are taken
 
@@ -79,14 +80,18 @@ def train_first_stage(
 
     def show(step: int) -> None:
         assert trainee.ema is not None
+        stem = folder / f"reconstructions-{step:06d}"
         with trainee.ema.swapped(), torch.no_grad():
-            preview(stage, folder / f"reconstructions-{step:06d}")
+            preview(stage, stem)
+        for path in folder.glob(f"{stem.name}.*") if accelerator.is_main_process else ():
+            send_preview(accelerator, "first stage/reconstructions", path, step)
 
     trainees = {"first_stage": trainee, **(critics or {})}
     identity = recipe.hash("seed", "data", "first_stage") + items.fingerprint
     checkpoint = Checkpoint(folder / "checkpoint.safetensors", trainees, identity)
     look = Look(loop.preview_every, show)
-    run_loop(accelerator, checkpoint, update, title="first stage", folder=folder, loop=loop, looks=[look])
+    how: dict[str, Any] = {"folder": folder, "loop": loop, "looks": [look], "send": sender(accelerator, "first stage")}
+    run_loop(accelerator, checkpoint, update, title="first stage", **how)
     finished = type(stage)(**stage.config)
     finished.load_state_dict(trainee.averaged_weights())
     finished = finished.to(device).eval().requires_grad_(False)

@@ -19,6 +19,7 @@ from latentia.errors import LatentiaError, Stopped
 from latentia.progress import progress
 from latentia.training.checkpoint import Checkpoint, kept_files
 from latentia.training.log import Log
+from latentia.training.trackers import Send
 
 REMEMBERED = 50  # rows of the log whose losses are the usual ones
 ENOUGH = 10  # rows, before a loss can be unusual
@@ -42,11 +43,12 @@ def run_loop(
     loop: Loop,
     looks: Sequence[Look],
     saved: Callable[[int], None] = lambda step: None,
+    send: Send = lambda values, step: None,
     until: int | None = None,
 ) -> None:
     """Runs `update(step)` from the checkpoint's step to `loop.steps`; at the intervals of `loop` it logs and saves.
 
-    With `until` it ends there, with a checkpoint from which another call goes on.
+    With `until` it ends there, with a checkpoint from which another call goes on. `send` gets the rows of the log, too.
 
     `looks`, and `saved(step)` after each checkpoint, are called in every process, since a sharded network needs them
     all; the main one writes.
@@ -59,7 +61,7 @@ def run_loop(
     main = accelerator.is_main_process
     steps, first = loop.steps, checkpoint.restore()
     last = steps if until is None else min(until, steps)
-    record = Record(title, checkpoint, Log(folder, first) if main else None)
+    record = Record(title, checkpoint, Log(folder, first) if main else None, send)
     bar = progress(shown=main, total=steps, initial=first, desc=title, unit="step")
 
     def save(done: int) -> None:
@@ -97,8 +99,8 @@ def run_loop(
 class Record:
     """What updates return, as means in the log of the main process; raises LatentiaError where training diverges."""
 
-    def __init__(self, title: str, checkpoint: Checkpoint, log: Log | None) -> None:
-        self.title, self.checkpoint, self.log = title, checkpoint, log
+    def __init__(self, title: str, checkpoint: Checkpoint, log: Log | None, send: Send) -> None:
+        self.title, self.checkpoint, self.log, self.send = title, checkpoint, log, send
         self.pending: list[dict[str, Tensor]] = []
         self.watch = Watch()
         self.started = time.perf_counter() - (0 if log is None else log.seconds)
@@ -111,6 +113,7 @@ class Record:
         self.pending = []
         if self.log is not None:
             self.log.write(done, {**means, "seconds": round(time.perf_counter() - self.started, 2)})
+        self.send(means, done)
         return {name: f"{value:.4g}" for name, value in means.items()}
 
     def close(self) -> None:

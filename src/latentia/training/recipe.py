@@ -89,6 +89,9 @@ class Compute(Section):
     )
     compile: bool = Field(False, description="torch.compile the networks; needs a C++ compiler on the CPU")
     microbatches: int = Field(1, ge=1, description="parts into which a process cuts its batch, to save memory")
+    trackers: list[str] = Field(
+        ["csv", "tensorboard"], description="where losses and previews go: also wandb, mlflow, comet_ml, aim, …"
+    )
     weights_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="type of the saved weights; with the latter two a snapshot has 8 bits a weight"
     )

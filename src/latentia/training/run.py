@@ -27,6 +27,7 @@ from latentia.training.log import plot_losses, read_log
 from latentia.training.recipe import Recipe, dump_recipe, load_recipe
 from latentia.training.rehearsal import Rehearsal, nothing_left
 from latentia.training.speed import Say, silent
+from latentia.training.trackers import start_trackers
 from latentia.version import __version__
 
 FINISHED = Path("first_stage") / "finished"  # in a run's folder
@@ -69,6 +70,7 @@ def train(
         accelerator.wait_for_everyone()
         with nothing_left(out, new=new) if main and not (out / RECIPE_NAME).exists() else nullcontext():
             items, learned, stage = _start(recipe, out, first_stage, accelerator, inform, stage_options)
+        start_trackers(accelerator, recipe.name, recipe.fields())  # after the rehearsal, which they do not see
         try:
             stage = stage or _train_stage(recipe, items, out, accelerator, inform, stage_options)
             stage = rounded(stage, DTYPES[recipe.compute.weights_dtype])  # the latents are those of what is saved

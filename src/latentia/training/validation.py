@@ -24,6 +24,7 @@ from latentia.training.previews import preview_items
 from latentia.training.recipe import Recipe
 from latentia.training.speed import Say, silent
 from latentia.training.step import Order
+from latentia.training.trackers import Send
 
 NAME = "validation"  # of its log
 
@@ -94,6 +95,7 @@ class Validation:
     folder: Path
     main: bool
     say: Say = silent
+    send: Send = lambda values, step: None
     history: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
     noticed: set[str] = field(default_factory=set)
     log: Log | None = None
@@ -116,6 +118,7 @@ class Validation:
         if self.log is not None:
             self.log.write(step, figures)
             self.log.board.flush()
+            self.send(figures, step)
             for kind, (what, advice) in remarks(self.history).items():
                 if kind not in self.noticed:
                     self.noticed.add(kind)
