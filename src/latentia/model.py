@@ -64,6 +64,7 @@ from latentia.latents.first_stage import FirstStage
 from latentia.modalities.registry import first_stages, modality_named, upgraded_index
 from latentia.progress import progress as progress_bar
 from latentia.randomness import of_items
+from latentia.sources.hub import hub_folder, is_on_hub
 from latentia.version import __version__
 
 INDEX_NAME, TRAINING_NAME = "model_index.json", "training.json"
@@ -353,7 +354,9 @@ class LatentModel:
 def load(
     folder: str | Path, device: str | torch.device = "cpu", *, parts: Mapping[str, Callable[[], Any]] | None = None
 ) -> LatentModel:
-    """Loads a model folder, or that of a run, onto `device`, in evaluation mode and float32; also an earlier version's.
+    """Loads a model folder, that of a run, or "hf:owner/name", onto `device`, in evaluation mode and float32.
+
+    An earlier version's folder is loaded, too.
 
     A run that trains meanwhile may replace its model: it is then read again.
     `parts` makes first_stage, denoiser and weaker where they are not safetensors.
@@ -372,7 +375,12 @@ def load(
 
 
 def model_folder(folder: Path) -> Path:
-    """The model folder that a folder is, or that the run in it has. Raises LatentiaError where a run has none yet."""
+    """The model folder that a folder is, that the run in it has, or that "hf:owner/name" has on the Hugging Face hub.
+
+    Raises LatentiaError where a run has no model yet, or the hub has none of that name.
+    """
+    if is_on_hub(folder):
+        return hub_folder(folder)
     if (folder / INDEX_NAME).exists() or not (folder / RECIPE_NAME).exists():
         return folder
     if not (folder / MODEL_NAME / INDEX_NAME).exists():

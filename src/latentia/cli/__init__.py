@@ -271,6 +271,19 @@ def export(
     typer.echo(f"wrote {out}")
 
 
+@app.command()
+def push(
+    model: Model,
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="What it is called on the Hugging Face hub.")],
+    report: Annotated[Path | None, typer.Option(help="Folder of `latentia evaluate`, for the model's card.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Nobody else may see it.")] = False,
+) -> None:
+    """Put a model on the Hugging Face hub, with a card; `latentia sample hf:OWNER/NAME` uses it from there."""
+    from latentia.interchange.hub import push_model
+
+    typer.echo(f"wrote {push_model(model, name, report=report, private=private)}")
+
+
 def _version(show: bool) -> None:
     if show:
         typer.echo(f"latentia {__version__}")
