@@ -64,6 +64,7 @@ from latentia.latents.first_stage import FirstStage
 from latentia.modalities.registry import first_stages, modality_named, upgraded_index
 from latentia.progress import progress as progress_bar
 from latentia.randomness import of_items
+from latentia.shipped import MODELS
 from latentia.sources.hub import hub_folder, is_on_hub
 from latentia.version import __version__
 
@@ -375,12 +376,15 @@ def load(
 
 
 def model_folder(folder: Path) -> Path:
-    """The model folder that a folder is, that the run in it has, or that "hf:owner/name" has on the Hugging Face hub.
+    """The model folder that a folder is, that the run in it has, or that "hf:owner/name" has on the Hugging Face hub;
+    "emoji" is the model that comes along, unless there is a folder of that name.
 
     Raises LatentiaError where a run has no model yet, or the hub has none of that name.
     """
     if is_on_hub(folder):
         return hub_folder(folder)
+    if str(folder) in MODELS and not folder.exists():
+        return MODELS[str(folder)]
     if (folder / INDEX_NAME).exists() or not (folder / RECIPE_NAME).exists():
         return folder
     if not (folder / MODEL_NAME / INDEX_NAME).exists():

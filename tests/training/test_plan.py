@@ -15,6 +15,7 @@ from latentia.modalities.image import plan as rule
 from latentia.modalities.image.readers.builtin import survey_pictures
 from latentia.modalities.registry import modalities
 from latentia.model import load
+from latentia.shipped import EMOJI
 from latentia.training import Recipe, load_recipe
 from latentia.training.capacity import fastest_update, flops_of
 from latentia.training.plan import is_recipe, plan
@@ -161,3 +162,28 @@ def test_captions_beside_pictures_make_no_set_of_texts(pictures: Path) -> None:
     made = plan(str(pictures), 10)
     assert (made.recipe.denoiser.kind, made.recipe.prompt is None) == ("DiT", False)
     assert any("captions, such as 'a caption'" in line for line in made.found)
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_model_is_planned_to_be_trained_further(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(LatentiaError, match=r"reads prompts, and .* has no captions"):
+        plan(str(pictures), 10, init="emoji")
+    for picture in pictures.rglob("*.png"):
+        picture.with_suffix(".txt").write_text("a small cat")
+    (pictures / "cats" / "broken.png").unlink()
+    recipe = plan(str(pictures), 10, init="emoji").recipe
+    assert (recipe.init, recipe.data.size, recipe.minutes) == (str(EMOJI), 64, 10)
+    assert (recipe.denoiser.width, recipe.process.shift) == (256, 1.5)
+    monkeypatch.chdir(tmp_path)
+    goals = [4, 5, 6]
+    monkeypatch.setattr("latentia.training.budget.steps_that_fit", lambda rows, seconds: goals.pop(0))
+    short = ["training.steps=20", "training.log_every=1", "training.batch_size=4", "sampling.steps=1"]
+    short += ["validation.share=0"]
+    options = ["--init", "emoji", "--lora", "2", "--minutes", "9"]
+    command = ["train", str(pictures), *options, *(part for text in short for part in ("--set", text))]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    model = load(tmp_path / "runs" / "pictures")
+    assert model.generate("a small cat", steps=1).shape == (1, 64, 64, 3)

@@ -153,7 +153,13 @@ def train(
         str | None, typer.Option(help="Pictures: train to inpaint or for super_resolution (short for task.kind).")
     ] = None,
     init: Annotated[
-        str | None, typer.Option(help="Start from this model folder: its first stage, its denoiser's weights.")
+        str | None, typer.Option(help="Train this model further: a folder, hf:OWNER/NAME, or emoji, which comes along.")
+    ] = None,
+    lora: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --init: train adapters of this rank in place of all weights.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Train both stages on a data set, or by a recipe, and leave a model folder, logs, previews and a loss plot."""
@@ -161,9 +167,9 @@ def train(
     from latentia.training import train as run
 
     short = [f"task.kind={task}"] if task else []
-    short += [f"init={init}"] if init else []
+    short += [f"lora={lora}"] if lora else []
     folder = out or default_out(what)
-    recipe = chosen_recipe(what, minutes, folder, resume, [*(overrides or []), *short])
+    recipe = chosen_recipe(what, minutes, folder, resume, [*(overrides or []), *short], init)
     if recipe is not None:
         run(recipe, folder, resume=resume, first_stage=first_stage, say=inform)
 

@@ -21,7 +21,7 @@ from latentia.cli.shared import (
     say,
 )
 from latentia.errors import LatentiaError
-from latentia.shipped import EMOJI
+from latentia.shipped import EMOJI, MODELS
 from latentia.sources.hub import is_on_hub
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def model_and_words(what: str | None, words: str | None) -> tuple[Path, str | No
 
     Raises LatentiaError where neither is meant for sure.
     """
-    if what is None or words is not None or Path(what).exists() or is_on_hub(what):
+    if what is None or words is not None or Path(what).exists() or is_on_hub(what) or what in MODELS:
         return (EMOJI if what is None else Path(what)), words
     if len(what.split()) > 1 and "/" not in what:
         inform(f"{what!r} is drawn by the emoji model; name another model before it")

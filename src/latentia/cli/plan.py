@@ -25,13 +25,13 @@ def default_out(what: str | None) -> Path:
 
 
 def chosen_recipe(
-    what: str | None, minutes: float | None, out: Path, resume: bool, overrides: Sequence[str]
+    what: str | None, minutes: float | None, out: Path, resume: bool, overrides: Sequence[str], init: str | None = None
 ) -> Recipe | None:
     """The recipe to train; None where plans are proposed instead, since the time is open.
 
     Raises LatentiaError where neither `what` nor the folder of a run to resume gives one.
     """
-    given = [*overrides, *([] if minutes is None else [f"minutes={minutes}"])]
+    given = [*overrides, *([] if minutes is None else [f"minutes={minutes}"]), *([f"init={init}"] if init else [])]
     if what is None or (resume and not is_recipe(what, minutes)):
         path = out / RECIPE_NAME
         if not (resume and path.is_file()):
@@ -40,20 +40,21 @@ def chosen_recipe(
     if is_recipe(what, minutes):
         return load_recipe(what, given)
     if minutes is None:
-        propose(what)
+        propose(what, init)
         return None
-    made = plan(what, minutes)
+    made = plan(what, minutes, init=init)
     for line in made.found:
         inform(f"data: {line}")
     inform(f"plan: {made.choice}")
     return read_recipe(StringIO(dump_recipe(made.recipe)), f"the plan for {what}", overrides)
 
 
-def propose(what: str) -> None:
+def propose(what: str, init: str | None) -> None:
     """Prints plans for several times, and how to begin one."""
-    plans = {minutes: plan(what, minutes) for minutes in PROPOSED}
+    plans = {minutes: plan(what, minutes, init=init) for minutes in PROPOSED}
+    more = "" if init is None else f" --init {shlex.quote(init)}"
     for line in next(iter(plans.values())).found:
         typer.echo(line)
     typer.echo("\nHow long may it take? Begin with one of")
     for minutes, made in plans.items():
-        typer.echo(f"  latentia train {shlex.quote(what)} --minutes {minutes:g}\n      {made.choice}")
+        typer.echo(f"  latentia train {shlex.quote(what)}{more} --minutes {minutes:g}\n      {made.choice}")

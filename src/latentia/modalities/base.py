@@ -276,6 +276,10 @@ class Modality:
         """
         raise LatentiaError(f"there is no plan for {self.plural} yet: name a recipe")
 
+    def refine(self, name: str, root: str | None, minutes: float, device: str, model: Path) -> Proposal:
+        """The same for training further the model in a folder. Raises LatentiaError also where it does not fit."""
+        raise LatentiaError(f"there is no plan to train a model of {self.plural} further yet: name a recipe")
+
     def examine(self, name: str, root: str | None) -> list[Finding]:
         """What is good to know of a data set before it is learned. Raises LatentiaError where it cannot be read."""
         raise LatentiaError(f"data sets of {self.plural} cannot be examined")

@@ -3,3 +3,4 @@
 from pathlib import Path
 
 EMOJI = Path(__file__).parent / "emoji"
+MODELS = {"emoji": EMOJI}  # by name

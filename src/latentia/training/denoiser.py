@@ -24,6 +24,7 @@ from latentia.randomness import derived_seed
 from latentia.training.checkpoint import Checkpoint, Trainee, kept_files
 from latentia.training.engine import local_share, prepare
 from latentia.training.loop import Look, run_loop
+from latentia.training.lora import merged, with_adapters
 from latentia.training.memory import require_room
 from latentia.training.order import GroupedOrder, ShuffledOrder
 from latentia.training.previews import preview_items
@@ -50,6 +51,7 @@ DECIDING = (
     "context_share",
     "training",
     "snapshot",
+    "lora",
     "validation",
 )
 
@@ -123,6 +125,7 @@ def train_denoiser(
         denoiser = denoiser_of(recipe, shape, items, run or folder.parent)
     if recipe.init is not None and not kept_files(checkpoint):
         start_from(denoiser, Path(recipe.init) / "denoiser")
+    denoiser = denoiser if recipe.lora is None else with_adapters(denoiser, recipe.lora)
     for line in filter(None, (condition.note(items) for condition in denoiser.known.values())):
         note(line)
     denoiser.to(device)
@@ -258,7 +261,7 @@ def sent(recipe: Recipe, accelerator: Accelerator) -> Send:
 def denoiser_with(denoiser: Denoiser, weights: dict[str, Tensor]) -> Denoiser:
     """A new denoiser like one that is trained, which may be wrapped or sharded, with other weights."""
     made = Denoiser.from_config(denoiser.config)
-    made.load_state_dict(weights)
+    made.load_state_dict(merged(weights))
     for name, condition in made.known.items():
         condition.take_files(denoiser.known[name])
     return made.eval().requires_grad_(False)

@@ -8,6 +8,7 @@ import torch
 
 from latentia.errors import LatentiaError
 from latentia.modalities.registry import modalities
+from latentia.model import model_folder
 from latentia.training.recipe import Recipe, bundled_recipes
 
 PROPOSED = (10.0, 60.0, 480.0)  # minutes
@@ -33,9 +34,10 @@ def is_recipe(name: str, minutes: float | None) -> bool:
     return max(modality.claims(name) for modality in modalities().values()) < SURE
 
 
-def plan(source: str, minutes: float, root: str | Path | None = None) -> Plan:
+def plan(source: str, minutes: float, root: str | Path | None = None, init: str | None = None) -> Plan:
     """Chooses modality, sizes and settings for a set, so that training takes the minutes on this machine.
 
+    With `init`, a model, the sizes are those of that model, which is trained further.
     Raises LatentiaError where the set cannot be read, or the minutes are too few.
     """
     if not minutes >= FEWEST:
@@ -43,7 +45,11 @@ def plan(source: str, minutes: float, root: str | Path | None = None) -> Plan:
     modality = max(modalities().values(), key=lambda known: known.claims(source))
     device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
     try:
-        made = modality.plan(source, None if root is None else str(root), minutes, device)
+        where = None if root is None else str(root)
+        if init is None:
+            made = modality.plan(source, where, minutes, device)
+        else:
+            made = modality.refine(source, where, minutes, device, model_folder(Path(init)))
     except LatentiaError as error:
         if Path(source).exists() or ":" in source:
             raise

@@ -121,7 +121,11 @@ class Recipe(Section):
     )
     task: Task | None = Field(None, description="pictures only: train for a repair; null: to draw")
     init: str | None = Field(
-        None, description="model folder whose first stage is used and from whose denoiser training starts"
+        None,
+        description="model (a folder, hf:NAME, emoji) whose first stage is used and whose denoiser is trained further",
+    )
+    lora: int | None = Field(
+        None, ge=1, le=1024, description="with init: the rank of adapters that learn in place of the denoiser's weights"
     )
     clusters: int = Field(
         0, ge=0, description="pictures only: clusters of look-alikes in each class that the denoiser knows; 0: none"
@@ -172,6 +176,13 @@ class Recipe(Section):
     def model_of(cls, folder: str | None) -> str | None:
         """A model folder, also of that of a run. Raises LatentiaError where the run has no model yet."""
         return None if folder is None else str(model_folder(Path(folder)))
+
+    @model_validator(mode="after")
+    def adapts_something(self) -> Self:
+        """Raises LatentiaError where adapters would be beside weights that have learned nothing."""
+        if self.lora is not None and self.init is None:
+            raise LatentiaError("lora: adapters change a trained model: name one by init")
+        return self
 
     @model_validator(mode="after")
     def keeps_a_snapshot(self) -> Self:

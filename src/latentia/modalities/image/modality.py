@@ -209,6 +209,11 @@ class Pictures(Modality):
 
         return proposal(survey_pictures(name, "train", root), name, root, minutes, device)
 
+    def refine(self, name: str, root: str | None, minutes: float, device: str, model: Path) -> Proposal:
+        from latentia.modalities.image.plan import refinement
+
+        return refinement(survey_pictures(name, "train", root), name, root, minutes, device, model)
+
     def examine(self, name: str, root: str | None) -> list[Finding]:
         from latentia.modalities.image import examine
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,15 +10,18 @@ import torch
 from torch import nn
 
 from latentia.denoiser.denoiser import CORES
+from latentia.errors import LatentiaError
 from latentia.modalities.base import Proposal
 from latentia.modalities.image.first_stage.kl import AutoencoderKL
 from latentia.modalities.image.readers.builtin import Survey
+from latentia.model import load
 from latentia.training.capacity import fastest_update, flops_a_second, flops_of
 
 SIDES = (16, 24, 28, 32, 48, 64, 96, 128, 192, 256)  # pixels, of the pictures that are learned
 PIXELS_A_MINUTE = 64**2 / 10  # the largest pictures that a minute on a CPU is for; an accelerator has ten times as many
 ACCELERATED = 10
-BATCH, FIRST_BATCH = 64, 16
+BATCH, FIRST_BATCH, REFINED_BATCH = 64, 16, 16
+REFINED_RATE = 2e-4  # of a model that is trained further
 FEWEST_UPDATES = 6000  # of a denoiser that is worth its width
 FIRST_STAGE = 0.18  # of the time
 SPARE = 0.9  # of the time is training; the rest reads, encodes, draws previews
@@ -156,6 +160,40 @@ def proposal(survey: Survey, name: str, root: str | None, minutes: float, device
         f"pictures of {side}×{side}, latents of {latents}, a {size.kind} of width {size.sizes['width']}; "
         f"{first['training']['steps']} updates of the autoencoder, about {steps} of the denoiser"
     )
+    return Proposal(tree, in_words(survey), choice)
+
+
+def refinement(survey: Survey, name: str, root: str | None, minutes: float, device: str, folder: Path) -> Proposal:
+    """See `Modality.refine`: the model's sizes, all its weights, and as many updates as fit."""
+    model = load(folder)
+    begun = model.training.get("recipe", {})
+    if model.modality != "image" or "denoiser" not in begun:
+        raise LatentiaError(f"{folder} holds no model of pictures with its recipe: it cannot be trained further")
+    if model.condition("prompt") is not None and survey.held.captions is None:
+        raise LatentiaError(f"{folder} reads prompts, and {name} has no captions: put cat.txt beside cat.png, say")
+    shape = model.latent_shape
+    speed = 1 / fastest_update(model.denoiser.core, torch.randn(REFINED_BATCH, *shape), torch.rand(REFINED_BATCH))
+    steps = max(50, round(speed * 60 * minutes * SPARE))
+    every = max(25, steps // 10)
+    kept = ("first_stage", "process", "denoiser", "objective", "prompt", "sampling")
+    tree = {key: begun[key] for key in kept if key in begun} | {
+        "name": "planned",
+        "description": f"{folder.name} trained further on {survey.held.name} for {minutes:g} minutes.",
+        "minutes": minutes,
+        "init": str(folder),
+        "data": {"name": name, "root": root, "size": model.codec.size, "on_corrupt": "skip"},
+        "training": {
+            "steps": steps,
+            "batch_size": REFINED_BATCH,
+            "learning_rate": REFINED_RATE,
+            "warmup": 20,
+            "decay": 0.3,
+            "checkpoint_every": every,
+            "preview_every": 2 * every,
+        },
+        "compute": {"weights_dtype": "float16"},
+    }
+    choice = f"the model's own sizes, pictures of {model.codec.size}×{model.codec.size}, about {steps} updates"
     return Proposal(tree, in_words(survey), choice)
 
 
