@@ -209,9 +209,10 @@ def test_prompts_become_ids_and_negative_ones_what_guidance_leads_away_from(prom
     assert torch.equal(against["prompt"], away["prompt"])
     assert torch.equal(against["emphasis"], away["emphasis"])
     assert (own["emphasis"] == 1.5).any(1).tolist() == [False, True]
-    for prompts in ("red cat", ["red"]):
-        with pytest.raises(LatentiaError, match="prompts for 2 items"):
-            condition.request(Request(2, {"prompts": prompts}), X)
+    with pytest.raises(LatentiaError, match="1 prompts for 2 items"):
+        condition.request(Request(2, {"prompts": ["red"]}), X)
+    alike = condition.request(Request(2, {"prompts": "red cat"}), X)[0]  # the same for all
+    assert torch.equal(alike["prompt"], codec.to_ids(["red cat", "red cat"])["prompt"])
     assert condition.parse("red cat") == {"prompts": "red cat"}
 
 

@@ -67,7 +67,7 @@ def test_data_show_says_what_a_corpus_holds(corpus: Path) -> None:
 def test_info_names_texts(model: Path) -> None:
     text = say("info", model)
     assert "TextAutoencoder" in text
-    assert "texts of up to 16 tokens, latent (6, 3)" in text
+    assert "texts of up to 16 tokens from latents of 6×3" in text
 
 
 @pytest.mark.parametrize("more", [[], ["--class", "odd"], ["--length", "5"], ["--unconditional"], ["--guidance", "3"]])

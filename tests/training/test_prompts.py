@@ -273,7 +273,6 @@ def test_evaluation_looks_for_the_captioned_picture(
     ("arguments", "message"),
     [
         ({"prompts": ["red"]}, "1 prompts for 2"),
-        ({"prompts": "red"}, "3 prompts for 2"),
         ({"prompts": ["red " * 20] * 2}, "at most 15"),
         ({"lengths": [1, 2]}, "takes no lengths"),
     ],
