@@ -33,7 +33,7 @@ PICTURES, TEXTS, SAMPLER = "Pictures", "Texts", "Sampler and guidance"
 What = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         help="Folder of a model or of a run; without one, the emoji that come with Latentia.",
         show_default=False,
     ),
@@ -41,7 +41,7 @@ What = Annotated[
 Words = Annotated[
     str | None,
     typer.Argument(
-        metavar="[WORDS]",
+        metavar="WORDS",
         help='What to draw: a prompt such as "a red heart", or a class of a model that reads no prompts.',
         show_default=False,
     ),

@@ -127,7 +127,7 @@ class Modality:
     `data`. stages: first stages by class name; one that can be trained has a configuration `Recipe`, a recipe's section
     `first_stage`, with a field `kind` (its name) and a field `training`. objective: that of its denoisers unless a
     recipe names another. ending: of the files that `save` writes. writers: more ways to write items, by a file name's
-    ending, "" for a folder. drawing_options: what they may be told, such as "scale". options: of `Evaluation.more`.
+    ending, "" for a folder. drawing_options: names of their options, such as "scale". options: of `Evaluation.more`.
     fetchers: what puts public data sets into the cache, by their names. prints: whether items are lines to be printed.
     verb: what a model does, on the page; shows_way: whether `frame` shows a sampler's way there. way_endings: of the
     files that `write_way` writes; () for `ending` alone.
