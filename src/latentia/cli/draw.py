@@ -178,43 +178,46 @@ def sample(
     device: Device = "cpu",
 ) -> None:
     """Draw items from a model, and say how long it took from the start of the process on."""
-    import psutil
-
     from latentia.applications.provenance import provenance
     from latentia.applications.requests import weaker_denoiser
     from latentia.modalities.base import Drawing
     from latentia.model import check_amount
 
-    model, words = model_and_words(what, words)
-    loaded, modality = load_with_modality(model, device)
+    folder, words = model_and_words(what, words)
+    loaded, modality = load_with_modality(folder, device)
     class_, prompt = class_and_prompt(loaded, words, class_, prompt)
     count = count or (64 if prompt is None and not index else 1)
     check_amount(count, index, batch_size, loaded.latent_shape)
     settings: dict[str, Any] = {"sampler": sampler, "steps": steps, "spacing": spacing, "guidance_scale": guidance}
     settings |= {"guidance_interval": interval_of(interval), "guidance_rescale": rescale, "seed": seed, "index": index}
     settings |= {"guidance_kind": guidance_kind, "stop_sigma": stop_sigma, "temperature": temperature}
-    settings |= {"weaker": None if weaker is None else weaker_denoiser(weaker, loaded), "batch_size": batch_size}
+    settings |= {"weaker": weaker and weaker_denoiser(weaker, loaded), "batch_size": batch_size}
     warn_of_no_guidance(loaded, guidance, {"--weaker": weaker, "--negative": negative})
     settings |= {"lengths": None if length is None else [length] * count}
     settings |= {"size": None if size is None else modality.size_of("--size", size)}
     settings |= {"prompts": None if prompt is None else [prompt] * count, "negative_prompt": negative or None}
     settings |= asked_options(loaded, condition, count, settings)
-    writer = _writer(modality, out)
-    enlarged = {} if scale is None else {"scale": scale}
-    if enlarged.keys() - modality.drawing_options:
-        raise LatentiaError(f"--scale is not for {modality.plural}")
-    templates = {"prefix": prefix, "infill": infill, "between": between}
-    labels, draw = _drawing(loaded, modality, class_, count, unconditional, templates, settings)
+    writer = _writer(modality, out, enlarged := {} if scale is None else {"scale": scale})
+    labels, draw = _drawing(loaded, modality, class_, count, unconditional, (prefix, infill, between), settings)
     if out is None:
         typer.echo("\n".join(draw()))
         return
     facts = provenance(loaded, labels, settings) if metadata and labels is not None else []
     writer(Drawing(loaded, draw, labels, facts, enlarged), out)
-    typer.echo(f"wrote {out} after {time.time() - psutil.Process().create_time():.1f} s")
+    typer.echo(f"wrote {out} after {since_start():.1f} s")
 
 
-def _writer(modality: "Modality", out: Path | None) -> Any:
-    """What writes the items, by the ending of the file's name; None where they are printed."""
+def since_start() -> float:
+    """Seconds since this process began."""
+    import psutil
+
+    return time.time() - psutil.Process().create_time()
+
+
+def _writer(modality: "Modality", out: Path | None, options: dict[str, Any]) -> Any:
+    """What writes the items with these options, by the ending of the file's name; None where they are printed."""
+    for name in options.keys() - modality.drawing_options:
+        raise LatentiaError(f"--{name} is not for {modality.plural}")
     if out is None:
         if modality.prints:
             return None
@@ -238,20 +241,22 @@ def _drawing(
     class_: str | None,
     count: int,
     unconditional: bool,
-    templates: dict[str, Any],
+    template: tuple[str | None, str | None, tuple[str, str] | None],
     settings: dict[str, Any],
 ) -> tuple[Any, Any]:
-    """Labels, and a function that draws the items: plainly, by a template, or between two items."""
-    if sum(value is not None for value in templates.values()) > 1:
+    """Labels, and a function that draws the items: plainly, by a beginning or a template, or between two items."""
+    prefix, infill, between = template
+    if sum(value is not None for value in template) > 1:
         raise LatentiaError("--prefix, --infill and --between exclude each other")
-    if (ends := templates.pop("between")) is not None:
-        first, last = ends
-        return None, lambda **more: modality.between(model, first, last, count)
-    if any(value is not None for value in templates.values()):
+    if between is not None:
+        return None, lambda **more: modality.between(model, *between, count)
+    if prefix is not None or infill is not None:
         label = None if class_ is None else model.class_index(class_)
 
         def complete(**more: Any) -> Any:
-            items, missed = modality.complete(model, count, label=label, **templates, **(settings | more))
+            items, missed = modality.complete(
+                model, count, label=label, prefix=prefix, infill=infill, **(settings | more)
+            )
             if missed:
                 say(f"{missed} of {count} {modality.plural} do not keep the template word for word")
             return items

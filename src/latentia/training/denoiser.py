@@ -96,6 +96,13 @@ def start_from(denoiser: Denoiser, folder: Path) -> None:
     denoiser.load_state_dict(own)
 
 
+def with_start(recipe: Recipe, denoiser: Denoiser, *, new: bool) -> Denoiser:
+    """The denoiser with the weights that a `new` training starts from, and with adapters, where the recipe says so."""
+    if recipe.init is not None and new:
+        start_from(denoiser, Path(recipe.init) / "denoiser")
+    return denoiser if recipe.lora is None else with_adapters(denoiser, recipe.lora)
+
+
 def train_denoiser(
     recipe: Recipe,
     first_stage: FirstStage,
@@ -123,9 +130,7 @@ def train_denoiser(
     checkpoint = folder / "checkpoint.safetensors"
     with accelerator.main_process_first():
         denoiser = denoiser_of(recipe, shape, items, run or folder.parent)
-    if recipe.init is not None and not kept_files(checkpoint):
-        start_from(denoiser, Path(recipe.init) / "denoiser")
-    denoiser = denoiser if recipe.lora is None else with_adapters(denoiser, recipe.lora)
+    denoiser = with_start(recipe, denoiser, new=not kept_files(checkpoint))
     for line in filter(None, (condition.note(items) for condition in denoiser.known.values())):
         note(line)
     denoiser.to(device)
@@ -152,9 +157,9 @@ def train_denoiser(
 
     state = Checkpoint(checkpoint, {"denoiser": trainee}, identity(recipe, items))
     how: dict[str, Any] = {"folder": folder, "loop": loop, "looks": looks, "saved": saved, "until": until}
-    how["send"] = sent(recipe, accelerator)
     try:
-        run_loop(accelerator, state, snapshot.before(update) if snapshot else update, title="denoiser", **how)
+        first = snapshot.before(update) if snapshot else update
+        run_loop(accelerator, state, first, title="denoiser", send=sent(recipe, accelerator), **how)
     finally:
         on_device.close()
     return averaged(loop.steps if until is None else until)

@@ -60,13 +60,10 @@ def train_first_stage(
     Raises LatentiaError where the loss breaks, and Stopped on Ctrl-C.
     """
     loop, device = recipe.first_stage.training, accelerator.device
-    stage = stage.to(device)
-    compile = recipe.compute.compile
+    stage, compile = stage.to(device), recipe.compute.compile
     network, trainee = prepare(stage, loop, accelerator, title="first stage", compile=compile, say=say)
-    order, mine = (
-        order or ShuffledOrder(len(items), loop.batch_size, recipe.seed),
-        local_share(loop.batch_size, accelerator),
-    )
+    order = order or ShuffledOrder(len(items), loop.batch_size, recipe.seed)
+    mine = local_share(loop.batch_size, accelerator)
 
     def update(step: int) -> dict[str, Tensor]:
         rows = order.batch(step)[mine]

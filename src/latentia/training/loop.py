@@ -48,8 +48,7 @@ def run_loop(
 ) -> None:
     """Runs `update(step)` from the checkpoint's step to `loop.steps`; at the intervals of `loop` it logs and saves.
 
-    With `until` it ends there, with a checkpoint from which another call goes on. `send` gets the rows of the log, too.
-
+    With `until` it ends there, with a checkpoint. `send` gets the rows of the log, too.
     `looks`, and `saved(step)` after each checkpoint, are called in every process, since a sharded network needs them
     all; the main one writes.
     `update` changes the weights and returns 0-d tensors by name, "loss" among them, already averaged over processes.
