@@ -168,6 +168,7 @@ def exchange(one: Path, other: Path) -> None:
     if rename is not None and not rename(HERE, os.fsencode(one), HERE, os.fsencode(other), SWAP):
         return
     aside = other.with_name(f".{other.name}.before")
+    shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed right here
     other.rename(aside)
     one.rename(other)
     aside.rename(one)

@@ -12,13 +12,14 @@ from typer.testing import CliRunner
 from latentia.cli import app
 from latentia.errors import LatentiaError
 from latentia.modalities.image import plan as rule
+from latentia.modalities.image.modality import Pictures
 from latentia.modalities.image.readers.builtin import survey_pictures
 from latentia.modalities.registry import modalities
 from latentia.model import load
 from latentia.shipped import EMOJI
 from latentia.training import Recipe, load_recipe
 from latentia.training.capacity import fastest_update, flops_of
-from latentia.training.plan import is_recipe, plan
+from latentia.training.plan import is_recipe, plan, plans
 
 
 @pytest.fixture
@@ -187,3 +188,24 @@ def test_a_model_is_planned_to_be_trained_further(
     assert result.exit_code == 0, result.output
     model = load(tmp_path / "runs" / "pictures")
     assert model.generate("a small cat", steps=1).shape == (1, 64, 64, 3)
+
+
+def test_the_speed_of_a_loaded_model_is_measured(tiny_run: Path) -> None:
+    """On the networks themselves: a loaded model is frozen, and must learn all the same."""
+    made = plan("digits", 1, init=str(tiny_run))
+    assert made.recipe.training.steps >= 50
+    assert made.recipe.init == str(tiny_run / "model")
+    with pytest.raises(LatentiaError, match="nowhere") as error:
+        plan("digits", 1, init="nowhere")
+    assert "nor a recipe" not in str(error.value)
+    assert plan("digits", 1).recipe.training.steps >= 100
+
+
+def test_a_set_is_looked_at_once_for_all_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rule, "fastest_update", lambda *inputs: 0.01)
+    monkeypatch.setattr(rule, "flops_a_second", lambda *inputs: 1e11)
+    looks = []
+    survey = Pictures.survey
+    monkeypatch.setattr(Pictures, "survey", lambda *arguments: (looks.append(1), survey(*arguments))[1])
+    assert [made.recipe.minutes for made in plans("digits", [10, 60])] == [10, 60]
+    assert len(looks) == 1

@@ -10,7 +10,7 @@ import typer
 from latentia.cli.shared import inform
 from latentia.errors import LatentiaError
 from latentia.files import RECIPE_NAME
-from latentia.training.plan import PROPOSED, is_recipe, plan
+from latentia.training.plan import PROPOSED, is_recipe, plan, plans
 from latentia.training.recipe import Recipe, dump_recipe, load_recipe, read_recipe
 
 RUNS = Path("runs")
@@ -32,12 +32,13 @@ def chosen_recipe(
     Raises LatentiaError where neither `what` nor the folder of a run to resume gives one.
     """
     given = [*overrides, *([] if minutes is None else [f"minutes={minutes}"]), *([f"init={init}"] if init else [])]
-    if what is None or (resume and not is_recipe(what, minutes)):
+    named = what is not None and is_recipe(what, minutes)
+    if what is None or (resume and not named):
         path = out / RECIPE_NAME
         if not (resume and path.is_file()):
             raise LatentiaError(f"RECIPE is missing, and --resume finds none in {out}: see latentia recipe list")
         return load_recipe(str(path), given)
-    if is_recipe(what, minutes):
+    if named:
         return load_recipe(what, given)
     if minutes is None:
         propose(what, init)
@@ -51,10 +52,10 @@ def chosen_recipe(
 
 def propose(what: str, init: str | None) -> None:
     """Prints plans for several times, and how to begin one."""
-    plans = {minutes: plan(what, minutes, init=init) for minutes in PROPOSED}
+    proposed = plans(what, PROPOSED, init=init)
     more = "" if init is None else f" --init {shlex.quote(init)}"
-    for line in next(iter(plans.values())).found:
+    for line in proposed[0].found:
         typer.echo(line)
     typer.echo("\nHow long may it take? Begin with one of")
-    for minutes, made in plans.items():
+    for minutes, made in zip(PROPOSED, proposed, strict=True):
         typer.echo(f"  latentia train {shlex.quote(what)}{more} --minutes {minutes:g}\n      {made.choice}")

@@ -12,6 +12,7 @@ from latentia.latents.first_stage import FirstStage
 from latentia.modalities.base import Finding
 from latentia.modalities.registry import modalities
 from latentia.model import INDEX_NAME, LatentModel, load
+from latentia.shipped import MODELS
 from latentia.training.log import read_log
 from latentia.training.validation import remarks
 
@@ -30,7 +31,7 @@ def examine(what: str, root: str | None = None) -> list[Finding]:
     path = Path(what).expanduser()
     if (path / RECIPE_NAME).exists():
         return [*of_run(path)]
-    if (path / INDEX_NAME).exists():
+    if (path / INDEX_NAME).exists() or what in MODELS:
         return [*of_model(load(path))]
     return max(modalities().values(), key=lambda known: known.claims(what)).examine(what, root)
 

@@ -83,6 +83,12 @@ def class_findings(labels: NDArray[np.int64] | None, names: Sequence[str], plura
     return found
 
 
+def class_line(labels: NDArray[np.int64], names: Sequence[str], plural: str) -> str:
+    """How many classes there are, and how many items of each."""
+    counts = np.bincount(labels, minlength=len(names))
+    return f"{len(names)} classes of {counts.min()} to {counts.max()} {plural}"
+
+
 def count_findings(count: int, plural: str) -> list[Finding]:
     """Whether there are so few items that a model copies them."""
     if count >= FEW:
@@ -269,15 +275,19 @@ class Modality:
         """
         return 0
 
-    def plan(self, name: str, root: str | None, minutes: float, device: str) -> Proposal:
-        """Settings for a data set and so many minutes of training on the device.
+    def survey(self, name: str, root: str | None) -> Any:
+        """What a data set holds, as `plan` and `refine` take it. Raises LatentiaError where it cannot be read."""
+        raise LatentiaError(f"there is no plan for {self.plural} yet: name a recipe")
 
-        The denoiser's updates are a guess, which the run corrects. Raises LatentiaError where the set cannot be read.
+    def plan(self, held: Any, name: str, root: str | None, minutes: float, device: str) -> Proposal:
+        """Settings for a data set, of which `held` is the survey, and so many minutes of training on the device.
+
+        The denoiser's updates are a guess, which the run corrects.
         """
         raise LatentiaError(f"there is no plan for {self.plural} yet: name a recipe")
 
-    def refine(self, name: str, root: str | None, minutes: float, device: str, model: Path) -> Proposal:
-        """The same for training further the model in a folder. Raises LatentiaError also where it does not fit."""
+    def refine(self, held: Any, name: str, root: str | None, minutes: float, device: str, model: Path) -> Proposal:
+        """The same for training the model in a folder further. Raises LatentiaError where it does not fit."""
         raise LatentiaError(f"there is no plan to train a model of {self.plural} further yet: name a recipe")
 
     def examine(self, name: str, root: str | None) -> list[Finding]:

@@ -40,18 +40,27 @@ def plan(source: str, minutes: float, root: str | Path | None = None, init: str 
     With `init`, a model, the sizes are those of that model, which is trained further.
     Raises LatentiaError where the set cannot be read, or the minutes are too few.
     """
-    if not minutes >= FEWEST:
-        raise LatentiaError(f"--minutes {minutes:g}: expected {FEWEST:g} or more")
+    return plans(source, [minutes], root, init)[0]
+
+
+def plans(source: str, minutes: Sequence[float], root: str | Path | None = None, init: str | None = None) -> list[Plan]:
+    """`plan` for each of several times; the set is looked at once."""
+    for time in minutes:
+        if not time >= FEWEST:
+            raise LatentiaError(f"--minutes {time:g}: expected {FEWEST:g} or more")
     modality = max(modalities().values(), key=lambda known: known.claims(source))
     device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+    where, model = None if root is None else str(root), None if init is None else model_folder(Path(init))
     try:
-        where = None if root is None else str(root)
-        if init is None:
-            made = modality.plan(source, where, minutes, device)
-        else:
-            made = modality.refine(source, where, minutes, device, model_folder(Path(init)))
+        held = modality.survey(source, where)
     except LatentiaError as error:
         if Path(source).exists() or ":" in source:
             raise
         raise LatentiaError(f"{error}, nor a recipe: {', '.join(bundled_recipes())}, or a .yaml file") from None
-    return Plan(Recipe.model_validate(made.tree), made.found, made.choice)
+    made = [
+        modality.plan(held, source, where, time, device)
+        if model is None
+        else modality.refine(held, source, where, time, device, model)
+        for time in minutes
+    ]
+    return [Plan(Recipe.model_validate(one.tree), one.found, one.choice) for one in made]

@@ -20,7 +20,7 @@ from latentia.modalities.image.first_stage import STAGES
 from latentia.modalities.image.grids import picture_grid, rows_by_class, save_picture, scale_of
 from latentia.modalities.image.items import PictureCodec, mirrored, picture_items, with_clusters
 from latentia.modalities.image.pictures import MAX_SIDE, levels_of, parse_size
-from latentia.modalities.image.readers.builtin import BUILT_IN, load_framed, load_pictures, survey_pictures
+from latentia.modalities.image.readers.builtin import BUILT_IN, Survey, load_framed, load_pictures, survey_pictures
 from latentia.modalities.image.readers.cifar import fetch_cifar10
 from latentia.modalities.image.readers.folder import SUFFIXES
 from latentia.modalities.image.readers.idx import fetch_fashion_mnist
@@ -204,21 +204,24 @@ class Pictures(Modality):
     def claims(self, name: str) -> int:
         return 3 if holds(Path(name).expanduser(), SUFFIXES) else 2 if name in BUILT_IN else 1
 
-    def plan(self, name: str, root: str | None, minutes: float, device: str) -> Proposal:
+    def survey(self, name: str, root: str | None) -> Survey:
+        return survey_pictures(name, "train", root)
+
+    def plan(self, held: Survey, name: str, root: str | None, minutes: float, device: str) -> Proposal:
         from latentia.modalities.image.plan import proposal
 
-        return proposal(survey_pictures(name, "train", root), name, root, minutes, device)
+        return proposal(held, name, root, minutes, device)
 
-    def refine(self, name: str, root: str | None, minutes: float, device: str, model: Path) -> Proposal:
+    def refine(self, held: Survey, name: str, root: str | None, minutes: float, device: str, model: Path) -> Proposal:
         from latentia.modalities.image.plan import refinement
 
-        return refinement(survey_pictures(name, "train", root), name, root, minutes, device, model)
+        return refinement(held, name, root, minutes, device, model)
 
     def examine(self, name: str, root: str | None) -> list[Finding]:
         from latentia.modalities.image import examine
 
         small = load_pictures(name, "train", examine.SIDE, "skip", root)
-        return examine.examine(survey_pictures(name, "train", root), small)
+        return examine.examine(self.survey(name, root), small)
 
     def show(self, name: str, split: Any, how: Mapping[str, Any]) -> Summary:
         """`out` gets a grid of pictures of all classes."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from latentia.denoiser.denoiser import CORES
 from latentia.errors import LatentiaError
-from latentia.modalities.base import Proposal
+from latentia.modalities.base import Proposal, class_line
 from latentia.modalities.image.first_stage.kl import AutoencoderKL
 from latentia.modalities.image.readers.builtin import Survey
 from latentia.model import load
@@ -165,15 +165,16 @@ def proposal(survey: Survey, name: str, root: str | None, minutes: float, device
 
 def refinement(survey: Survey, name: str, root: str | None, minutes: float, device: str, folder: Path) -> Proposal:
     """See `Modality.refine`: the model's sizes, all its weights, and as many updates as fit."""
-    model = load(folder)
+    model = load(folder, device)
     begun = model.training.get("recipe", {})
     if model.modality != "image" or "denoiser" not in begun:
         raise LatentiaError(f"{folder} holds no model of pictures with its recipe: it cannot be trained further")
     if model.condition("prompt") is not None and survey.held.captions is None:
         raise LatentiaError(f"{folder} reads prompts, and {name} has no captions: put cat.txt beside cat.png, say")
-    shape = model.latent_shape
-    speed = 1 / fastest_update(model.denoiser.core, torch.randn(REFINED_BATCH, *shape), torch.rand(REFINED_BATCH))
-    steps = max(50, round(speed * 60 * minutes * SPARE))
+    core = model.denoiser.core.requires_grad_(True)  # a loaded model is frozen
+    with torch.device(device):
+        pace = fastest_update(core, torch.randn(REFINED_BATCH, *model.latent_shape), torch.rand(REFINED_BATCH))
+    steps = max(50, round(60 * minutes * SPARE / pace))
     every = max(25, steps // 10)
     kept = ("first_stage", "process", "denoiser", "objective", "prompt", "sampling")
     tree = {key: begun[key] for key in kept if key in begun} | {
@@ -207,8 +208,7 @@ def in_words(survey: Survey) -> list[str]:
     many = f"of {len(sizes)} sizes, sides from {sides.min()} to {longest} pixels, most often {width}×{height} ({most})"
     lines = [f"{len(held)} pictures {colour} {many if len(sizes) > 1 else f'of {width}×{height}'}"]
     if held.labels is not None:
-        counts = np.bincount(held.labels, minlength=held.num_classes)
-        lines.append(f"{held.num_classes} classes of {counts.min()} to {counts.max()} pictures")
+        lines.append(class_line(held.labels, held.class_names, "pictures"))
     if held.captions is not None:
         lines.append(f"{len(held.captions)} captions, such as {held.captions[0].splitlines()[0]!r:.80}")
     if held.skipped:

@@ -17,6 +17,7 @@ from latentia.modalities.text.autoencoder import TextAutoencoder
 from latentia.modalities.text.codec import GAP, TextCodec, text_items, with_gaps
 from latentia.modalities.text.readers.corpora import load_texts
 from latentia.modalities.text.readers.wordnet import fetch_wordnet
+from latentia.modalities.text.texts import TextSet
 from latentia.sources.folders import holds
 
 ENDINGS = (".txt", ".jsonl")
@@ -113,15 +114,18 @@ class Texts(Modality):
     def claims(self, name: str) -> int:
         return 2 if name == "wordnet" or name.endswith(ENDINGS) or holds(Path(name).expanduser(), ENDINGS) else 0
 
-    def plan(self, name: str, root: str | None, minutes: float, device: str) -> Proposal:
+    def survey(self, name: str, root: str | None) -> TextSet:
+        return load_texts(name, "train", "skip", root)
+
+    def plan(self, held: TextSet, name: str, root: str | None, minutes: float, device: str) -> Proposal:
         from latentia.modalities.text.plan import proposal
 
-        return proposal(load_texts(name, "train", "skip", root), name, root, minutes, device)
+        return proposal(held, name, root, minutes, device)
 
     def examine(self, name: str, root: str | None) -> list[Finding]:
         from latentia.modalities.text.examine import examine
 
-        return examine(load_texts(name, "train", "skip", root))
+        return examine(self.survey(name, root))
 
     def show(self, name: str, split: Any, how: Mapping[str, Any]) -> Summary:
         """The first ten texts follow."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from latentia.denoiser.dit import DiT
-from latentia.modalities.base import Proposal
+from latentia.modalities.base import Proposal, class_line
 from latentia.modalities.text.autoencoder import TextAutoencoder
 from latentia.modalities.text.texts import TextSet
 from latentia.training.capacity import fastest_update
@@ -111,8 +111,7 @@ def in_words(texts: TextSet) -> list[str]:
     usual = f"half of them over {np.median(letters):.0f}"
     lines = [f"{len(letters)} texts of {letters.min()} to {letters.max()} letters, {usual}"]
     if texts.labels is not None:
-        counts = np.bincount(texts.labels, minlength=len(texts.class_names))
-        lines.append(f"{len(texts.class_names)} classes of {counts.min()} to {counts.max()} texts")
+        lines.append(class_line(texts.labels, texts.class_names, "texts"))
     if texts.skipped:
         lines.append(f"{len(texts.skipped)} are left out, such as {texts.skipped[0]}")
     return lines

@@ -119,14 +119,11 @@ def _looked_at(sources: Sources, heads: list[Head]) -> Stored:
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        looks = dict(
-            _each(pool, lambda i: _read_head(sources.read(i)), range(len(names)), f"{sources.origin}: looking")
-        )
-    reasons = {i: look for i, look in looks.items() if isinstance(look, str)}
-    if len(reasons) == len(names):
+        found, reasons = _heads(pool, sources)
+    if not found:
         raise _refusal(reasons, sources)
-    heads += [look for look in looks.values() if not isinstance(look, str)]
-    kept = np.array([i for i in range(len(names)) if i not in reasons], np.int64)
+    heads += found.values()
+    kept = np.array([*found], np.int64)
     skipped = tuple(f"{names[i]}: {reason}" for i, reason in reasons.items())
     channels = 1 if all(head.grey for head in heads) else 3
     return Stored(np.zeros((len(kept), 1, 1, channels), np.uint8), kept, skipped, "")
@@ -168,9 +165,7 @@ def _decode(path: Path, sources: Sources, choice: Choice) -> None:
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")  # Pillow's warnings name no file
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        looks = dict(_each(pool, lambda i: _read_head(read(i)), range(len(names)), f"{origin}: looking"))
-        reasons = {i: reason for i, reason in looks.items() if isinstance(reason, str)}
-        heads = {i: head for i, head in looks.items() if not isinstance(head, str)}
+        heads, reasons = _heads(pool, sources)
         mode = "L" if all(head.grey for head in heads.values()) else "RGB"
         fitting = [i for i, head in heads.items() if not isinstance(size, Frame) or size.takes(head.height, head.width)]
         elsewhere = sorted(heads.keys() - set(fitting))
@@ -194,6 +189,14 @@ def _decode(path: Path, sources: Sources, choice: Choice) -> None:
             skipped = {str(i): reasons[i] for i in sorted(reasons)}
             record = {"skipped": skipped, "elsewhere": elsewhere, "brightest": brightest}
             write_json(path.with_suffix(".json"), record)
+
+
+def _heads(pool: ThreadPoolExecutor, sources: Sources) -> tuple[dict[int, Head], dict[int, str]]:
+    """The heads of the pictures by number, and the reasons why others have none."""
+    label = f"{sources.origin}: looking"
+    looks = dict(_each(pool, lambda i: _read_head(sources.read(i)), range(len(sources.names)), label))
+    reasons = {i: look for i, look in looks.items() if isinstance(look, str)}
+    return {i: look for i, look in looks.items() if not isinstance(look, str)}, reasons
 
 
 def _write(file: BinaryIO, pictures: Iterable[tuple[int, NDArray[np.uint8] | str]], sources: Sources) -> dict[int, str]:
